@@ -1,0 +1,150 @@
+"""Builds the extension module ``iocpcore._core``; everything else stands in pyproject.toml.
+
+Switches, read from the environment:
+
+``IOCPCORE_DEBUG=1``
+    no optimisation, debug information, assertions on
+``IOCPCORE_SANITIZE=address,undefined`` or ``thread``
+    the compiler's sanitizers, assertions on (gcc, clang)
+``IOCPCORE_WERROR=1``
+    every warning of ours is an error (gcc, clang)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+SOURCES = Path("src/iocp_ext")
+
+# Which files of backends/ a platform compiles, by the beginning of their names. A file that is
+# in neither row is compiled everywhere (sim.c).
+BACKENDS_OF = {
+    "windows": ("iocp", "win"),
+    "linux": ("epoll", "posix", "uring"),
+}
+
+WINDOWS_LIBRARIES = ["ws2_32", "mswsock", "ntdll"]
+
+WARNINGS = [
+    "-Werror",
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wstrict-prototypes",
+    "-Wmissing-prototypes",
+]
+
+
+def sources(platform: str) -> list[str]:
+    """The C files for "linux" or "windows", as sorted paths relative to the project."""
+    foreign = tuple(
+        prefix
+        for other, prefixes in BACKENDS_OF.items()
+        for prefix in prefixes
+        if other != platform
+    )
+    found = [*_glob("core/*.c"), *_glob("py/*.c")]
+    found += [path for path in _glob("backends/*.c") if not path.name.startswith(foreign)]
+    return sorted(path.as_posix() for path in found)
+
+
+def headers() -> list[str]:
+    return sorted(path.as_posix() for path in _glob("**/*.h"))
+
+
+def _glob(pattern: str) -> list[Path]:
+    return [path.relative_to(ROOT) for path in (ROOT / SOURCES).glob(pattern)]
+
+
+def _switch(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
+
+
+DEBUG = _switch("IOCPCORE_DEBUG")
+SANITIZE = os.environ.get("IOCPCORE_SANITIZE", "")
+WERROR = _switch("IOCPCORE_WERROR")
+
+
+def variant() -> str:
+    """A name for this combination of switches: builds of different kinds share no files."""
+    parts = ["debug"] * DEBUG + ["werror"] * WERROR + SANITIZE.replace(",", " ").split()
+    if "CC" in os.environ:
+        parts.append(Path(os.environ["CC"].split()[0]).name)
+    return "-".join(parts)
+
+
+def unix_flags() -> tuple[list[str], list[str]]:
+    """Flags of gcc and clang: for compiling, for linking."""
+    compile_args = ["-std=c11", "-fvisibility=hidden", "-pthread"]
+    link_args = ["-pthread"]
+    # The interpreter's headers are not ours to keep free of warnings.
+    for name in ("include", "platinclude"):
+        flag = "-isystem" + sysconfig.get_path(name)
+        if flag not in compile_args:
+            compile_args.append(flag)
+    if DEBUG:
+        compile_args += ["-O0", "-g", "-UNDEBUG", "-DIOCPCORE_DEBUG"]
+    if SANITIZE:
+        sanitizers = f"-fsanitize={SANITIZE}"
+        if not DEBUG:
+            compile_args += ["-O1", "-g", "-UNDEBUG"]
+        compile_args += [sanitizers, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        link_args.append(sanitizers)
+    if WERROR:
+        compile_args += WARNINGS
+    return compile_args, link_args
+
+
+def msvc_flags() -> tuple[list[str], list[str]]:
+    compile_args = ["/std:c11", "/experimental:c11atomics", "/utf-8"]
+    if DEBUG:
+        compile_args += ["/Od", "/Zi", "/UNDEBUG", "/DIOCPCORE_DEBUG"]
+    return compile_args, ["/DEBUG"] if DEBUG else []
+
+
+class Build(build):
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        if variant():
+            self.build_base = os.path.join(self.build_base, variant())
+
+
+class BuildExt(build_ext):
+    def build_extensions(self) -> None:
+        msvc = self.compiler.compiler_type == "msvc"
+        compile_args, link_args = msvc_flags() if msvc else unix_flags()
+        for extension in self.extensions:
+            extension.extra_compile_args += compile_args
+            extension.extra_link_args += link_args
+        super().build_extensions()
+
+
+def extension() -> Extension:
+    windows = sys.platform == "win32"
+    macros: list[tuple[str, str | None]] = []
+    if windows:
+        macros.append(("_WIN32_WINNT", "0x0A00"))
+        # On Windows pyconfig.h leaves this one to whoever builds an extension.
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            macros.append(("Py_GIL_DISABLED", "1"))
+    return Extension(
+        "iocpcore._core",
+        sources=sources("windows" if windows else "linux"),
+        depends=headers(),
+        include_dirs=[SOURCES.as_posix()],
+        define_macros=macros,
+        libraries=WINDOWS_LIBRARIES if windows else [],
+    )
+
+
+if __name__ == "__main__":
+    setup(ext_modules=[extension()], cmdclass={"build": Build, "build_ext": BuildExt})
