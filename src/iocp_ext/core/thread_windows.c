@@ -1,0 +1,40 @@
+/* thread_windows.c: the parts of thread.h that need more than a line, on Windows. */
+#ifdef _WIN32
+#include "thread.h"
+
+#include <process.h>
+#include <stdlib.h>
+
+#include "error.h"
+
+typedef struct start {
+    void (*function)(void *argument);
+    void *argument;
+} start;
+
+static unsigned __stdcall run(void *argument) {
+    start begin = *(start *)argument;
+    free(argument);
+    begin.function(begin.argument);
+    return 0;
+}
+
+int io_thread_start(void (*function)(void *argument), void *argument) {
+    start *begin = malloc(sizeof *begin);
+    if (begin == NULL)
+        return -IOE_NOMEM;
+    begin->function = function;
+    begin->argument = argument;
+    /* Not CreateThread: the C library frees what it keeps for a thread only in its own. */
+    uintptr_t thread = _beginthreadex(NULL, 0, run, begin, 0, NULL);
+    if (thread == 0) {
+        free(begin);
+        return -IOE_AGAIN;
+    }
+    CloseHandle((HANDLE)thread); /* detached */
+    return 0;
+}
+
+#else
+typedef int io_thread_windows_is_empty; /* C has no empty translation units */
+#endif
