@@ -1,0 +1,223 @@
+/* epoll.c: completions on Linux where io_uring is refused.
+ *
+ * epoll tells when a descriptor becomes ready, not when work is done. So each operation is tried at
+ * once, without blocking; if it cannot be done now it waits at the head of its handle's queue, and
+ * is tried again when epoll reports the handle.
+ *
+ * Interest in both directions is registered once, edge-triggered, and stays: there is no system
+ * call to arm it before a wait and none to disarm it after. An edge cannot be missed, because the
+ * attempt and its retry both happen under the handle's lock, and epoll reports every edge that
+ * comes after the registration.
+ *
+ * epoll keeps a registration as long as the open file lives, not the number: a closed socket whose
+ * file lives on in a forked child is still reported. Events carry the handle's token, and a retry
+ * first makes sure that the number still is the same file. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "posix_socket.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { EVENTS_MAX = 64, KERNEL_SIGSET_BYTES = 8 };
+enum { WAKE_TOKEN = 0 };
+
+typedef struct epoll_lane {
+    int epoll;
+    int wake; /* eventfd */
+} epoll_lane;
+
+static const uint32_t interest = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+
+static int fail(uint32_t *os_error) {
+    *os_error = (uint32_t)errno;
+    return -errno;
+}
+
+static int epoll_probe(char *reason, size_t size) {
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd >= 0) {
+        close(fd);
+        return 0;
+    }
+    int error = errno;
+    strncpy(reason, strerror(error), size - 1);
+    reason[size - 1] = '\0';
+    return -error;
+}
+
+static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
+    epoll_lane *state = malloc(sizeof *state);
+    if (state == NULL)
+        return -IOE_NOMEM;
+    int error;
+    state->wake = -1;
+    state->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (state->epoll < 0)
+        goto failed;
+    state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (state->wake < 0)
+        goto failed;
+    /* Edge-triggered and never read: every write is a new edge. */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = WAKE_TOKEN};
+    if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, state->wake, &event) < 0)
+        goto failed;
+    lane->state = state;
+    return 0;
+
+failed:
+    error = fail(os_error);
+    if (state->wake >= 0)
+        close(state->wake);
+    if (state->epoll >= 0)
+        close(state->epoll);
+    free(state);
+    return error;
+}
+
+static void epoll_lane_close(io_lane *lane) {
+    epoll_lane *state = lane->state;
+    close(state->epoll);
+    close(state->wake);
+    free(state);
+    lane->state = NULL;
+}
+
+static void epoll_wake(io_lane *lane) {
+    io_wake_signal(((epoll_lane *)lane->state)->wake);
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+static int interest_set(io_handle *handle) {
+    epoll_lane *state = handle->lane->state;
+    struct epoll_event event = {.events = interest, .data.u64 = io_handle_token(handle)};
+    int fd = (int)handle->native;
+    /* It is there already if another handle was made of the same open file before. */
+    if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 &&
+        (errno != EEXIST || epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event) < 0))
+        return -errno;
+    return 0;
+}
+
+static int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
+    int error = posix_handle_open(handle, os_error);
+    if (error)
+        return error;
+    error = interest_set(handle);
+    if (error == -EPERM) /* a regular file: always ready, so nothing to be told */
+        return 0;
+    if (error)
+        *os_error = (uint32_t)-error;
+    return error;
+}
+
+static void epoll_handle_close(io_handle *handle, bool close_native) {
+    epoll_lane *state = handle->lane->state;
+    if (handle->native_gone || !posix_same_file(handle))
+        return;
+    /* Fails for regular files, which were never added. */
+    (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
+    if (close_native)
+        posix_close(handle->native);
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+static int epoll_submit(io_op *op) {
+    if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
+        if (op->flags & IO_OP_RESUBMITTED && !posix_same_file(op->handle))
+            return -IOE_BADF;
+        int error = io_file_pool_submit(op, posix_file_work);
+        return error ? error : IO_PENDING;
+    }
+    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(op->handle))
+        return -IOE_BADF;
+    if (op->flags & IO_OP_YIELD) {
+        int error = interest_set(op->handle); /* reports it once more if it is ready now */
+        return error ? error : IO_PENDING;
+    }
+    int answer = posix_perform(op);
+    return answer == -IOE_AGAIN ? IO_PENDING : answer;
+}
+
+static int epoll_cancel(io_op *op) {
+    if (op->flags & IO_OP_IN_POOL)
+        return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
+    return IO_DONE; /* the kernel knows nothing of it */
+}
+
+static int pwait(int epoll, struct epoll_event *events, int maximum, uint64_t deadline_ns,
+                 const void *mask) {
+    static _Atomic bool no_pwait2; /* Linux before 5.11: whole milliseconds */
+    struct timespec left = {0, 0};
+    uint64_t ns = 0;
+    if (deadline_ns != IO_NEVER && deadline_ns != 0) {
+        uint64_t now = io_clock_ns();
+        ns = deadline_ns > now ? deadline_ns - now : 0;
+        left.tv_sec = (time_t)(ns / IO_NS_PER_SECOND);
+        left.tv_nsec = (long)(ns % IO_NS_PER_SECOND);
+    }
+#ifdef SYS_epoll_pwait2
+    if (!no_pwait2) {
+        long count = syscall(SYS_epoll_pwait2, epoll, events, maximum,
+                             deadline_ns == IO_NEVER ? NULL : &left, mask, KERNEL_SIGSET_BYTES);
+        if (count >= 0 || errno != ENOSYS)
+            return (int)count;
+        no_pwait2 = true;
+    }
+#endif
+    uint64_t ms = (ns + IO_NS_PER_MS - 1) / IO_NS_PER_MS;
+    int timeout = deadline_ns == IO_NEVER ? -1 : ms > INT32_MAX ? INT32_MAX : (int)ms;
+    return (int)syscall(SYS_epoll_pwait, epoll, events, maximum, timeout, mask,
+                        KERNEL_SIGSET_BYTES);
+}
+
+static int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                           io_list *done) {
+    epoll_lane *state = lane->state;
+    struct epoll_event events[EVENTS_MAX];
+    sigset_t all;
+    const void *mask = wait->mask;
+    if (mask == NULL) {
+        sigfillset(&all);
+        mask = &all;
+    }
+    if (maximum > EVENTS_MAX)
+        maximum = EVENTS_MAX;
+    int count = pwait(state->epoll, events, maximum, deadline_ns, mask);
+    if (count < 0)
+        return -errno;
+    for (int i = 0; i < count; i++) {
+        uint32_t happened = events[i].events;
+        uint32_t ready = 0;
+        if (events[i].data.u64 == WAKE_TOKEN)
+            continue;
+        if (happened & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            ready |= IO_READABLE;
+        if (happened & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+            ready |= IO_WRITABLE;
+        io_handle_ready(lane, events[i].data.u64, ready, done);
+    }
+    return 0;
+}
+
+const io_backend io_backend_epoll = {
+    .name = "epoll",
+    .probe = epoll_probe,
+    .lane_open = epoll_lane_open,
+    .lane_close = epoll_lane_close,
+    .wait = epoll_lane_wait,
+    .wake = epoll_wake,
+    .handle_open = epoll_handle_open,
+    .handle_close = epoll_handle_close,
+    .submit = epoll_submit,
+    .cancel = epoll_cancel,
+};

@@ -1,0 +1,266 @@
+/* posix_socket.c: what POSIX sockets do without blocking, told in the terms of the seam.
+ *
+ * epoll.c does everything this way and waits when it is told EAGAIN; uring.c sends this way, since
+ * a send seldom has to wait and is then one system call with nothing to reap.
+ *
+ * A receive is given its pooled buffer only for the moment of the attempt, so that waiting for data
+ * costs no memory. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "posix_socket.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { SEND_FILE_PART = 1 << 20 };
+
+static int failed(io_op *op) {
+    op->os_error = (uint32_t)errno;
+    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno; /* portable codes are Linux's */
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
+    int fd = (int)native;
+    socklen_t size = sizeof(int);
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) < 0)
+        return -errno;
+    size = sizeof(int);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) < 0)
+        return -errno;
+    size = sizeof(int);
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) < 0 ? -errno : 0;
+}
+
+void io_native_close_socket(io_native native) {
+    posix_close(native);
+}
+
+void posix_close(io_native native) {
+    /* Linux frees the number whatever close returns, EINTR included. */
+    (void)close((int)native);
+}
+
+int posix_handle_open(io_handle *handle, uint32_t *os_error) {
+    int fd = (int)handle->native;
+    struct stat status;
+    if (fstat(fd, &status) < 0)
+        goto error;
+    handle->identity[0] = (uint64_t)status.st_dev;
+    handle->identity[1] = (uint64_t)status.st_ino;
+    handle->type = IO_FILE;
+    if (!S_ISSOCK(status.st_mode))
+        return 0;
+    int type, protocol;
+    int described = io_socket_describe(fd, &handle->family, &type, &protocol);
+    if (described < 0) {
+        *os_error = (uint32_t)-described;
+        return described;
+    }
+    handle->type = type == SOCK_DGRAM || type == SOCK_RAW ? IO_DATAGRAM : IO_STREAM;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+        goto error;
+    return 0;
+
+error:
+    *os_error = (uint32_t)errno;
+    return -errno;
+}
+
+bool posix_same_file(const io_handle *handle) {
+    struct stat status;
+    return fstat((int)handle->native, &status) == 0 &&
+           handle->identity[0] == (uint64_t)status.st_dev &&
+           handle->identity[1] == (uint64_t)status.st_ino;
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+static int finish(io_op *op, ssize_t moved) {
+    if (moved < 0)
+        return failed(op);
+    op->result = moved;
+    return IO_DONE;
+}
+
+static void give_buffer_back(io_transfer *transfer) {
+    if (transfer->pooled == NULL)
+        return;
+    io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
+    transfer->pooled = NULL;
+    io_vec_set(&transfer->vecs[0], NULL, io_vec_length(&transfer->vecs[0]));
+}
+
+static int receive(io_op *op, io_address *from) {
+    io_transfer *transfer = (io_transfer *)op;
+    if (!io_transfer_acquire(transfer))
+        return -IOE_NOMEM;
+    ssize_t moved;
+    do {
+        socklen_t size = sizeof from->storage;
+        moved = recvfrom((int)op->handle->native, io_vec_base(transfer->vecs),
+                         io_vec_length(transfer->vecs), 0,
+                         from ? (struct sockaddr *)&from->storage : NULL, from ? &size : NULL);
+        if (from != NULL && moved >= 0)
+            from->length = size;
+    } while (moved < 0 && errno == EINTR);
+    int answer = finish(op, moved);
+    if (answer == -IOE_AGAIN)
+        give_buffer_back(transfer);
+    return answer;
+}
+
+static int send_vecs(io_op *op, io_address *to) {
+    io_transfer *transfer = (io_transfer *)op;
+    struct msghdr message = {
+        .msg_name = to ? &to->storage : NULL,
+        .msg_namelen = to ? to->length : 0,
+        .msg_iov = transfer->vecs,
+        .msg_iovlen = transfer->vec_count,
+    };
+    ssize_t moved;
+    do
+        moved = sendmsg((int)op->handle->native, &message, MSG_NOSIGNAL);
+    while (moved < 0 && errno == EINTR);
+    return finish(op, moved);
+}
+
+static int send_file(io_op *op) {
+    io_send_file *file = (io_send_file *)op;
+    uint64_t part = file->remaining < SEND_FILE_PART ? file->remaining : SEND_FILE_PART;
+    off_t offset = (off_t)file->offset;
+    ssize_t moved;
+    do
+        moved = sendfile((int)op->handle->native, (int)file->file, &offset, (size_t)part);
+    while (moved < 0 && errno == EINTR);
+    return finish(op, moved);
+}
+
+bool posix_accept_goes_on(int error) {
+    switch (error) {
+    case ECONNABORTED:
+    case EPROTO:
+    case ENOPROTOOPT:
+    case ENETDOWN:
+    case EHOSTDOWN:
+    case ENONET:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case EPERM: /* a firewall's no */
+    case EINTR:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static int accept_one(io_op *op) {
+    io_accept *accept = (io_accept *)op;
+    int fd;
+    do {
+        accept->peer.length = sizeof accept->peer.storage;
+        fd = accept4((int)op->handle->native, (struct sockaddr *)&accept->peer.storage,
+                     &accept->peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    } while (fd < 0 && posix_accept_goes_on(errno));
+    if (fd < 0)
+        return failed(op);
+    accept->accepted = fd;
+    op->result = 0;
+    return IO_DONE;
+}
+
+static uint32_t ready_now(int fd, uint32_t events) {
+    struct pollfd asked = {.fd = fd};
+    asked.events = (short)((events & IO_READABLE ? POLLIN | POLLRDHUP : 0) |
+                           (events & IO_WRITABLE ? POLLOUT : 0));
+    if (poll(&asked, 1, 0) <= 0)
+        return 0;
+    if (asked.revents & (POLLERR | POLLHUP | POLLNVAL))
+        return events;
+    return (asked.revents & (POLLIN | POLLRDHUP) ? (uint32_t)IO_READABLE : 0) |
+           (asked.revents & POLLOUT ? (uint32_t)IO_WRITABLE : 0);
+}
+
+static int connect_on(io_op *op) {
+    io_connect *connection = (io_connect *)op;
+    int fd = (int)op->handle->native;
+    if (!(op->flags & IO_OP_CONNECTING)) {
+        if (connect(fd, (struct sockaddr *)&connection->address.storage,
+                    connection->address.length) == 0) {
+            op->result = 0;
+            return IO_DONE;
+        }
+        if (errno != EINPROGRESS && errno != EINTR)
+            return errno == EAGAIN ? -IOE_NOBUFS : failed(op); /* a unix listener's full backlog */
+        op->flags |= IO_OP_CONNECTING;
+    }
+    if (!ready_now(fd, IO_WRITABLE))
+        return -IOE_AGAIN;
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+        return failed(op);
+    op->os_error = (uint32_t)error;
+    op->result = 0;
+    return error ? -error : IO_DONE;
+}
+
+static int poll_once(io_op *op) {
+    io_poll *poll = (io_poll *)op;
+    poll->ready = ready_now((int)op->handle->native, poll->events);
+    op->result = 0;
+    return poll->ready ? IO_DONE : -IOE_AGAIN;
+}
+
+int posix_perform(io_op *op) {
+    switch ((io_kind)op->kind) {
+    case IO_RECV:
+        return receive(op, NULL);
+    case IO_RECV_FROM:
+        return receive(op, &((io_datagram *)op)->address);
+    case IO_SEND:
+        return send_vecs(op, NULL);
+    case IO_SEND_TO:
+        return send_vecs(op, &((io_datagram *)op)->address);
+    case IO_SEND_FILE:
+        return send_file(op);
+    case IO_ACCEPT:
+        return accept_one(op);
+    case IO_CONNECT:
+        return connect_on(op);
+    case IO_POLL:
+        return poll_once(op);
+    default:
+        return -IOE_INVAL;
+    }
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+int64_t posix_file_work(io_op *op, uint32_t *os_error) {
+    io_transfer *transfer = (io_transfer *)op;
+    int fd = (int)op->handle->native;
+    off_t offset = (off_t)transfer->offset;
+    ssize_t moved;
+    if (op->kind == IO_READ && !io_transfer_acquire(transfer))
+        return -IOE_NOMEM;
+    do {
+        if (op->kind == IO_READ)
+            moved = preadv(fd, transfer->vecs, (int)transfer->vec_count, offset);
+        else if (op->kind == IO_WRITE)
+            moved = pwritev(fd, transfer->vecs, (int)transfer->vec_count, offset);
+        else
+            moved = fsync(fd);
+    } while (moved < 0 && errno == EINTR);
+    if (moved >= 0)
+        return moved;
+    *os_error = (uint32_t)errno;
+    return errno == EAGAIN ? -IOE_NOBUFS : -errno;
+}

@@ -1,0 +1,91 @@
+/* buffer.c: pooled receive memory.
+ *
+ * A receive that does not know how much will arrive gets a buffer for what it asked for and gives
+ * it back as soon as the bytes have been copied out, so a few buffers serve many operations. Sizes
+ * are powers of two from 512 bytes to 64 KiB; larger receives bring memory of their own. */
+#include "io.h"
+
+#include <stdlib.h>
+
+enum { CLASSES = 8, SMALLEST_SHIFT = 9, KEPT_PER_CLASS_BYTES = 1 << 20 };
+
+typedef struct io_buffer { /* in front of the memory, or inside it while it is free */
+    struct io_buffer *next;
+    uint32_t size_class;
+    uint32_t unused;
+} io_buffer;
+
+static uint32_t class_for(size_t size) {
+    uint32_t size_class = 0;
+    while (((size_t)1 << (SMALLEST_SHIFT + size_class)) < size)
+        size_class++;
+    return size_class;
+}
+
+static size_t class_bytes(uint32_t size_class) {
+    return (size_t)1 << (SMALLEST_SHIFT + size_class);
+}
+
+int io_buffer_pool_open(io_buffer_pool *pool) {
+    for (int i = 0; i < CLASSES; i++) {
+        pool->free[i] = NULL;
+        pool->free_count[i] = 0;
+    }
+    return io_mutex_init(&pool->lock) ? -IOE_NOMEM : 0;
+}
+
+void io_buffer_pool_close(io_buffer_pool *pool) {
+    for (int i = 0; i < CLASSES; i++) {
+        while (pool->free[i] != NULL) {
+            io_buffer *buffer = pool->free[i];
+            pool->free[i] = buffer->next;
+            free(buffer);
+        }
+        pool->free_count[i] = 0;
+    }
+    io_mutex_destroy(&pool->lock);
+}
+
+void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
+    uint32_t size_class = class_for(size);
+    size_t bytes = sizeof(io_buffer) + class_bytes(size_class);
+    io_buffer *buffer = NULL;
+    if (io_guard_enabled()) {
+        buffer = io_guard_alloc(bytes);
+    } else {
+        io_mutex_lock(&pool->lock);
+        buffer = pool->free[size_class];
+        if (buffer != NULL) {
+            pool->free[size_class] = buffer->next;
+            pool->free_count[size_class]--;
+        }
+        io_mutex_unlock(&pool->lock);
+        if (buffer == NULL)
+            buffer = malloc(bytes);
+    }
+    if (buffer == NULL)
+        return NULL;
+    buffer->size_class = size_class;
+    return buffer + 1;
+}
+
+void io_buffer_release(io_buffer_pool *pool, void *memory) {
+    io_buffer *buffer = (io_buffer *)memory - 1;
+    uint32_t size_class = buffer->size_class;
+    size_t bytes = class_bytes(size_class);
+    if (io_guard_enabled()) {
+        io_guard_free(buffer, sizeof *buffer + bytes);
+        return;
+    }
+    bool kept = false;
+    io_mutex_lock(&pool->lock);
+    if (pool->free_count[size_class] * bytes < KEPT_PER_CLASS_BYTES) {
+        buffer->next = pool->free[size_class];
+        pool->free[size_class] = buffer;
+        pool->free_count[size_class]++;
+        kept = true;
+    }
+    io_mutex_unlock(&pool->lock);
+    if (!kept)
+        free(buffer);
+}

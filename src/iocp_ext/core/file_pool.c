@@ -1,0 +1,128 @@
+/* file_pool.c: a few threads for file operations that the kernel does not do asynchronously.
+ *
+ * epoll says nothing about regular files, and on Windows some calls have no overlapped form or get
+ * a handle that was not opened for it. Such operations run on a thread, blocking, and complete like
+ * every other one. Threads are started when work waits and none is idle, and stay until the port
+ * closes. */
+#include "io.h"
+
+#include <stdlib.h>
+
+enum { THREADS_MAX = 4 };
+
+typedef struct io_file_pool {
+    io_mutex lock;
+    io_cond work; /* something waits, or the pool closes */
+    io_cond gone; /* a thread has left */
+    io_list waiting;
+    size_t waiting_count;
+    int threads, idle;
+    bool closing;
+} io_file_pool;
+
+static void run(void *argument) {
+    io_file_pool *pool = argument;
+    io_mutex_lock(&pool->lock);
+    for (;;) {
+        io_link *link = io_list_pop_front(&pool->waiting);
+        if (link != NULL) {
+            io_transfer *transfer = IO_CONTAINER(link, io_transfer, pool_link);
+            pool->waiting_count--;
+            io_mutex_unlock(&pool->lock);
+            uint32_t os_error = 0;
+            int64_t result = transfer->pool_work(&transfer->op, &os_error);
+            io_op_completed_elsewhere(&transfer->op, result, os_error);
+            io_mutex_lock(&pool->lock);
+        } else if (pool->closing) {
+            break;
+        } else {
+            pool->idle++;
+            io_cond_wait(&pool->work, &pool->lock, IO_NEVER);
+            pool->idle--;
+        }
+    }
+    pool->threads--;
+    io_cond_signal(&pool->gone);
+    io_mutex_unlock(&pool->lock);
+}
+
+static io_file_pool *pool_open(void) {
+    io_file_pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL)
+        return NULL;
+    io_list_init(&pool->waiting);
+    if (io_mutex_init(&pool->lock) != 0)
+        goto no_lock;
+    if (io_cond_init(&pool->work) != 0)
+        goto no_work;
+    if (io_cond_init(&pool->gone) != 0)
+        goto no_gone;
+    return pool;
+
+no_gone:
+    io_cond_destroy(&pool->work);
+no_work:
+    io_mutex_destroy(&pool->lock);
+no_lock:
+    free(pool);
+    return NULL;
+}
+
+static io_file_pool *pool_of(io_port *port) {
+    io_mutex_lock(&port->slab_lock);
+    if (port->file_pool == NULL)
+        port->file_pool = pool_open();
+    io_file_pool *pool = port->file_pool;
+    io_mutex_unlock(&port->slab_lock);
+    return pool;
+}
+
+int io_file_pool_submit(io_op *op, int64_t (*work)(io_op *op, uint32_t *os_error)) {
+    io_file_pool *pool = pool_of(op->lane->port);
+    if (pool == NULL)
+        return -IOE_NOMEM;
+    io_transfer *transfer = (io_transfer *)op;
+    int error = 0;
+    io_mutex_lock(&pool->lock);
+    if (pool->waiting_count >= (size_t)pool->idle && pool->threads < THREADS_MAX) {
+        error = io_thread_start(run, pool);
+        pool->threads += error == 0;
+    }
+    if (pool->threads > 0) { /* slower with fewer threads than wanted, but it goes on */
+        error = 0;
+        op->flags |= IO_OP_IN_POOL;
+        transfer->pool_work = work;
+        io_list_push_back(&pool->waiting, &transfer->pool_link);
+        pool->waiting_count++;
+        io_cond_signal(&pool->work);
+    }
+    io_mutex_unlock(&pool->lock);
+    return error;
+}
+
+bool io_file_pool_cancel(io_op *op) {
+    io_file_pool *pool = pool_of(op->lane->port);
+    io_transfer *transfer = (io_transfer *)op;
+    io_mutex_lock(&pool->lock);
+    /* A started operation's link points at itself. */
+    bool waits = transfer->pool_link.next != &transfer->pool_link;
+    if (waits) {
+        io_list_remove(&transfer->pool_link);
+        pool->waiting_count--;
+    }
+    io_mutex_unlock(&pool->lock);
+    return waits;
+}
+
+void io_file_pool_close(io_file_pool *pool) {
+    io_mutex_lock(&pool->lock);
+    pool->closing = true;
+    io_cond_broadcast(&pool->work);
+    while (pool->threads > 0)
+        io_cond_wait(&pool->gone, &pool->lock, IO_NEVER);
+    io_mutex_unlock(&pool->lock);
+    io_cond_destroy(&pool->gone);
+    io_cond_destroy(&pool->work);
+    io_mutex_destroy(&pool->lock);
+    free(pool);
+}

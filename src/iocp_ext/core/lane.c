@@ -1,0 +1,605 @@
+/* lane.c: the ready queue, and the threads that wait for it.
+ *
+ * On Linux one thread at a time *drives* a lane: it waits in the kernel and moves what completed
+ * into the ready queue. The others are *parked*, the last one first in line. Threads come in two
+ * kinds: getters (inside get) take what there is; workers (inside run) hold one of `concurrency`
+ * slots while they call callbacks.
+ *
+ * What a completion port's kernel does by itself, a spare does here: when a worker blocks in a
+ * callback, another takes its place. Nothing of the blocked worker's batch is on its stack; all is
+ * in the ready queue, so the place is all there is to take. One parked worker, the watcher, looks
+ * every 2 ms while any callback runs. A worker that is in the same callback at two looks is stuck:
+ * it loses its slot to the watcher and, when it comes back, waits its turn. While callbacks are
+ * short nobody ever moves; after 50 ms without callbacks the watcher sleeps until one begins.
+ *
+ * A shared lane (IOCP) needs none of this: all threads wait in the kernel, which counts the running
+ * ones itself. There completions come in small batches, so that nothing is stuck behind a callback.
+ */
+#include "backend.h"
+
+#include <stdlib.h>
+
+enum {
+    BURST = 64,             /* completions between two looks into the kernel */
+    WAKE_ANOTHER_AT = 4,    /* ready ones that are worth a thread switch to a second worker */
+    TICK_NS = 2 * 1000 * 1000,
+    IDLE_TICKS_MAX = 25,
+};
+
+static bool shared(const io_lane *lane) {
+    return (lane->backend->flags & IO_LANE_SHARED) != 0;
+}
+
+static bool port_open(const io_lane *lane) {
+    return atomic_load_explicit(&lane->port->state, memory_order_acquire) == IO_PORT_OPEN;
+}
+
+static bool port_stopping(const io_lane *lane) {
+    return atomic_load_explicit(&lane->port->stopping, memory_order_acquire);
+}
+
+uint64_t io_lane_now(const io_lane *lane) {
+    return lane->backend->now ? lane->backend->now(lane) : io_clock_ns();
+}
+
+/* ---- the ready queue (under lane->lock) ------------------------------------------------------ */
+
+static void append_ready(io_lane *lane, io_list *done) {
+    for (io_link *link = done->next; link != done; link = link->next)
+        lane->ready_count++;
+    io_list_splice_back(&lane->ready, done);
+}
+
+static io_op *take_ready(io_lane *lane) {
+    io_link *link = io_list_pop_front(&lane->ready);
+    if (link == NULL)
+        return NULL;
+    lane->ready_count--;
+    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    return IO_CONTAINER(link, io_op, link);
+}
+
+/* ---- parking and waking (under lane->lock) --------------------------------------------------- */
+
+static void signal_thread(io_worker *thread) {
+#ifndef _WIN32
+    if (thread->main) {
+        io_wake_signal(thread->lane->main_wake);
+        return;
+    }
+#endif
+    io_cond_signal(&thread->wake);
+}
+
+static void unpark(io_worker *thread) {
+    io_list_remove(&thread->parked_link);
+    thread->parked = false;
+    signal_thread(thread);
+}
+
+static io_worker *find_parked(io_lane *lane, bool runs) {
+    for (io_link *link = lane->parked.next; link != &lane->parked; link = link->next) {
+        io_worker *thread = IO_CONTAINER(link, io_worker, parked_link);
+        if (thread->runs == runs)
+            return thread;
+    }
+    return NULL;
+}
+
+static void wake_driver(io_lane *lane) {
+    if (!lane->waiting || lane->woken)
+        return;
+    lane->woken = true;
+    lane->stats.wakes++;
+    lane->backend->wake(lane);
+}
+
+/* Somebody must see to what is ready, and somebody must drive: wakes the thread that should. */
+static void kick(io_lane *lane) {
+    bool work = lane->ready_count > 0;
+    if ((work || !lane->driven) && !io_list_empty(&lane->parked)) {
+        io_worker *getter = find_parked(lane, false);
+        if (getter != NULL) {
+            unpark(getter);
+            return;
+        }
+        io_worker *worker = lane->running < lane->concurrency ? find_parked(lane, true) : NULL;
+        if (worker != NULL &&
+            (lane->running == 0 ? !lane->waiting : lane->ready_count >= WAKE_ANOTHER_AT)) {
+            unpark(worker);
+            return;
+        }
+    }
+    if (work)
+        wake_driver(lane);
+}
+
+void io_lane_push(io_lane *lane, io_list *done) {
+    if (io_list_empty(done))
+        return;
+    if (shared(lane)) {
+        io_list refused;
+        io_list_init(&refused);
+        for (io_link *link; (link = io_list_pop_front(done)) != NULL;)
+            if (lane->backend->post(IO_CONTAINER(link, io_op, link)) != 0)
+                io_list_push_back(&refused, link);
+        if (io_list_empty(&refused))
+            return;
+        /* The kernel is out of memory for packets: the next thread that looks takes them. */
+        io_mutex_lock(&lane->lock);
+        append_ready(lane, &refused);
+        io_mutex_unlock(&lane->lock);
+        lane->backend->wake(lane);
+        return;
+    }
+    io_mutex_lock(&lane->lock);
+    append_ready(lane, done);
+    kick(lane);
+    io_mutex_unlock(&lane->lock);
+}
+
+void io_lane_wake_all(io_lane *lane) {
+    io_mutex_lock(&lane->lock);
+    while (!io_list_empty(&lane->parked))
+        unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
+    uint32_t wakes = lane->kernel_waiters;
+    wake_driver(lane);
+    io_mutex_unlock(&lane->lock);
+    while (wakes-- > 0)
+        lane->backend->wake(lane);
+}
+
+/* Waits until unparked, the deadline, or (true) a signal. Under lane->lock, left meanwhile. */
+static bool wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_ns) {
+    io_lane *lane = thread->lane;
+#ifndef _WIN32
+    if (thread->main) {
+        io_mutex_unlock(&lane->lock);
+        bool interrupted = io_wake_wait(lane->main_wake, deadline_ns, wait->mask);
+        io_mutex_lock(&lane->lock);
+        return interrupted;
+    }
+#endif
+    (void)wait;
+    io_cond_wait(&thread->wake, &lane->lock, deadline_ns);
+    return false;
+}
+
+static int thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait *wait) {
+    *thread = (io_worker){.lane = lane, .runs = runs};
+#ifndef _WIN32
+    if (wait != NULL && wait->signals) {
+        io_mutex_lock(&lane->lock);
+        if (lane->main_wake < 0)
+            lane->main_wake = io_wake_open();
+        thread->main = lane->main_wake >= 0;
+        io_mutex_unlock(&lane->lock);
+    }
+#else
+    (void)wait;
+#endif
+    return io_cond_init(&thread->wake) ? -IOE_NOMEM : 0;
+}
+
+/* ---- driving --------------------------------------------------------------------------------- */
+
+/* Under lane->lock. */
+static void collect_timers(io_lane *lane, uint64_t now_ns, io_list *done) {
+    io_timer *timer;
+    while ((timer = io_timer_heap_first(&lane->timers)) != NULL && timer->deadline_ns <= now_ns) {
+        io_timer_heap_remove(&lane->timers, timer);
+        timer->op.state = IO_OP_COMPLETED;
+        io_list_push_back(done, &timer->op.link);
+        atomic_fetch_add_explicit(&lane->port->completed, 1, memory_order_relaxed);
+    }
+}
+
+uint64_t io_lane_fire_timers(io_lane *lane, io_list *done) {
+    io_mutex_lock(&lane->lock);
+    collect_timers(lane, io_lane_now(lane), done);
+    io_timer *first = io_timer_heap_first(&lane->timers);
+    uint64_t deadline_ns = first ? first->deadline_ns : IO_NEVER;
+    io_mutex_unlock(&lane->lock);
+    return deadline_ns;
+}
+
+/* One look into the kernel. Under lane->lock, left meanwhile. */
+static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
+    io_list done;
+    io_list_init(&done);
+    io_timer *first = io_timer_heap_first(&lane->timers);
+    if (first != NULL && first->deadline_ns < deadline_ns)
+        deadline_ns = first->deadline_ns;
+    lane->driven = true;
+    lane->waiting = deadline_ns != 0;
+    lane->dispatched = 0;
+    lane->stats.waits++;
+    io_mutex_unlock(&lane->lock);
+    int error = lane->backend->wait(lane, wait, deadline_ns, BURST, &done);
+    io_mutex_lock(&lane->lock);
+    lane->driven = lane->waiting = lane->woken = false;
+    if (lane->timers.count > 0)
+        collect_timers(lane, io_lane_now(lane), &done);
+    append_ready(lane, &done);
+    return error;
+}
+
+/* The same on a shared lane. */
+static int wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worker) {
+    io_list done;
+    io_list_init(&done);
+    lane->kernel_waiters++;
+    lane->kernel_workers += worker;
+    lane->stats.waits++;
+    io_mutex_unlock(&lane->lock);
+    int error = lane->backend->wait(lane, wait, wait->deadline_ns, maximum, &done);
+    io_mutex_lock(&lane->lock);
+    lane->kernel_waiters--;
+    lane->kernel_workers -= worker;
+    append_ready(lane, &done);
+    if (worker && lane->kernel_workers == 0)
+        io_cond_broadcast(&lane->left);
+    /* A wake for a worker that is to stop must not be lost on a getter. */
+    while (!worker && port_stopping(lane) && lane->kernel_workers > 0) {
+        lane->backend->wake(lane);
+        io_cond_wait(&lane->left, &lane->lock, io_clock_ns() + TICK_NS);
+    }
+    return error;
+}
+
+/* What this thread does not take at once goes to those that wait in the kernel. */
+static void repost_surplus(io_lane *lane, size_t keep) {
+    if (lane->ready_count <= keep || lane->kernel_waiters == 0)
+        return;
+    io_list surplus;
+    io_list_init(&surplus);
+    while (lane->ready_count > keep) {
+        lane->ready_count--;
+        io_link *last = lane->ready.previous;
+        io_list_remove(last);
+        io_list_push_front(&surplus, last);
+    }
+    io_mutex_unlock(&lane->lock);
+    io_lane_push(lane, &surplus);
+    io_mutex_lock(&lane->lock);
+}
+
+/* ---- getters --------------------------------------------------------------------------------- */
+
+static int take_many(io_lane *lane, io_op **ops, int maximum) {
+    int count = 0;
+    while (count < maximum && lane->ready_count > 0)
+        ops[count++] = take_ready(lane);
+    lane->dispatched += (size_t)count;
+    return count;
+}
+
+static bool passed(const io_lane *lane, uint64_t deadline_ns) {
+    return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
+}
+
+static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
+    int count = 0;
+    io_mutex_lock(&lane->lock);
+    for (;;) {
+        if (!port_open(lane)) {
+            count = -IOE_CLOSED;
+            break;
+        }
+        if ((count = take_many(lane, ops, maximum)) > 0)
+            break;
+        int error = wait_shared(lane, wait, maximum, false);
+        if (error) {
+            count = error;
+            break;
+        }
+        if (lane->ready_count == 0 && port_open(lane) && passed(lane, wait->deadline_ns))
+            break;
+    }
+    repost_surplus(lane, 0);
+    io_mutex_unlock(&lane->lock);
+    return count;
+}
+
+/* A getter that neither drives nor finds anything ready. */
+static bool park_getter(io_worker *self, const io_wait *wait) {
+    io_lane *lane = self->lane;
+    bool interrupted = false;
+    self->parked = true;
+    io_list_push_front(&lane->parked, &self->parked_link);
+    while (self->parked && !interrupted && port_open(lane) && !passed(lane, wait->deadline_ns))
+        interrupted = wait_parked(self, wait, wait->deadline_ns);
+    if (self->parked)
+        io_list_remove(&self->parked_link);
+    self->parked = false;
+    return interrupted;
+}
+
+static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int maximum) {
+    io_lane *lane = self->lane;
+    bool asked = false; /* the kernel, at least once: a poll with timeout 0 does that too */
+    for (;;) {
+        if (!port_open(lane))
+            return -IOE_CLOSED;
+        if (lane->ready_count > 0 && (lane->driven || lane->dispatched < BURST))
+            return take_many(lane, ops, maximum);
+        if (lane->ready_count == 0 && asked && passed(lane, wait->deadline_ns))
+            return 0;
+        if (!lane->driven) {
+            int error = drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
+            if (error && lane->ready_count == 0)
+                return error;
+        } else if (wait->deadline_ns == 0 || park_getter(self, wait)) {
+            return wait->deadline_ns == 0 ? 0 : -IOE_INTR;
+        }
+        asked = true;
+    }
+}
+
+int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
+    if (shared(lane))
+        return get_shared(lane, wait, ops, maximum);
+    io_worker self;
+    int count = thread_init(&self, lane, false, wait);
+    if (count)
+        return count;
+    io_mutex_lock(&lane->lock);
+    count = get_driven(&self, wait, ops, maximum);
+    kick(lane);
+    io_mutex_unlock(&lane->lock);
+    io_cond_destroy(&self.wake);
+    return count;
+}
+
+/* ---- workers --------------------------------------------------------------------------------- */
+
+int io_worker_enter(io_worker *worker, io_lane *lane) {
+    int error = thread_init(worker, lane, true, NULL);
+    if (error)
+        return error;
+    io_mutex_lock(&lane->lock);
+    io_list_push_back(&lane->workers, &worker->link);
+    lane->worker_count++;
+    io_mutex_unlock(&lane->lock);
+    return 0;
+}
+
+static void drop_slot(io_worker *worker) {
+    if (worker->slot)
+        worker->lane->running--;
+    worker->slot = false;
+}
+
+void io_worker_leave(io_worker *worker) {
+    io_lane *lane = worker->lane;
+    io_mutex_lock(&lane->lock);
+    drop_slot(worker);
+    io_list_remove(&worker->link);
+    lane->worker_count--;
+    if (!shared(lane))
+        kick(lane);
+    io_cond_broadcast(&lane->left);
+    io_mutex_unlock(&lane->lock);
+    io_cond_destroy(&worker->wake);
+}
+
+/* The watcher's look at all callbacks. True: it is to run in a stuck worker's place. */
+static bool look(io_lane *lane, bool *any) {
+    bool needed = !lane->driven || lane->ready_count > 0;
+    *any = false;
+    for (io_link *link = lane->workers.next; link != &lane->workers; link = link->next) {
+        io_worker *worker = IO_CONTAINER(link, io_worker, link);
+        if (worker->state != IO_WORKER_CALLBACK || worker->lost)
+            continue;
+        *any = true;
+        if (worker->sequence != worker->seen) {
+            worker->seen = worker->sequence;
+        } else if (needed) {
+            if (lane->running >= lane->concurrency) {
+                worker->lost = true;
+                drop_slot(worker);
+                lane->stats.handovers++;
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One wait of a parked worker, as the watcher or not. True: interrupted. */
+static bool watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
+    io_lane *lane = self->lane;
+    if (lane->watcher == NULL) {
+        lane->watcher = self;
+        *idle_ticks = 0;
+    }
+    if (lane->watcher != self)
+        return wait_parked(self, wait, IO_NEVER);
+    lane->watcher_asleep = *idle_ticks >= IDLE_TICKS_MAX;
+    uint64_t tick = lane->watcher_asleep ? IO_NEVER : io_clock_ns() + TICK_NS;
+    bool slept = lane->watcher_asleep;
+    bool interrupted = wait_parked(self, wait, tick);
+    lane->watcher_asleep = false;
+    bool any;
+    if (self->parked && look(lane, &any)) {
+        io_list_remove(&self->parked_link);
+        self->parked = false;
+    }
+    *idle_ticks = any || slept ? 0 : *idle_ticks + 1;
+    return interrupted;
+}
+
+static bool park_worker(io_worker *self, const io_wait *wait) {
+    io_lane *lane = self->lane;
+    bool interrupted = false;
+    int idle_ticks = 0;
+    drop_slot(self);
+    self->parked = true;
+    io_list_push_front(&lane->parked, &self->parked_link);
+    kick(lane);
+    while (self->parked && !interrupted && port_open(lane) && !port_stopping(lane))
+        interrupted = watch(self, wait, &idle_ticks);
+    if (self->parked)
+        io_list_remove(&self->parked_link);
+    self->parked = false;
+    if (lane->watcher == self) {
+        lane->watcher = NULL;
+        io_worker *next = find_parked(lane, true);
+        if (next != NULL)
+            unpark(next); /* it finds nothing to do and becomes the watcher */
+    }
+    return interrupted;
+}
+
+static int worker_wait_shared(io_worker *self, const io_wait *wait) {
+    io_lane *lane = self->lane;
+    for (;;) {
+        if (!port_open(lane))
+            return -IOE_CLOSED;
+        if (port_stopping(lane))
+            return 0;
+        if (lane->ready_count > 0)
+            return 1;
+        bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
+        int error = wait_shared(lane, wait, alone ? BURST : 1, true);
+        repost_surplus(lane, 1);
+        if (error && lane->ready_count == 0)
+            return error;
+    }
+}
+
+static int worker_wait_driven(io_worker *self, const io_wait *wait) {
+    io_lane *lane = self->lane;
+    for (;;) {
+        if (!port_open(lane))
+            return -IOE_CLOSED;
+        if (port_stopping(lane))
+            return 0;
+        if (!self->slot && lane->running < lane->concurrency) {
+            self->slot = true;
+            lane->running++;
+        }
+        if (self->slot && lane->ready_count > 0 && (self->turn > 0 || lane->driven)) {
+            if (self->turn == 0)
+                self->turn = BURST;
+            return 1;
+        }
+        if (self->slot && !lane->driven) {
+            int error = drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
+            self->turn = BURST;
+            kick(lane);
+            if (error && lane->ready_count == 0)
+                return error;
+        } else if (park_worker(self, wait)) {
+            return -IOE_INTR;
+        }
+    }
+}
+
+int io_worker_wait(io_worker *worker, const io_wait *wait) {
+    io_lane *lane = worker->lane;
+    int error = io_port_enter(lane->port);
+    if (error)
+        return -error;
+    io_mutex_lock(&lane->lock);
+    int answer;
+#ifndef _WIN32
+    if (wait->signals && lane->main_wake < 0)
+        lane->main_wake = io_wake_open();
+    worker->main = wait->signals && lane->main_wake >= 0;
+#endif
+    if (shared(lane))
+        answer = worker_wait_shared(worker, wait);
+    else
+        answer = worker_wait_driven(worker, wait);
+    io_mutex_unlock(&lane->lock);
+    io_port_leave(lane->port);
+    return answer;
+}
+
+io_op *io_worker_take(io_worker *worker) {
+    io_lane *lane = worker->lane;
+    io_op *op = NULL;
+    io_mutex_lock(&lane->lock);
+    worker->state = IO_WORKER_CORE;
+    bool again = port_open(lane) && !port_stopping(lane) && !worker->lost;
+    worker->lost = false;
+    if (again && (shared(lane) || worker->turn > 0 || lane->driven))
+        op = take_ready(lane);
+    if (op != NULL) {
+        worker->turn -= worker->turn > 0;
+        worker->state = IO_WORKER_CALLBACK;
+        worker->sequence++;
+        if (lane->watcher_asleep) {
+            lane->watcher_asleep = false;
+            signal_thread(lane->watcher);
+        }
+        if (!io_list_empty(&lane->parked))
+            kick(lane);
+    }
+    io_mutex_unlock(&lane->lock);
+    return op;
+}
+
+/* ---- timers and the lane itself -------------------------------------------------------------- */
+
+void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
+    io_lane *lane = timer->op.lane;
+    uint64_t now_ns = io_lane_now(lane), set_ns = 0;
+    timer->deadline_ns = delay_ns < IO_NEVER - now_ns ? now_ns + delay_ns : IO_NEVER - 1;
+    atomic_fetch_add_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lane->port->submitted, 1, memory_order_relaxed);
+    io_list done;
+    io_list_init(&done);
+    io_mutex_lock(&lane->lock);
+    timer->op.state = IO_OP_SUBMITTED;
+    if (!io_timer_heap_push(&lane->timers, timer)) {
+        timer->op.result = -IOE_NOMEM;
+        timer->op.state = IO_OP_COMPLETED;
+        atomic_fetch_add_explicit(&lane->port->failed, 1, memory_order_relaxed);
+        io_list_push_back(&done, &timer->op.link);
+    } else if (timer->index == 0) {
+        set_ns = timer->deadline_ns;
+        wake_driver(lane);
+    }
+    io_mutex_unlock(&lane->lock);
+    if (set_ns != 0 && lane->backend->set_timer)
+        lane->backend->set_timer(lane, set_ns);
+    io_lane_push(lane, &done);
+}
+
+int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency) {
+    lane->port = port;
+    lane->backend = backend;
+    lane->concurrency = concurrency;
+    lane->main_wake = -1;
+    io_list_init(&lane->ready);
+    io_list_init(&lane->workers);
+    io_list_init(&lane->parked);
+    io_list_init(&lane->handles);
+    io_list_init(&lane->free_handles);
+    if (io_mutex_init(&lane->lock))
+        return -IOE_NOMEM;
+    if (io_mutex_init(&lane->handles_lock)) {
+        io_mutex_destroy(&lane->lock);
+        return -IOE_NOMEM;
+    }
+    if (io_cond_init(&lane->left)) {
+        io_mutex_destroy(&lane->handles_lock);
+        io_mutex_destroy(&lane->lock);
+        return -IOE_NOMEM;
+    }
+    return 0;
+}
+
+void io_lane_free(io_lane *lane) {
+    io_handles_free(lane);
+    io_timer_heap_free(&lane->timers);
+#ifndef _WIN32
+    if (lane->main_wake >= 0)
+        io_wake_close(lane->main_wake);
+#endif
+    io_cond_destroy(&lane->left);
+    io_mutex_destroy(&lane->handles_lock);
+    io_mutex_destroy(&lane->lock);
+}

@@ -1,0 +1,59 @@
+/* platform.h: what the operating systems name differently, and nothing else.
+ *
+ * Sockets, gather lists and overlapped memory have the kernel's own layout inside an operation,
+ * because the kernel reads and writes them while it owns the operation. No event API is named
+ * here; those are in backends/. */
+#ifndef IOCPCORE_PLATFORM_H
+#define IOCPCORE_PLATFORM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef _WIN32
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#include <windows.h>
+typedef WSABUF io_vec;
+typedef int io_socklen;
+#else
+#include <sys/socket.h>
+#include <sys/uio.h>
+typedef struct iovec io_vec;
+typedef socklen_t io_socklen;
+#endif
+
+/* A socket or file as the kernel names it: a descriptor, a SOCKET or a HANDLE. */
+typedef intptr_t io_native;
+#define IO_NATIVE_NONE ((io_native)-1)
+
+static inline void io_vec_set(io_vec *vec, void *base, size_t length) {
+#ifdef _WIN32
+    vec->buf = (CHAR *)base;
+    vec->len = (ULONG)length;
+#else
+    vec->iov_base = base;
+    vec->iov_len = length;
+#endif
+}
+
+static inline char *io_vec_base(const io_vec *vec) {
+#ifdef _WIN32
+    return vec->buf;
+#else
+    return (char *)vec->iov_base;
+#endif
+}
+
+static inline size_t io_vec_length(const io_vec *vec) {
+#ifdef _WIN32
+    return vec->len;
+#else
+    return vec->iov_len;
+#endif
+}
+
+#endif

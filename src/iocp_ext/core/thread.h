@@ -1,0 +1,160 @@
+/* thread.h: mutex, condition, threads and the monotonic clock, on pthreads and on Windows.
+ *
+ * A core mutex is held for a few instructions and never across a Python call. Times are
+ * nanoseconds of the monotonic clock; IO_NEVER is a deadline that does not come. */
+#ifndef IOCPCORE_THREAD_H
+#define IOCPCORE_THREAD_H
+
+#include "platform.h"
+
+#define IO_NEVER UINT64_MAX
+#define IO_NS_PER_SECOND UINT64_C(1000000000)
+#define IO_NS_PER_MS UINT64_C(1000000)
+
+#ifdef _WIN32
+
+typedef SRWLOCK io_mutex;
+typedef CONDITION_VARIABLE io_cond;
+
+static inline int io_mutex_init(io_mutex *mutex) {
+    InitializeSRWLock(mutex);
+    return 0;
+}
+static inline void io_mutex_destroy(io_mutex *mutex) {
+    (void)mutex;
+}
+static inline void io_mutex_lock(io_mutex *mutex) {
+    AcquireSRWLockExclusive(mutex);
+}
+static inline void io_mutex_unlock(io_mutex *mutex) {
+    ReleaseSRWLockExclusive(mutex);
+}
+static inline int io_cond_init(io_cond *cond) {
+    InitializeConditionVariable(cond);
+    return 0;
+}
+static inline void io_cond_destroy(io_cond *cond) {
+    (void)cond;
+}
+static inline void io_cond_signal(io_cond *cond) {
+    WakeConditionVariable(cond);
+}
+static inline void io_cond_broadcast(io_cond *cond) {
+    WakeAllConditionVariable(cond);
+}
+static inline uint64_t io_clock_ns(void) {
+    static LARGE_INTEGER frequency; /* the same value whoever writes it */
+    LARGE_INTEGER now;
+    if (frequency.QuadPart == 0)
+        QueryPerformanceFrequency(&frequency);
+    QueryPerformanceCounter(&now);
+    uint64_t ticks = (uint64_t)now.QuadPart, hz = (uint64_t)frequency.QuadPart;
+    return ticks / hz * IO_NS_PER_SECOND + ticks % hz * IO_NS_PER_SECOND / hz;
+}
+/* Milliseconds from now to the deadline, rounded up so that a timer never fires early. */
+static inline DWORD io_deadline_ms(uint64_t deadline_ns) {
+    if (deadline_ns == IO_NEVER)
+        return INFINITE;
+    uint64_t now = io_clock_ns();
+    if (deadline_ns <= now)
+        return 0;
+    uint64_t ms = (deadline_ns - now + IO_NS_PER_MS - 1) / IO_NS_PER_MS;
+    return ms < INFINITE - 1 ? (DWORD)ms : INFINITE - 1;
+}
+static inline void io_cond_wait(io_cond *cond, io_mutex *mutex, uint64_t deadline_ns) {
+    SleepConditionVariableSRW(cond, mutex, io_deadline_ms(deadline_ns), 0);
+}
+
+/* Signals do not interrupt waits on Windows; Ctrl-C is the iocp backend's business. */
+typedef struct io_signals {
+    int unused;
+} io_signals;
+static inline void io_signals_block(io_signals *saved) {
+    saved->unused = 0;
+}
+static inline void io_signals_restore(const io_signals *saved) {
+    (void)saved;
+}
+
+#else
+
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
+typedef pthread_mutex_t io_mutex;
+typedef pthread_cond_t io_cond;
+
+static inline int io_mutex_init(io_mutex *mutex) {
+    return pthread_mutex_init(mutex, NULL);
+}
+static inline void io_mutex_destroy(io_mutex *mutex) {
+    pthread_mutex_destroy(mutex);
+}
+static inline void io_mutex_lock(io_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+static inline void io_mutex_unlock(io_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+static inline int io_cond_init(io_cond *cond) {
+    pthread_condattr_t attributes;
+    int failed = pthread_condattr_init(&attributes);
+    if (failed)
+        return failed;
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    failed = pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return failed;
+}
+static inline void io_cond_destroy(io_cond *cond) {
+    pthread_cond_destroy(cond);
+}
+static inline void io_cond_signal(io_cond *cond) {
+    pthread_cond_signal(cond);
+}
+static inline void io_cond_broadcast(io_cond *cond) {
+    pthread_cond_broadcast(cond);
+}
+static inline uint64_t io_clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * IO_NS_PER_SECOND + (uint64_t)now.tv_nsec;
+}
+/* Returns at the deadline, when signalled, or for no reason: the caller checks its condition. */
+static inline void io_cond_wait(io_cond *cond, io_mutex *mutex, uint64_t deadline_ns) {
+    if (deadline_ns == IO_NEVER) {
+        pthread_cond_wait(cond, mutex);
+        return;
+    }
+    struct timespec until = {(time_t)(deadline_ns / IO_NS_PER_SECOND),
+                             (long)(deadline_ns % IO_NS_PER_SECOND)};
+    pthread_cond_timedwait(cond, mutex, &until);
+}
+
+/* Blocks every signal in this thread, so that one that arrives before the wait ends the wait. */
+typedef struct io_signals {
+    sigset_t mask;
+} io_signals;
+static inline void io_signals_block(io_signals *saved) {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved->mask);
+}
+static inline void io_signals_restore(const io_signals *saved) {
+    pthread_sigmask(SIG_SETMASK, &saved->mask, NULL);
+}
+
+/* A descriptor that a thread can wait on together with signals (eventfd); -1 without one. */
+int io_wake_open(void);
+void io_wake_signal(int wake);
+void io_wake_close(int wake);
+/* Returns at the signal, the deadline, or (true) a signal of the process. */
+bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask);
+
+#endif
+
+/* Starts a detached thread with all signals blocked; 0 or a portable error. */
+int io_thread_start(void (*function)(void *argument), void *argument);
+
+#endif

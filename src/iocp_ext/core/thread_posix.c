@@ -1,0 +1,90 @@
+/* thread_posix.c: the parts of thread.h that need more than a line, on POSIX systems.
+ *
+ * Threads of the core run no Python code and must not take the process's signals, which Python
+ * handles in its main thread. */
+#ifndef _WIN32
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "thread.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "error.h"
+
+typedef struct start {
+    void (*function)(void *argument);
+    void *argument;
+} start;
+
+static void *run(void *argument) {
+    start begin = *(start *)argument;
+    free(argument);
+    begin.function(begin.argument);
+    return NULL;
+}
+
+int io_thread_start(void (*function)(void *argument), void *argument) {
+    start *begin = malloc(sizeof *begin);
+    pthread_attr_t attributes;
+    if (begin == NULL)
+        return -IOE_NOMEM;
+    begin->function = function;
+    begin->argument = argument;
+    if (pthread_attr_init(&attributes) != 0) {
+        free(begin);
+        return -IOE_NOMEM;
+    }
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    io_signals saved;
+    io_signals_block(&saved);
+    pthread_t thread;
+    int failed = pthread_create(&thread, &attributes, run, begin);
+    io_signals_restore(&saved);
+    pthread_attr_destroy(&attributes);
+    if (failed)
+        free(begin);
+    return -failed; /* portable codes are Linux's */
+}
+
+int io_wake_open(void) {
+    return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+void io_wake_close(int wake) {
+    close(wake);
+}
+
+void io_wake_signal(int wake) {
+    uint64_t one = 1;
+    /* EAGAIN means that the counter is full: the waiter is woken anyhow. */
+    while (write(wake, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+}
+
+bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
+    struct pollfd readable = {.fd = wake, .events = POLLIN};
+    struct timespec left, *timeout = NULL;
+    if (deadline_ns != IO_NEVER) {
+        uint64_t now = io_clock_ns();
+        uint64_t ns = deadline_ns > now ? deadline_ns - now : 0;
+        left.tv_sec = (time_t)(ns / IO_NS_PER_SECOND);
+        left.tv_nsec = (long)(ns % IO_NS_PER_SECOND);
+        timeout = &left;
+    }
+    int ready = ppoll(&readable, 1, timeout, mask);
+    bool interrupted = ready < 0 && errno == EINTR;
+    uint64_t count;
+    if (ready > 0)
+        while (read(wake, &count, sizeof count) < 0 && errno == EINTR) {
+        }
+    return interrupted;
+}
+
+#else
+typedef int io_thread_posix_is_empty; /* C has no empty translation units */
+#endif

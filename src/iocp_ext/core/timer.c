@@ -1,0 +1,78 @@
+/* timer.c: deadlines, as a binary heap of timers.
+ *
+ * One implementation for every backend: the kernel is only told the earliest deadline. Equal
+ * deadlines fire in the order in which they were set. All under the lane's lock. */
+#include "io.h"
+
+#include <stdlib.h>
+
+static bool before(const io_timer *a, const io_timer *b) {
+    return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns
+                                            : a->order < b->order;
+}
+
+static void place(io_timer_heap *heap, io_timer *timer, size_t index) {
+    heap->items[index] = timer;
+    timer->index = index;
+}
+
+static void sift_up(io_timer_heap *heap, io_timer *timer, size_t index) {
+    while (index > 0) {
+        size_t parent = (index - 1) / 2;
+        if (!before(timer, heap->items[parent]))
+            break;
+        place(heap, heap->items[parent], index);
+        index = parent;
+    }
+    place(heap, timer, index);
+}
+
+static void sift_down(io_timer_heap *heap, io_timer *timer, size_t index) {
+    for (;;) {
+        size_t child = 2 * index + 1;
+        if (child >= heap->count)
+            break;
+        if (child + 1 < heap->count && before(heap->items[child + 1], heap->items[child]))
+            child++;
+        if (!before(heap->items[child], timer))
+            break;
+        place(heap, heap->items[child], index);
+        index = child;
+    }
+    place(heap, timer, index);
+}
+
+bool io_timer_heap_push(io_timer_heap *heap, io_timer *timer) {
+    if (heap->count == heap->capacity) {
+        size_t capacity = heap->capacity ? 2 * heap->capacity : 64;
+        io_timer **items = realloc(heap->items, capacity * sizeof(io_timer *));
+        if (items == NULL)
+            return false;
+        heap->items = items;
+        heap->capacity = capacity;
+    }
+    timer->order = heap->next_order++;
+    sift_up(heap, timer, heap->count++);
+    return true;
+}
+
+void io_timer_heap_remove(io_timer_heap *heap, io_timer *timer) {
+    size_t index = timer->index;
+    io_timer *last = heap->items[--heap->count];
+    if (last == timer)
+        return;
+    if (index > 0 && before(last, heap->items[(index - 1) / 2]))
+        sift_up(heap, last, index);
+    else
+        sift_down(heap, last, index);
+}
+
+io_timer *io_timer_heap_first(const io_timer_heap *heap) {
+    return heap->count ? heap->items[0] : NULL;
+}
+
+void io_timer_heap_free(io_timer_heap *heap) {
+    free(heap->items);
+    heap->items = NULL;
+    heap->count = heap->capacity = 0;
+}
