@@ -1,0 +1,307 @@
+/* iocp.c: the backend on Windows' I/O completion ports.
+ *
+ * A lane is one port. Handles are bound to it for life; each overlapped call is given the
+ * OVERLAPPED at the beginning of its operation, and the kernel queues one packet when it ends,
+ * whether that is at once or later (only a call that is refused queues none). So submit() touches
+ * nothing of an operation after a call that was not refused: another thread may have the packet by
+ * then.
+ *
+ * Any number of threads wait in GetQueuedCompletionStatusEx; the kernel lets `concurrency` of them
+ * run. Besides finished operations they are given packets that we post: operations that completed
+ * here, wakes, and the expiry of the lane's timer. What happened is read from the NTSTATUS in the
+ * OVERLAPPED: WSAGetOverlappedResult would need the socket, which may be closed by now. */
+#include "iocp.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <winternl.h>
+
+enum { BATCH = 64, POST_RETRY_MS = 10 };
+
+uint32_t iocp_status_code(uint32_t status) {
+    return RtlNtStatusToDosError((NTSTATUS)status);
+}
+
+/* ---- packets of our own ---------------------------------------------------------------------- */
+
+static uint32_t post_packet(iocp_lane *state, ULONG_PTR key, OVERLAPPED *overlapped) {
+    return PostQueuedCompletionStatus(state->port, 0, key, overlapped) ? 0 : GetLastError();
+}
+
+static int iocp_post(io_op *op) {
+    uint32_t code = post_packet(op->lane->state, IOCP_KEY_POSTED, &op->overlapped);
+    return code ? -io_error_from_windows(code) : 0;
+}
+
+static void iocp_wake(io_lane *lane) {
+    /* A post fails only while the system has no memory for a packet, and a wake must not be lost.
+     */
+    while (post_packet(lane->state, IOCP_KEY_WAKE, NULL) != 0)
+        Sleep(POST_RETRY_MS);
+}
+
+/* ---- the timer ------------------------------------------------------------------------------- */
+
+/* Under the state's lock. A negative time is relative, in units of 100 ns. */
+static void arm_timer(iocp_lane *state, uint64_t deadline_ns) {
+    uint64_t now = io_clock_ns();
+    uint64_t left = deadline_ns > now ? (deadline_ns - now + 99) / 100 : 0;
+    LARGE_INTEGER due;
+    due.QuadPart = -(int64_t)left;
+    FILETIME time = {due.LowPart, (DWORD)due.HighPart};
+    state->armed_ns = deadline_ns;
+    SetThreadpoolTimer(state->timer, &time, 0, 0);
+}
+
+/* Only ever earlier: a thread that fires timers and then arms the next one must not undo what was
+ * set by a thread that came between. The packet of an expiry opens the way for later ones. */
+static void iocp_set_timer(io_lane *lane, uint64_t deadline_ns) {
+    iocp_lane *state = lane->state;
+    io_mutex_lock(&state->lock);
+    if (deadline_ns < state->armed_ns)
+        arm_timer(state, deadline_ns);
+    io_mutex_unlock(&state->lock);
+}
+
+static void CALLBACK timer_expired(PTP_CALLBACK_INSTANCE instance, void *context, PTP_TIMER timer) {
+    (void)instance;
+    if (post_packet(context, IOCP_KEY_TIMER, NULL) != 0) {
+        LARGE_INTEGER due;
+        due.QuadPart = -(int64_t)(POST_RETRY_MS * IO_NS_PER_MS / 100);
+        FILETIME time = {due.LowPart, (DWORD)due.HighPart};
+        SetThreadpoolTimer(timer, &time, 0, 0);
+    }
+}
+
+static void fire_timers(io_lane *lane, io_list *done) {
+    iocp_lane *state = lane->state;
+    io_mutex_lock(&state->lock);
+    state->armed_ns = IO_NEVER;
+    io_mutex_unlock(&state->lock);
+    iocp_set_timer(lane, io_lane_fire_timers(lane, done));
+}
+
+/* ---- lanes ----------------------------------------------------------------------------------- */
+
+static int iocp_probe(char *reason, size_t size) {
+    uint32_t os_error = 0;
+    int error = winsock_start(&os_error);
+    if (error)
+        snprintf(reason, size, "Winsock does not start (error %lu)", (unsigned long)os_error);
+    return error;
+}
+
+static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
+    int error = winsock_start(os_error);
+    if (error)
+        return error;
+    iocp_lane *state = calloc(1, sizeof *state);
+    if (state == NULL)
+        return -IOE_NOMEM;
+    state->armed_ns = IO_NEVER;
+    state->port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, lane->concurrency);
+    if (state->port != NULL)
+        state->timer = CreateThreadpoolTimer(timer_expired, state, NULL);
+    if (state->timer == NULL) {
+        *os_error = GetLastError();
+        if (state->port != NULL)
+            CloseHandle(state->port);
+        free(state);
+        return -io_error_from_windows(*os_error);
+    }
+    io_mutex_init(&state->lock);
+    lane->state = state;
+    winsignal_attach();
+    return 0;
+}
+
+static void iocp_lane_close(io_lane *lane) {
+    iocp_lane *state = lane->state;
+    SetThreadpoolTimer(state->timer, NULL, 0, 0);
+    WaitForThreadpoolTimerCallbacks(state->timer, TRUE);
+    CloseThreadpoolTimer(state->timer);
+    winsignal_detach();
+    winpoll_lane_close(state);
+    CloseHandle(state->port);
+    io_mutex_destroy(&state->lock);
+    free(state->bound);
+    free(state);
+    lane->state = NULL;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
+    int error = io_error_from_ntstatus(status);
+    if (error)
+        io_op_reported(op, -error, iocp_status_code(status), done);
+    else
+        io_op_reported(op, bytes, 0, done);
+}
+
+static void report(io_op *op, uint32_t bytes, io_list *done) {
+    uint32_t status = (uint32_t)op->overlapped.Internal;
+    switch (op->kind) {
+    case IO_POLL: winpoll_report(op, status, done); break;
+    case IO_READ:
+    case IO_WRITE: winfile_report(op, status, bytes, done); break;
+    default: winsock_report(op, status, bytes, done);
+    }
+}
+
+static void take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_list *done) {
+    io_op *op = (io_op *)entry->lpOverlapped;
+    switch (entry->lpCompletionKey) {
+    case IOCP_KEY_IO: report(op, entry->dwNumberOfBytesTransferred, done); break;
+    case IOCP_KEY_POSTED: io_list_push_back(done, &op->link); break;
+    case IOCP_KEY_TIMER: fire_timers(lane, done); break;
+    default: /* a wake: to have returned is all */ break;
+    }
+}
+
+static int wait_failed(uint32_t code, bool shortened) {
+    if (code == WAIT_TIMEOUT)
+        return shortened ? -IOE_INTR : 0;
+    if (code == WAIT_IO_COMPLETION) /* an APC: winsignal's, or somebody else's */
+        return winsignal_take() ? -IOE_INTR : 0;
+    return -io_error_from_windows(code);
+}
+
+static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                     io_list *done) {
+    iocp_lane *state = lane->state;
+    OVERLAPPED_ENTRY entries[BATCH];
+    ULONG room = maximum < 1 ? 1 : maximum > BATCH ? BATCH : (ULONG)maximum;
+    ULONG count = 0;
+    DWORD asked = io_deadline_ms(deadline_ns);
+    DWORD ms = asked;
+    bool signals = wait != NULL && wait->signals && asked > 0;
+    if (signals) {
+        ms = winsignal_begin((HANDLE)wait->mask, asked);
+        if (winsignal_take()) {
+            winsignal_end();
+            return -IOE_INTR;
+        }
+    }
+    BOOL got = GetQueuedCompletionStatusEx(state->port, entries, room, &count, ms, signals);
+    uint32_t code = got ? 0 : GetLastError();
+    if (signals)
+        winsignal_end();
+    if (!got)
+        return wait_failed(code, ms < asked);
+    for (ULONG i = 0; i < count; i++)
+        take_packet(lane, &entries[i], done);
+    /* Otherwise the next wait tells of the signal. */
+    if (signals && io_list_empty(done) && winsignal_take())
+        return -IOE_INTR;
+    return 0;
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+/* Under the state's lock; true if it was there. */
+static bool unremember(iocp_lane *state, io_native native) {
+    for (size_t i = 0; i < state->bound_count; i++) {
+        if (state->bound[i] == native) {
+            state->bound[i] = state->bound[--state->bound_count];
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The kernel refuses a handle that is bound to any port, and does not tell to which. It is this
+ * one if it was bound here before and nothing has been bound successfully under its number since,
+ * which would have been another file. */
+int iocp_associate(io_lane *lane, io_native native, uint32_t *os_error) {
+    iocp_lane *state = lane->state;
+    bool bound = CreateIoCompletionPort((HANDLE)native, state->port, IOCP_KEY_IO, 0) != NULL;
+    uint32_t code = bound ? 0 : GetLastError();
+    io_mutex_lock(&state->lock);
+    bool ours = unremember(state, native);
+    io_mutex_unlock(&state->lock);
+    if (bound || (code == ERROR_INVALID_PARAMETER && ours))
+        return 0;
+    *os_error = code;
+    return code == ERROR_INVALID_PARAMETER ? -IOE_EXIST : -io_error_from_windows(code);
+}
+
+void iocp_dissociated(io_lane *lane, io_native native) {
+    iocp_lane *state = lane->state;
+    io_mutex_lock(&state->lock);
+    if (state->bound_count == state->bound_capacity) {
+        size_t capacity = state->bound_capacity ? 2 * state->bound_capacity : 16;
+        io_native *bound = realloc(state->bound, capacity * sizeof *bound);
+        if (bound != NULL) {
+            state->bound = bound;
+            state->bound_capacity = capacity;
+        }
+    }
+    /* Without memory it is merely not taken back later. */
+    if (state->bound_count < state->bound_capacity)
+        state->bound[state->bound_count++] = native;
+    io_mutex_unlock(&state->lock);
+}
+
+static int iocp_handle_open(io_handle *handle, uint32_t *os_error) {
+    handle->identity[0] = (uint64_t)handle->native;
+    handle->identity[1] = 0;
+    int error = winsock_open(handle, os_error);
+    return error == -IOE_NOTSOCK ? winfile_open(handle, os_error) : error;
+}
+
+static void iocp_handle_close(io_handle *handle, bool close_native) {
+    if (handle->type == IO_FILE)
+        winfile_close(handle, close_native);
+    else
+        winsock_close(handle, close_native);
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+int iocp_refused(io_op *op, uint32_t code) {
+    op->os_error = code;
+    return -io_error_from_windows(code);
+}
+
+int iocp_started(io_op *op, bool succeeded, uint32_t code) {
+    return succeeded || code == ERROR_IO_PENDING ? IO_PENDING : iocp_refused(op, code);
+}
+
+static int iocp_submit(io_op *op) {
+    op->overlapped = (OVERLAPPED){0};
+    switch (op->kind) {
+    case IO_POLL: return winpoll_submit(op);
+    case IO_READ:
+    case IO_WRITE:
+    case IO_SYNC: return winfile_submit(op);
+    default: return winsock_submit(op);
+    }
+}
+
+/* That the kernel finds nothing to cancel means that the packet is on its way. */
+static int iocp_cancel(io_op *op) {
+    switch (op->kind) {
+    case IO_POLL: return winpoll_cancel(op);
+    case IO_READ:
+    case IO_WRITE:
+    case IO_SYNC: return winfile_cancel(op);
+    default: return winsock_cancel(op);
+    }
+}
+
+const io_backend io_backend_iocp = {
+    .name = "iocp",
+    .flags = IO_LANE_SHARED | IO_KERNEL_QUEUES,
+    .probe = iocp_probe,
+    .lane_open = iocp_lane_open,
+    .lane_close = iocp_lane_close,
+    .wait = iocp_wait,
+    .wake = iocp_wake,
+    .handle_open = iocp_handle_open,
+    .handle_close = iocp_handle_close,
+    .submit = iocp_submit,
+    .cancel = iocp_cancel,
+    .post = iocp_post,
+    .set_timer = iocp_set_timer,
+};
