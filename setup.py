@@ -136,6 +136,9 @@ def extension() -> Extension:
         # On Windows pyconfig.h leaves this one to whoever builds an extension.
         if sysconfig.get_config_var("Py_GIL_DISABLED"):
             macros.append(("Py_GIL_DISABLED", "1"))
+    else:
+        # -std=c11 hides everything that is not ISO C.
+        macros.append(("_GNU_SOURCE", "1"))
     return Extension(
         "iocpcore._core",
         sources=sources("windows" if windows else "linux"),

@@ -12,9 +12,6 @@
  * epoll keeps a registration as long as the open file lives, not the number: a closed socket whose
  * file lives on in a forked child is still reported. Events carry the handle's token, and a retry
  * first makes sure that the number still is the same file. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "posix_socket.h"
 
 #include <errno.h>

@@ -5,9 +5,6 @@
  *
  * A receive is given its pooled buffer only for the moment of the attempt, so that waiting for data
  * costs no memory. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "posix_socket.h"
 
 #include <errno.h>

@@ -1,8 +1,5 @@
 /* address.c: socket addresses from and to text. Numeric only; resolving names is not our job. */
 #ifndef _WIN32
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/un.h>

@@ -96,22 +96,22 @@ struct io_op {
 #endif
     io_link link; /* in one list: handle queue, ready queue, file pool or free list */
     io_lane *lane;
-    io_handle *handle;   /* NULL for posts and timers */
-    void *owner;         /* whose operation this is; the core never looks */
-    int64_t result;      /* bytes moved, or a portable error below 0 */
-    uint32_t os_error;   /* the system's own code, for messages only */
-    uint32_t generation; /* +1 each time it is released: stale completions are recognised */
-    _Atomic uint8_t state; /* io_op_state; changed under the handle's (or lane's) lock */
-    uint8_t kind;          /* io_kind */
-    uint8_t flags;         /* IO_OP_..., under the handle's lock */
+    io_handle *handle;           /* NULL for posts and timers */
+    void *owner;                 /* whose operation this is; the core never looks */
+    int64_t result;              /* bytes moved, or a portable error below 0 */
+    uint32_t os_error;           /* the system's own code, for messages only */
+    _Atomic uint32_t generation; /* +1 each time it is released: late completions are recognised */
+    _Atomic uint8_t state;       /* io_op_state; changed under the handle's (or lane's) lock */
+    uint8_t kind;                /* io_kind */
+    uint8_t flags;               /* IO_OP_..., under the handle's lock */
 };
 
 #define IO_INLINE_VECS 4
 #define IO_VECS_MAX 1024 /* IOV_MAX; callers join longer lists */
 
-/* IO_RECV, IO_SEND, IO_READ, IO_WRITE, IO_SYNC, and the first part of datagrams. A receive or read whose
- * `vecs[0]` has a length and no base is given a pooled buffer when there is something to put into
- * it (epoll) or when it is submitted. */
+/* IO_RECV, IO_SEND, IO_READ, IO_WRITE, IO_SYNC, and the first part of datagrams. A receive or read
+ * whose `vecs[0]` has a length and no base is given a pooled buffer when there is something to put
+ * into it (epoll) or when it is submitted. */
 typedef struct io_transfer {
     io_op op;
     io_vec *vecs; /* inline_vecs, or an array of our own; advanced after a short send */
@@ -224,12 +224,12 @@ struct io_handle {
     uint64_t identity[2]; /* of the open file behind `native` (device, inode): a number that means
                              another file by now is left alone */
     uint32_t generation;
-    uint32_t in_flight; /* operations queued or submitted */
-    uint8_t type;       /* io_handle_type */
-    bool held;          /* somebody still names it: not to be used for another file */
-    _Atomic bool open;  /* the backend knows it; changed under the lock */
-    bool closing;       /* io_handle_close was called */
-    bool native_gone;   /* closed behind our back: its number is not ours any more */
+    uint32_t in_flight;              /* operations queued or submitted */
+    uint8_t type;                    /* io_handle_type */
+    bool held;                       /* somebody still names it: not to be used for another file */
+    _Atomic bool open;               /* the backend knows it; changed under the lock */
+    bool closing;                    /* io_handle_close was called */
+    bool native_gone;                /* closed behind our back: its number is not ours any more */
     bool busy[IO_DIRECTIONS];        /* what is submitted holds back what waits */
     uint32_t waiting[IO_DIRECTIONS]; /* operations that are queued and not submitted */
     int family;
@@ -269,8 +269,7 @@ void io_handle_ready(io_lane *lane, uint64_t token, uint32_t events, io_list *do
 void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error);
 
 /* For port.c: every open handle; the memory of all. */
-void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *context),
-                     void *context);
+void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *context), void *context);
 void io_handles_free(io_lane *lane);
 
 /* ---- timers (timer.c): a heap, under the lane's lock ----------------------------------------- */
@@ -304,13 +303,13 @@ typedef struct io_worker {
     io_link link;        /* lane->workers */
     io_link parked_link; /* lane->parked */
     io_cond wake;
-    bool runs;      /* run(): counts against concurrency; false: a getter */
-    bool parked;    /* in lane->parked */
-    bool slot;      /* one of lane->concurrency is taken by it */
-    bool lost;      /* was stuck in a callback: its slot has been given to a spare */
-    bool main;      /* waits on lane->main_wake, with signals */
-    uint8_t state;  /* io_worker_state */
-    uint32_t turn;  /* deliveries left until the kernel is asked again */
+    bool runs;               /* run(): counts against concurrency; false: a getter */
+    bool parked;             /* in lane->parked */
+    bool slot;               /* one of lane->concurrency is taken by it */
+    bool lost;               /* was stuck in a callback: its slot has been given to a spare */
+    bool main;               /* waits on lane->main_wake, with signals */
+    uint8_t state;           /* io_worker_state */
+    uint32_t turn;           /* deliveries left until the kernel is asked again */
     uint64_t sequence, seen; /* callbacks so far; the watcher's last look */
 } io_worker;
 
@@ -325,22 +324,22 @@ struct io_lane {
     io_list workers; /* threads in run() */
     io_list parked;  /* waiting threads, last one first */
     uint32_t concurrency;
-    uint32_t running;          /* slots taken */
-    io_worker *watcher;        /* the spare that looks for stuck callbacks */
-    bool watcher_asleep;       /* it waits without a tick */
-    bool driven;               /* a thread waits in the kernel or is about to (not shared lanes) */
-    bool waiting;              /* ... and a wake is needed to reach it */
-    bool woken;                /* ... and has been sent */
-    uint32_t kernel_waiters;   /* shared lanes: threads in wait() ... */
-    uint32_t kernel_workers;   /* ... of which in run() */
-    uint32_t worker_count;     /* threads in run() */
-    io_cond left;              /* a thread left: for stop and close */
-    int main_wake;             /* wakes a parked main thread; -1 until needed */
-    io_mutex handles_lock;     /* the two lists */
-    io_list handles;           /* open, or held */
+    uint32_t running;        /* slots taken */
+    io_worker *watcher;      /* the spare that looks for stuck callbacks */
+    bool watcher_asleep;     /* it waits without a tick */
+    bool driven;             /* a thread waits in the kernel or is about to (not shared lanes) */
+    bool waiting;            /* ... and a wake is needed to reach it */
+    bool woken;              /* ... and has been sent */
+    uint32_t kernel_waiters; /* shared lanes: threads in wait() ... */
+    uint32_t kernel_workers; /* ... of which in run() */
+    uint32_t worker_count;   /* threads in run() */
+    io_cond left;            /* a thread left: for stop and close */
+    int main_wake;           /* wakes a parked main thread; -1 until needed */
+    io_mutex handles_lock;   /* the two lists */
+    io_list handles;         /* open, or held */
     io_list free_handles;
     struct io_handle_chunk *handle_chunks; /* only ever added to */
-    void *state; /* the backend's own */
+    void *state;                           /* the backend's own */
     struct {
         uint64_t waits, wakes, handovers;
     } stats; /* under lock */
@@ -381,11 +380,11 @@ typedef enum io_port_state {
 
 struct io_port {
     const io_backend *backend;
-    io_lane lane; /* the one lane of a CompletionPort */
+    io_lane lane;      /* the one lane of a CompletionPort */
     _Atomic int state; /* io_port_state */
     _Atomic bool stopping;
-    _Atomic uint32_t users;     /* calls into the core under way; close waits for them */
-    _Atomic int64_t in_flight;  /* submitted and not taken yet */
+    _Atomic uint32_t users;    /* calls into the core under way; close waits for them */
+    _Atomic int64_t in_flight; /* submitted and not taken yet */
     _Atomic uint64_t submitted, completed, cancelled, failed;
     uint32_t fork_generation;
     io_mutex slab_lock;
@@ -402,12 +401,14 @@ int io_port_open(io_port **port, const io_backend *backend, uint32_t concurrency
 int io_port_enter(io_port *port);
 void io_port_leave(io_port *port);
 void io_port_stop(io_port *port);
-/* Closing, step by step, all by the one caller that is told true: refuse new calls and end waits; */
+/* Closing, step by step, all by the one caller that is told true: refuse new calls and end waits;
+ */
 bool io_port_begin_close(io_port *port);
 /* cancel everything and wait until the kernel has given it back, for at most this long (returns
  * how many operations it still owns then); */
 size_t io_port_drain(io_port *port, uint64_t timeout_ns);
-/* hand out what nobody has taken (`leaked`: the kernel still owns it, it must never be released); */
+/* hand out what nobody has taken (`leaked`: the kernel still owns it, it must never be released);
+ */
 void io_port_take_remaining(io_port *port, void (*visit)(io_op *op, bool leaked, void *context),
                             void *context);
 /* and give the kernel objects back, unless something leaked. */

@@ -20,8 +20,8 @@
 #include <stdlib.h>
 
 enum {
-    BURST = 64,             /* completions between two looks into the kernel */
-    WAKE_ANOTHER_AT = 4,    /* ready ones that are worth a thread switch to a second worker */
+    BURST = 64,          /* completions between two looks into the kernel */
+    WAKE_ANOTHER_AT = 4, /* ready ones that are worth a thread switch to a second worker */
     TICK_NS = 2 * 1000 * 1000,
     IDLE_TICKS_MAX = 25,
 };

@@ -12,7 +12,7 @@ typedef struct io_link {
 
 typedef io_link io_list; /* the head: next is the first element, previous the last */
 
-#define IO_CONTAINER(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
+#define IO_CONTAINER(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
 static inline void io_list_init(io_list *list) {
     list->next = list;

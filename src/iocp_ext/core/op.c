@@ -84,7 +84,8 @@ static bool slab_grow(io_port *port, int size_class) {
     slab->memory = memory;
     slab->next = port->slabs[size_class];
     port->slabs[size_class] = slab;
-    char *first = (char *)(((uintptr_t)memory + IO_CACHE_LINE - 1) & ~(uintptr_t)(IO_CACHE_LINE - 1));
+    char *first =
+        (char *)(((uintptr_t)memory + IO_CACHE_LINE - 1) & ~(uintptr_t)(IO_CACHE_LINE - 1));
     for (int i = SLAB_OPERATIONS - 1; i >= 0; i--) {
         io_op *op = (io_op *)(first + (size_t)i * size);
         op->link.next = (io_link *)port->free_ops[size_class];

@@ -29,8 +29,7 @@ static void watch_forks_once(void) {
     pthread_once(&once, watch_forks);
 }
 #else
-static void watch_forks_once(void) {
-}
+static void watch_forks_once(void) {}
 #endif
 
 static bool forked(const io_port *port) {

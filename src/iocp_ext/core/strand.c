@@ -111,7 +111,7 @@ static void complete(io_op *op, int64_t result, uint32_t os_error, io_list *done
     op->os_error = result < 0 ? os_error : 0;
     io_list_remove(&op->link);
     atomic_store_explicit(&op->state, IO_OP_COMPLETED, memory_order_release);
-    _Atomic uint64_t *count = result >= 0                ? &port->completed
+    _Atomic uint64_t *count = result >= 0               ? &port->completed
                               : result == -IOE_CANCELED ? &port->cancelled
                                                         : &port->failed;
     atomic_fetch_add_explicit(count, 1, memory_order_relaxed);

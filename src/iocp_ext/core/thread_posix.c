@@ -3,9 +3,6 @@
  * Threads of the core run no Python code and must not take the process's signals, which Python
  * handles in its main thread. */
 #ifndef _WIN32
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "thread.h"
 
 #include <errno.h>

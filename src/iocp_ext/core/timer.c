@@ -7,8 +7,7 @@
 #include <stdlib.h>
 
 static bool before(const io_timer *a, const io_timer *b) {
-    return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns
-                                            : a->order < b->order;
+    return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns : a->order < b->order;
 }
 
 static void place(io_timer_heap *heap, io_timer *timer, size_t index) {
