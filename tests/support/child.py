@@ -1,0 +1,55 @@
+"""Tests that need a process of their own: exit, fork, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import iocpcore
+
+from support.system import LIMIT
+
+PACKAGES = str(Path(iocpcore.__file__).resolve().parents[1])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, and the package where this process found it."""
+    path = os.pathsep.join(filter(None, [PACKAGES, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **extra}
+
+
+def start(*args: str, **extra: str) -> subprocess.Popen[str]:
+    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+    return subprocess.Popen(
+        [sys.executable, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment(**extra),
+        creationflags=flags,
+    )
+
+
+def run(code: str, backend: str, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
+    """Runs the code with the backend as the default one. Killed at the limit: it hung."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        env=environment(IOCPCORE_BACKEND=backend),
+        timeout=limit,
+        check=False,
+    )
+
+
+def check(code: str, backend: str, exit_code: int = 0, output: str = "", errors: str = "") -> None:
+    """The same, with the exit code and everything it prints."""
+    child = run(code, backend)
+    said = (child.returncode, child.stdout.strip(), child.stderr.strip())
+    assert said == (exit_code, output, errors)

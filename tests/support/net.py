@@ -1,0 +1,293 @@
+"""Handles of one port with something at their other end: sockets and files of the system, or
+those of the simulation, so that one test body serves for every backend."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import iocpcore
+from iocpcore import _core
+
+from support.system import LIMIT, POLLIN, POLLOUT, wait_ready
+
+LOOPBACK = "127.0.0.1"
+
+
+def tcp_pair(host: str = LOOPBACK) -> tuple[socket.socket, socket.socket]:
+    """Two connected TCP sockets."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind((host, 0))
+        listener.listen()
+        one = socket.socket(family)
+        one.settimeout(LIMIT)
+        one.connect(listener.getsockname())
+        other = listener.accept()[0]
+    one.settimeout(None)
+    for sock in (one, other):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one, other
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a TCP socket so that the other side sees a reset instead of the end of the stream."""
+    layout = "hh" if os.name == "nt" else "ii"
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(layout, 1, 0))
+    sock.close()
+
+
+class SystemPeer:
+    """The far end of a handle: a plain socket, which no port knows."""
+
+    def __init__(self, net: Net, sock: socket.socket) -> None:
+        self.net = net
+        self.sock = sock
+        sock.setblocking(False)
+
+    def send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        deadline = time.monotonic() + LIMIT
+        while rest:
+            try:
+                rest = rest[self.sock.send(rest) :]
+            except BlockingIOError:
+                self.net.pump()
+                wait_ready(self.sock, POLLOUT, 0.01)
+                assert time.monotonic() < deadline, "the port does not receive"
+
+    def recv_some(self, nbytes: int) -> bytes:
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                return self.sock.recv(nbytes)
+            except BlockingIOError:
+                self.net.pump()
+                wait_ready(self.sock, POLLIN, 0.01)
+                assert time.monotonic() < deadline, "the port does not send"
+
+    def recv(self, nbytes: int) -> bytes:
+        """Exactly so many bytes, fewer only at the end of the stream."""
+        parts = []
+        while nbytes:
+            part = self.recv_some(min(nbytes, 1 << 20))
+            if not part:
+                break
+            parts.append(part)
+            nbytes -= len(part)
+        return b"".join(parts)
+
+    def end(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        reset(self.sock)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class SimPeer:
+    """The same with a simulated socket, driven by the port itself."""
+
+    def __init__(self, net: Net, handle: int) -> None:
+        self.net = net
+        self.handle = handle
+
+    def send(self, data: bytes) -> None:
+        assert self.net.result(self.net.port.send(self.handle, data)) == len(data)
+
+    def recv_some(self, nbytes: int) -> bytes:
+        return self.net.result(self.net.port.recv(self.handle, nbytes))
+
+    recv = SystemPeer.recv
+
+    def end(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.net.close(self.handle)
+
+
+class Net:
+    def __init__(self, port: iocpcore.CompletionPort) -> None:
+        self.port = port
+        self.simulated = port.backend == "sim"
+        # Off while other threads are in run(): their completions are not ours to take.
+        self.pumping = True
+        self._stash: list[iocpcore.Operation] = []
+        self._seen: dict[int, iocpcore.Operation] = {}
+        self._closers: dict[int, Callable[[], object]] = {}
+
+    # ---- completions
+
+    def _note(self, ops: list[iocpcore.Operation]) -> None:
+        """Every operation that the port hands out comes by here: each once, and done."""
+        for op in ops:
+            assert id(op) not in self._seen, f"{op!r} was handed out twice"
+            assert op.done
+            self._seen[id(op)] = op
+
+    def pump(self, timeout: float = 0) -> list[iocpcore.Operation]:
+        """Let the port work; what completes is kept for take()."""
+        if not self.pumping:
+            time.sleep(0.001)
+            return []
+        ops = self.port.get_many(64, timeout)
+        self._note(ops)
+        self._stash += ops
+        return ops
+
+    def take(self, count: int, limit: float = LIMIT) -> list[iocpcore.Operation]:
+        """The next so many completions, in order."""
+        deadline = time.monotonic() + limit
+        while len(self._stash) < count:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.pump(left):
+                raise AssertionError(
+                    f"{count} completions were expected, {len(self._stash)} came: {self._stash}"
+                )
+        taken, self._stash = self._stash[:count], self._stash[count:]
+        return taken
+
+    def finish(self, *ops: iocpcore.Operation, limit: float = LIMIT) -> None:
+        """Wait until these operations have been handed out; others are kept for take()."""
+        wanted = {id(op) for op in ops}
+        deadline = time.monotonic() + limit
+        while not all(op.done for op in ops):
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.pump(left):
+                raise AssertionError(f"not done: {[op for op in ops if not op.done]}")
+        self._stash = [op for op in self._stash if id(op) not in wanted]
+
+    def result(self, op: iocpcore.Operation, limit: float = LIMIT) -> Any:
+        self.finish(op, limit=limit)
+        return op.result()
+
+    def error(self, op: iocpcore.Operation) -> BaseException | None:
+        self.finish(op)
+        return op.error
+
+    def nothing_more(self) -> None:
+        """Nothing has completed that was not asked for."""
+        assert self.pump(0) == []
+        assert self._stash == []
+        assert self.port.in_flight == 0
+
+    # ---- handles
+
+    def keep(self, item: Any) -> Any:
+        """Close this at the end of the test."""
+        self._closers[id(item)] = item.close
+        return item
+
+    def _keep_simulated(self, handle: int) -> int:
+        def close() -> None:
+            try:
+                self.port.dissociate(handle)
+            except ValueError:
+                pass  # it never was associated, or the port is closed
+            try:
+                _core.sim_close(self.port, handle)
+            except ValueError:
+                pass  # the port is closed, and its world with it
+
+        self._closers[handle] = close
+        return handle
+
+    def close(self, handle: Any) -> None:
+        if self.simulated:
+            self._closers.pop(handle)()
+        else:
+            handle.close()
+
+    def pair(self) -> tuple[Any, Any]:
+        """A connected stream handle, and its peer."""
+        if self.simulated:
+            handle, other = _core.sim_pair(self.port)
+            return self._keep_simulated(handle), SimPeer(self, self._keep_simulated(other))
+        sock, other = tcp_pair()
+        return self.keep(sock), SystemPeer(self, self.keep(other))
+
+    def stream(self) -> Any:
+        """A stream handle that is not connected."""
+        if self.simulated:
+            return self._keep_simulated(_core.sim_socket(self.port))
+        return self.keep(socket.socket())
+
+    def listener(self, backlog: int = 128) -> tuple[Any, Any]:
+        if self.simulated:
+            handle, address = _core.sim_listener(self.port)
+            return self._keep_simulated(handle), address
+        sock = self.keep(socket.socket())
+        sock.bind((LOOPBACK, 0))
+        sock.listen(backlog)
+        return sock, sock.getsockname()
+
+    def dial(self, address: Any) -> Any:
+        """A peer that has connected to a listener, or is about to."""
+        if self.simulated:
+            handle = self.stream()
+            self.result(self.port.connect(handle, address))
+            return SimPeer(self, handle)
+        sock = self.keep(socket.socket())
+        sock.settimeout(LIMIT)
+        sock.connect(address)
+        return SystemPeer(self, sock)
+
+    def taken(self, accepted: Any) -> Any:
+        """Closes an accepted socket at the end of the test."""
+        return self._keep_simulated(accepted) if self.simulated else self.keep(accepted)
+
+    def datagram(self) -> tuple[Any, Any]:
+        """A datagram handle and its address."""
+        if self.simulated:
+            handle, address = _core.sim_datagram(self.port)
+            return self._keep_simulated(handle), address
+        sock = self.keep(socket.socket(type=socket.SOCK_DGRAM))
+        sock.bind((LOOPBACK, 0))
+        return sock, sock.getsockname()
+
+    def file(self, data: bytes = b"") -> Any:
+        """A file to read and write, with this in it."""
+        if self.simulated:
+            return self._keep_simulated(_core.sim_file(self.port, data))
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end
+        file.write(data)
+        return self.keep(file)
+
+    def silent_address(self) -> Any:
+        """An address that does not answer: the queue of its listener is full."""
+        _, address = self.listener(backlog=0)
+        for _ in range(64):
+            sock = self.keep(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(address)
+            if not wait_ready(sock, POLLOUT, 0.1):
+                return address
+        return None
+
+    def fill(self, sock: socket.socket) -> int:
+        """Send until the system takes no more; how much went."""
+        sock.setblocking(False)
+        block = bytes(1 << 16)
+        total = 0
+        for _ in range(4096):
+            try:
+                total += sock.send(block)
+            except BlockingIOError:
+                if not wait_ready(sock, POLLOUT, 0.05):
+                    return total
+        raise AssertionError("the socket takes anything")
+
+    def end(self) -> None:
+        for closer in reversed(self._closers.values()):
+            closer()
+        self._closers.clear()
+        self._seen.clear()
+        self._stash.clear()
