@@ -1,0 +1,77 @@
+/* test.h: a small harness for C tests.
+ *
+ * A program is a table of named tests. It runs them in order in one process and ends with the first
+ * failure, because what a failed test leaves behind says nothing; run_core.py starts the program
+ * again behind it. Each test has a time limit that ends the process too. */
+#ifndef IOCPCORE_TEST_H
+#define IOCPCORE_TEST_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "core/backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct test_case {
+    const char *name;
+    void (*run)(void);
+} test_case;
+
+#define TEST(name) \
+    { #name, name }
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+
+/* Runs the tests; what main returns. `--from N` begins with the N-th. */
+int test_main(int argc, char **argv, const test_case *tests, size_t count);
+
+/* Ends the test in good order, but not as passed. Only in the thread of the test, and with
+ * nothing left open. */
+void test_skip(const char *reason);
+
+_Noreturn void test_fail(const char *file, int line, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+
+#define FAIL(...) test_fail(__FILE__, __LINE__, __VA_ARGS__)
+#define CHECK(condition)            \
+    do {                            \
+        if (!(condition))           \
+            FAIL("%s", #condition); \
+    } while (0)
+#define CHECK_INT(is, should)                                           \
+    do {                                                                \
+        long long is_ = (long long)(is), should_ = (long long)(should); \
+        if (is_ != should_)                                             \
+            FAIL("%s is %lld, not %lld", #is, is_, should_);            \
+    } while (0)
+
+/* How much to do: 1, or less under valgrind and other slow company. */
+uint64_t test_scaled(uint64_t count);
+
+/* A sequence of one's own for random tests. */
+typedef struct test_random {
+    uint64_t state;
+} test_random;
+uint64_t test_below(test_random *random, uint64_t below);
+
+/* Threads that are joined. */
+typedef struct test_thread {
+    void (*function)(void *argument);
+    void *argument;
+    io_mutex lock;
+    io_cond ended;
+    bool done;
+} test_thread;
+void test_thread_start(test_thread *thread, void (*function)(void *argument), void *argument);
+void test_thread_join(test_thread *thread);
+void test_sleep_ms(unsigned ms);
+
+/* Runs this program again with one argument; true if it ended badly, as by a signal. */
+bool test_child_dies(const char *argument);
+
+#endif
