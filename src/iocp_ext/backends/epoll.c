@@ -190,8 +190,8 @@ static int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
     if (maximum > EVENTS_MAX)
         maximum = EVENTS_MAX;
     int count = pwait(state->epoll, events, maximum, deadline_ns, mask);
-    if (count < 0)
-        return -errno;
+    if (count < 0) /* EINTR also comes without a signal: a stop, or the kernel's own work */
+        return errno == EINTR && !wait->signals ? 0 : -errno;
     for (int i = 0; i < count; i++) {
         uint32_t happened = events[i].events;
         uint32_t ready = 0;
