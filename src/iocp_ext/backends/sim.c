@@ -17,6 +17,9 @@
  *
  * wake() takes a lock, so unlike a real backend's it must not be called from a signal handler. A
  * signal does not end the block: a wait that wants signals returns every few milliseconds. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "sim_net.h"
 
 #include <stdlib.h>

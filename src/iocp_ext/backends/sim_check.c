@@ -5,6 +5,9 @@
  * body of an operation is moved away while the kernel has it, and a pattern stands in its place:
  * the core can neither use nor change it unnoticed. Of the head, only the link, the state and the
  * flags may change meanwhile; they belong to the strand. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "sim_net.h"
 
 #include <stdio.h>

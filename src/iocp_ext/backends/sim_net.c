@@ -4,6 +4,9 @@
  * as far as there is room. A connect makes the other end at once and puts it into the listener's
  * queue; accept gives it a number. Datagram sockets hold a few packets and drop what is too many.
  * A closed file lives on as long as something refers to it. All under sim->lock. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "sim_net.h"
 
 #include <stdlib.h>
