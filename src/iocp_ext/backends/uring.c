@@ -315,6 +315,8 @@ static int wait_for_completions(uring_lane *state, const io_wait *wait, uint64_t
         timeout = &left;
     }
     int error = uring_ring_wait(&state->ring, timeout, mask);
+    if (error == EINTR && !wait->signals)
+        return 0;
     return error == ETIME || error == EBUSY || error == EAGAIN ? 0 : -error;
 }
 
