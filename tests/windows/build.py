@@ -50,16 +50,19 @@ def build(abis: Sequence[str], into: Path) -> None:
     OBJECTS.mkdir(parents=True, exist_ok=True)
     compiler = _Compiler(project)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = {
-            abi: [pool.submit(compiler.compile, source, _abi_of(source, abi)) for source in sources]
-            for abi in abis
-        }
-        problems = {str(e) for futures in jobs.values() for f in futures if (e := f.exception())}
+        wanted = {(source, _abi_of(source, abi)) for source in sources for abi in abis}
+        objects = {job: pool.submit(compiler.compile, *job) for job in sorted(wanted, key=str)}
+        # One for each source: the other ABIs have the same to say.
+        problems = {job[0]: e for job, done in objects.items() if (e := done.exception())}
         if problems:
-            die("\n".join(["the extension does not compile for Windows", *sorted(problems)]))
-        objects = {abi: [future.result() for future in futures] for abi, futures in jobs.items()}
-        for done in [pool.submit(_assemble, abi, objects[abi], into / abi) for abi in abis]:
-            done.result()
+            found = map(str, problems.values())
+            die("\n".join(["the extension does not compile for Windows", *found]))
+        modules = []
+        for abi in abis:
+            parts = [objects[source, _abi_of(source, abi)].result() for source in sources]
+            modules.append(pool.submit(_assemble, abi, parts, into / abi))
+        for module in modules:
+            module.result()
     _forget_old_objects()
 
 
@@ -85,8 +88,9 @@ class _Compiler:
         interpreter = b""
         if abi:
             include = python_home(abi) / "Include"
-            # As system headers, Python's own are exempt from our warnings.
-            flags += ["-isystem", str(include)]
+            # As system headers, Python's own are exempt from our warnings. Formats: GCC takes the
+            # attribute in them to mean the old CRT's printf, which had no %zd.
+            flags += ["-isystem", str(include), "-Wno-format"]
             flags += [FREE_THREADED_FLAG] if is_free_threaded(abi) else []
             interpreter = (include / "patchlevel.h").read_bytes()
         else:
@@ -97,8 +101,8 @@ class _Compiler:
         if target.exists():
             target.touch()
             return target
-        # Other threads and other runs may be at the same file: each works on its own.
-        temporary = OBJECTS / f"{name}.{os.getpid()}.{abi}"
+        # Another run may be at the same object.
+        temporary = OBJECTS / f"{name}.{os.getpid()}"
         run(GCC, *flags, source, "-o", temporary)
         temporary.replace(target)
         return target
@@ -110,8 +114,8 @@ def _assemble(abi: str, objects: Sequence[Path], target: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
     shutil.copytree(PACKAGE, package, ignore=ignore)
     module = package / f"_core.{abi}-win_amd64.pyd"
-    command = (GCC, *COMPILE_FLAGS, "-shared", *objects, python_dll(abi), *LIBRARIES)
-    run(*command, "-o", module)
+    inputs = (*objects, python_dll(abi))
+    run(GCC, *COMPILE_FLAGS, "-shared", *inputs, *LIBRARIES, "-o", module)
 
 
 def _forget_old_objects() -> None:

@@ -32,7 +32,6 @@ from layout import (
     CommandFailed,
     check_abis,
     die,
-    windows_path,
     write_script,
 )
 
@@ -42,16 +41,16 @@ WINE_SCRIPT = f"""\
 exec ${{WINCPU:+taskset -c "$WINCPU"}} "{WINE}/wine" "$@"
 """
 
-# Byte code goes beside the toolchain: a Windows and a Linux Python of one minor version would
-# otherwise overwrite each other's files in the checkout.
+# Byte code goes beside the toolchain, whatever the host's settings are: in the checkout a Windows
+# and a Linux Python of one minor version would overwrite each other's files.
 WPY_SCRIPT = f"""\
 #!/bin/bash
 # wpy ABI ARGS...: a Windows Python. WINCPU=N as for wine.
 set -eu
 abi=$1
 shift
-unset PYTHONHOME
-export PYTHONPYCACHEPREFIX='{windows_path(WIN / "pycache")}\\'"$abi" PYTHONNOUSERSITE=1
+unset PYTHONHOME PYTHONDONTWRITEBYTECODE
+export PYTHONNOUSERSITE=1 PYTHONPYCACHEPREFIX="Z:{WIN}/pycache/$abi"
 exec "{WIN}/wine" "{PYTHONS}/$abi/python.exe" "$@"
 """
 

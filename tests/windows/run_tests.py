@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from itertools import takewhile
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TextIO
@@ -30,6 +30,7 @@ from layout import (
     CHECKOUT,
     RUNS,
     WIN,
+    WINE,
     CommandFailed,
     check_abis,
     die,
@@ -88,7 +89,7 @@ class Lane:
         # It stays while no process needs it, between two ABIs, but not long after a killed run.
         # It inherits no pipe, which would seem open for as long as it lives.
         subprocess.run(
-            [*self._pin, wine.WINE / "wineserver", "--persistent=60"],
+            [*self._pin, WINE / "wineserver", "--persistent=60"],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -162,17 +163,19 @@ class Tester:
         code = self._lane.python(self._abi, arguments, self._environment, output, left_s)
         verdict = self._read_report()
         if code is None:
-            verdict.trouble = f"not done within {self._options.limit_s:.0f} s"
-        elif code == 5 or (code == 0 and not verdict.passed):
+            return Verdict(trouble=f"not done within {self._options.limit_s:.0f} s")
+        if verdict is None:
+            return Verdict(trouble=f"Python ended with exit code {code} and without a report")
+        if not verdict.passed + verdict.failed:
             verdict.trouble = "no test was run"
         elif code != 0 and not verdict.failed:
             verdict.trouble = f"Python ended with exit code {code}"
         return verdict
 
-    def _read_report(self) -> Verdict:
-        """The counts of pytest's report, which is written at the very end or, killed, never."""
+    def _read_report(self) -> Verdict | None:
+        """The counts of pytest's report; None if Python did not live to write it."""
         if not self._report.exists():
-            return Verdict()
+            return None
         suites = list(ET.parse(self._report).getroot().iter("testsuite"))
         tests, failures, errors, skipped = (
             sum(int(suite.get(name, "0")) for suite in suites)
@@ -197,7 +200,7 @@ def run_all(folder: Path, options: Options) -> dict[str, Verdict]:
             finished.put((abi, verdict))
 
     with ExitStack() as stack:
-        lanes = []
+        lanes: list[Lane] = []
         for cpu, _ in zip(options.cpus, options.abis, strict=False):
             lanes.append(Lane(folder / f"prefix-{len(lanes)}", cpu))
             stack.callback(lanes[-1].close)
@@ -219,7 +222,7 @@ def test_one(folder: Path, lane: Lane, abi: str, options: Options) -> Verdict:
         verdict = tester.run(output)
     lines = [f"==== {abi}: {verdict} in {time.monotonic() - start:.0f} s"]
     if not verdict.is_good:
-        lines[:0] = [f"==== {abi}"] + log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+        lines[:0] = [f"==== {abi}", *log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]]
     say("\n".join(lines))
     return verdict
 
@@ -246,7 +249,9 @@ def run_folder() -> Iterator[Path]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a run's folder, and the byte code of what was built in it."""
+    """Remove a run's folder, what still runs in it, and the byte code of what was built in it."""
+    for prefix in folder.glob("prefix-*"):
+        wine.stop_server(prefix)
     for tree in (WIN / "pycache").glob("*"):
         shutil.rmtree(tree / folder.relative_to("/"), ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,10 @@ missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
-python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+has_modules() {
+    python3 -c 'import importlib.util as u; exit(not (u.find_spec("pip") and u.find_spec("setuptools")))'
+}
+has_modules 2>/dev/null || missing+=(python3-pip python3-setuptools)
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 
 if [ ${#missing[@]} -gt 0 ]; then
@@ -27,5 +30,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get -qq -o Acquire::Retries=3 update
     apt-get -qq -o Acquire::Retries=3 install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
+
+# The packages are those of Debian's own Python, which need not be the one first on PATH.
+has_modules || { echo "setup.sh: $(command -v python3) lacks pip or setuptools" >&2; exit 1; }
 
 exec python3 "$here/provision.py" "$@"

@@ -65,7 +65,7 @@ def environment(prefix: Path) -> dict[str, str]:
 def stop_server(prefix: Path = PREFIX) -> None:
     """End every process of one prefix, and only those."""
     if (WINE / "wineserver").exists():
-        command = [WINE / "wineserver", "--kill"]
+        command = [str(WINE / "wineserver"), "--kill"]
         subprocess.run(command, env=environment(prefix), capture_output=True)
 
 
@@ -75,21 +75,20 @@ def clone_prefix(target: Path) -> None:
     The system files are most of it and are only read, so they are shared as hard links.
     """
     target.mkdir(parents=True)
-    for item in PREFIX.iterdir():
-        if item.name != "drive_c":
-            run("cp", "-a", item, target)
+    files = [item for item in PREFIX.iterdir() if item.name != "drive_c"]
+    files += [item for item in (PREFIX / "drive_c").iterdir() if item.name != "windows"]
     (target / "drive_c").mkdir()
-    for item in (PREFIX / "drive_c").iterdir():
-        run("cp", "-al" if item.name == "windows" else "-a", item, target / "drive_c")
+    for item in files:
+        run("cp", "--archive", item, target / item.relative_to(PREFIX))
+    run("cp", "--archive", "--link", PREFIX / "drive_c/windows", target / "drive_c")
 
 
 def _use_own_libraries() -> None:
     loader = LIBRARIES / "ld-linux-x86-64.so.2"
     for name in ("wine64", "wineserver64"):
-        run(
-            *("patchelf", "--set-interpreter", loader),
-            *("--force-rpath", "--set-rpath", LIBRARIES, PROGRAMS / name),
-        )
+        program = PROGRAMS / name
+        run("patchelf", "--set-interpreter", loader, program)
+        run("patchelf", "--force-rpath", "--set-rpath", LIBRARIES, program)
     # wine64 starts what has this name beside itself; the package's script would find the host's.
     (PROGRAMS / "wineserver").unlink(missing_ok=True)
     (PROGRAMS / "wineserver").symlink_to("wineserver64")
