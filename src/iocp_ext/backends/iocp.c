@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <winternl.h>
 
-enum { BATCH = 64, POST_RETRY_MS = 10 };
+enum { BATCH = 64, POST_RETRY_MS = 10, NT_SEVERITY_SHIFT = 30, NT_WARNING = 2 };
 
 uint32_t iocp_status_code(uint32_t status) {
     return RtlNtStatusToDosError((NTSTATUS)status);
@@ -142,20 +142,32 @@ void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
 static void report(io_op *op, uint32_t bytes, io_list *done) {
     uint32_t status = (uint32_t)op->overlapped.Internal;
     switch (op->kind) {
-    case IO_POLL: winpoll_report(op, status, done); break;
+    case IO_POLL:
+        winpoll_report(op, status, done);
+        break;
     case IO_READ:
-    case IO_WRITE: winfile_report(op, status, bytes, done); break;
-    default: winsock_report(op, status, bytes, done);
+    case IO_WRITE:
+        winfile_report(op, status, bytes, done);
+        break;
+    default:
+        winsock_report(op, status, bytes, done);
     }
 }
 
 static void take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_list *done) {
     io_op *op = (io_op *)entry->lpOverlapped;
     switch (entry->lpCompletionKey) {
-    case IOCP_KEY_IO: report(op, entry->dwNumberOfBytesTransferred, done); break;
-    case IOCP_KEY_POSTED: io_list_push_back(done, &op->link); break;
-    case IOCP_KEY_TIMER: fire_timers(lane, done); break;
-    default: /* a wake: to have returned is all */ break;
+    case IOCP_KEY_IO:
+        report(op, entry->dwNumberOfBytesTransferred, done);
+        break;
+    case IOCP_KEY_POSTED:
+        io_list_push_back(done, &op->link);
+        break;
+    case IOCP_KEY_TIMER:
+        fire_timers(lane, done);
+        break;
+    default: /* a wake: to have returned is all */
+        break;
     }
 }
 
@@ -264,29 +276,41 @@ int iocp_refused(io_op *op, uint32_t code) {
     return -io_error_from_windows(code);
 }
 
+/* The kernel queues a packet for whatever is not an error. A warning, such as a datagram that was
+ * cut off, is none, although the call that meets it fails. To look is safe: the handle's lock keeps
+ * who may have the packet already from reporting it. */
 int iocp_started(io_op *op, bool succeeded, uint32_t code) {
-    return succeeded || code == ERROR_IO_PENDING ? IO_PENDING : iocp_refused(op, code);
+    if (succeeded || code == ERROR_IO_PENDING)
+        return IO_PENDING;
+    bool warned = (uint32_t)op->overlapped.Internal >> NT_SEVERITY_SHIFT == NT_WARNING;
+    return warned ? IO_PENDING : iocp_refused(op, code);
 }
 
 static int iocp_submit(io_op *op) {
     op->overlapped = (OVERLAPPED){0};
     switch (op->kind) {
-    case IO_POLL: return winpoll_submit(op);
+    case IO_POLL:
+        return winpoll_submit(op);
     case IO_READ:
     case IO_WRITE:
-    case IO_SYNC: return winfile_submit(op);
-    default: return winsock_submit(op);
+    case IO_SYNC:
+        return winfile_submit(op);
+    default:
+        return winsock_submit(op);
     }
 }
 
 /* That the kernel finds nothing to cancel means that the packet is on its way. */
 static int iocp_cancel(io_op *op) {
     switch (op->kind) {
-    case IO_POLL: return winpoll_cancel(op);
+    case IO_POLL:
+        return winpoll_cancel(op);
     case IO_READ:
     case IO_WRITE:
-    case IO_SYNC: return winfile_cancel(op);
-    default: return winsock_cancel(op);
+    case IO_SYNC:
+        return winfile_cancel(op);
+    default:
+        return winsock_cancel(op);
     }
 }
 

@@ -3,8 +3,9 @@
  * Whether a file can do overlapped work is settled when it is opened, and those that others open
  * usually cannot. So a disk file is opened once more, with the access that the given handle has,
  * for ourselves. Where that is not possible (its opener does not share it), and for what the
- * kernel has no overlapped call for (flushing), the core's file threads make the blocking calls. A
- * pipe cannot be opened again; it is used as it is if it was opened for overlapped work.
+ * kernel has no overlapped call for (flushing), the core's file threads make the blocking calls;
+ * except that a handle which was opened for overlapped work is used as it is. That is also the way
+ * of pipes, which cannot be opened again.
  *
  * That the system may answer an overlapped read from its cache, or extend a file, before the call
  * returns is its own choice; a packet follows all the same. */
@@ -54,10 +55,10 @@ int winfile_open(io_handle *handle, uint32_t *os_error) {
     handle->type = IO_FILE;
     handle->family = 0;
     handle->backend.word[WINFILE_ACCESS] = (intptr_t)granted;
-    HANDLE overlapped = type == FILE_TYPE_DISK ? open_again(file, granted) : file;
-    uint32_t ignored;
+    HANDLE overlapped = type == FILE_TYPE_DISK ? open_again(file, granted) : NULL;
+    uint32_t ignored; /* what cannot be associated is left to the file threads */
     if (overlapped == NULL)
-        return 0; /* the file threads do it */
+        overlapped = file;
     if (iocp_associate(handle->lane, (io_native)overlapped, &ignored) == 0)
         handle->backend.word[WINFILE_OVERLAPPED] = (intptr_t)overlapped;
     else if (overlapped != file)
@@ -161,8 +162,6 @@ static int transfer(io_op *op) {
         op->result = 0;
         return IO_DONE;
     }
-    if (code == ERROR_MORE_DATA) /* a warning, not an error: a packet follows */
-        return IO_PENDING;
     return iocp_started(op, succeeded, code);
 }
 

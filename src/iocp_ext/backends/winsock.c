@@ -137,8 +137,8 @@ static uint64_t room_of(const io_transfer *transfer) {
     return room;
 }
 
-/* What of a datagram does not fit goes here, and nobody reads it. Without it Windows would answer
- * a cut-off datagram with an error that, unlike every other error, also queues a packet. */
+/* What of a datagram does not fit goes here, and nobody reads it. Otherwise it would be cut off
+ * with an error, and whether the sender's address is there then is not documented. */
 static char overflow[DATAGRAM_MAX];
 
 static int receive(io_transfer *transfer) {
@@ -173,8 +173,6 @@ static int receive(io_transfer *transfer) {
         op->result = 0;
         return IO_DONE;
     }
-    if (code == WSAEMSGSIZE) /* cut off all the same: the one error with a packet */
-        return IO_PENDING;
     return iocp_started(op, !failed, code == WSAECONNABORTED ? WSAECONNRESET : code);
 }
 
@@ -211,7 +209,8 @@ static int start_send(io_transfer *transfer) {
 static int start_send_file(io_send_file *file) {
     io_op *op = &file->op;
     LARGE_INTEGER size;
-    if (!GetFileSizeEx((HANDLE)file->file, &size)) {
+    if (GetFileType((HANDLE)file->file) != FILE_TYPE_DISK ||
+        !GetFileSizeEx((HANDLE)file->file, &size)) {
         op->os_error = GetLastError();
         return op->os_error == ERROR_INVALID_HANDLE ? -IOE_BADF : -IOE_INVAL;
     }
