@@ -188,6 +188,8 @@ static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, i
     DWORD asked = io_deadline_ms(deadline_ns);
     DWORD ms = asked;
     bool signals = wait != NULL && wait->signals && asked > 0;
+    if (signals && winsignal_take())
+        return -IOE_INTR;
     if (signals) {
         ms = winsignal_begin((HANDLE)wait->mask, asked);
         if (winsignal_take()) {
