@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SIM_POLL_NS 1000 /* what a look takes that waits for nothing: who polls gets on, too */
 #define SIM_SIGNAL_CHECK_NS (20 * IO_NS_PER_MS)
 
 static uint32_t os_error_of(int64_t result) {
@@ -339,6 +340,8 @@ static int sim_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, in
     if (sim->waiting)
         sim_fail(sim, "two threads wait at once", NULL);
     sim->waiting = true;
+    if (deadline_ns <= sim->now_ns)
+        sim->now_ns += SIM_POLL_NS;
     if (!sim_chance(sim, IO_SIM_SPURIOUS, 16))
         status = wait_locked(sim, wait, deadline_ns, maximum, done);
     sim->waiting = false;

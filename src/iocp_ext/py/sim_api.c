@@ -154,7 +154,7 @@ PyDoc_STRVAR(sim_close_doc, "sim_close(port, handle, /)\n--\n\nCloses a simulate
 PyDoc_STRVAR(sim_shutdown_doc, "sim_shutdown(port, handle, /)\n--\n\n"
                                "The peer of a stream sees the end of it.");
 PyDoc_STRVAR(sim_configure_doc,
-             "sim_configure($module, port, *, seed=0, faults=False, stuck=False)\n--\n\n"
+             "sim_configure(port, *, seed=0, faults=False, stuck=False)\n--\n\n"
              "Starts the sequence of chances anew, and switches faults on or off.\n\n"
              "stuck: operations that are submitted from now on never end, even if cancelled.");
 PyDoc_STRVAR(sim_stats_doc, "sim_stats(port, /)\n--\n\nWhat the simulation has counted.");
