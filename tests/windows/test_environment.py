@@ -94,16 +94,24 @@ def test_completion_port_delivers_in_order() -> None:
 
 def test_closing_a_port_releases_its_waiter() -> None:
     """Old versions of Wine leave the thread waiting for ever."""
-    port = kernel32.CreateIoCompletionPort(INVALID_HANDLE, None, 0, 1)
-    results = []
-    waiter = threading.Thread(target=lambda: results.append(get_completion(port)), daemon=True)
-    waiter.start()
-    # Nothing tells when the thread has begun to wait; too short a time here never fails the test
-    # wrongly for long: closing first gives "invalid handle", seen below.
-    time.sleep(0.2)
-    assert kernel32.CloseHandle(port)
-    waiter.join(20)
-    assert results == [(False, ERROR_ABANDONED_WAIT_0, 0, 0)]
+    results: list[tuple[bool, int, int, int]] = []
+
+    def wait(port: int) -> None:
+        results.append(get_completion(port))
+
+    # Nothing tells that the thread has begun to wait. If it was not that far when the port was
+    # closed, it found an invalid handle, and the next round gives it more time.
+    for pause in (0.05, 0.5, 5):
+        port = kernel32.CreateIoCompletionPort(INVALID_HANDLE, None, 0, 1)
+        waiter = threading.Thread(target=wait, args=(port,), daemon=True)
+        waiter.start()
+        time.sleep(pause)
+        assert kernel32.CloseHandle(port)
+        waiter.join(20)
+        assert not waiter.is_alive()
+        if results.pop() == (False, ERROR_ABANDONED_WAIT_0, 0, 0):
+            return
+    pytest.fail("no waiter was released with ERROR_ABANDONED_WAIT_0")
 
 
 def test_ctypes_callback() -> None:
