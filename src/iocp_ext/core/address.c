@@ -39,11 +39,9 @@ int io_address_unix(io_address *address, const char *path, size_t length) {
     return -IOE_AFNOSUPPORT; /* Python has no AF_UNIX there either */
 }
 
-static bool unix_text(const io_address *address, char *text, size_t size) {
+static void split_unix(const io_address *address, io_address_parts *parts) {
     (void)address;
-    (void)text;
-    (void)size;
-    return false;
+    (void)parts;
 }
 
 #else
@@ -61,33 +59,47 @@ int io_address_unix(io_address *address, const char *path, size_t length) {
     return 0;
 }
 
-static bool unix_text(const io_address *address, char *text, size_t size) {
+static void split_unix(const io_address *address, io_address_parts *parts) {
     const struct sockaddr_un *un = (const struct sockaddr_un *)&address->storage;
-    if (address->storage.ss_family != AF_UNIX)
-        return false;
     size_t start = offsetof(struct sockaddr_un, sun_path);
     size_t length = address->length > start ? address->length - start : 0;
-    if (length > 0 && un->sun_path[0] == '\0')
-        snprintf(text, size, "@%.*s", (int)(length - 1), un->sun_path + 1);
-    else
-        snprintf(text, size, "%.*s", (int)strnlen(un->sun_path, length), un->sun_path);
-    return true;
+    bool abstract = length > 0 && un->sun_path[0] == '\0'; /* all of it is the name */
+    parts->path = un->sun_path;
+    parts->path_length = abstract ? length : strnlen(un->sun_path, length);
 }
 
 #endif
 
-void io_address_text(const io_address *address, char *text, size_t size) {
-    char host[INET6_ADDRSTRLEN];
+void io_address_split(const io_address *address, io_address_parts *parts) {
     const struct sockaddr_in *in = (const struct sockaddr_in *)&address->storage;
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address->storage;
-    int family = address->storage.ss_family;
-    if (size == 0)
+    memset(parts, 0, sizeof *parts);
+    parts->path = "";
+    if (address->length == 0)
         return;
-    text[0] = '\0';
-    if (address->length == 0 || unix_text(address, text, size))
-        return;
-    if (family == AF_INET && inet_ntop(AF_INET, &in->sin_addr, host, sizeof host))
-        snprintf(text, size, "%s:%u", host, ntohs(in->sin_port));
-    else if (family == AF_INET6 && inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host))
-        snprintf(text, size, "[%s]:%u", host, ntohs(in6->sin6_port));
+    parts->family = address->storage.ss_family;
+    if (parts->family == AF_INET) {
+        inet_ntop(AF_INET, &in->sin_addr, parts->host, sizeof parts->host);
+        parts->port = ntohs(in->sin_port);
+    } else if (parts->family == AF_INET6) {
+        inet_ntop(AF_INET6, &in6->sin6_addr, parts->host, sizeof parts->host);
+        parts->port = ntohs(in6->sin6_port);
+        parts->flow_info = ntohl(in6->sin6_flowinfo);
+        parts->scope_id = in6->sin6_scope_id;
+    } else if (parts->family == AF_UNIX) {
+        split_unix(address, parts);
+    }
+}
+
+void io_address_text(const io_address *address, char *text, size_t size) {
+    io_address_parts parts;
+    io_address_split(address, &parts);
+    if (parts.family == AF_INET)
+        snprintf(text, size, "%s:%u", parts.host, parts.port);
+    else if (parts.family == AF_INET6)
+        snprintf(text, size, "[%s]:%u", parts.host, parts.port);
+    else if (parts.path_length > 0 && parts.path[0] == '\0')
+        snprintf(text, size, "@%.*s", (int)(parts.path_length - 1), parts.path + 1);
+    else
+        snprintf(text, size, "%.*s", (int)parts.path_length, parts.path);
 }

@@ -51,6 +51,16 @@ typedef struct io_address {
 int io_address_inet(io_address *address, const char *host, uint16_t port, uint32_t flow_info,
                     uint32_t scope_id, int family);
 int io_address_unix(io_address *address, const char *path, size_t length);
+
+typedef struct io_address_parts {
+    int family; /* AF_INET, AF_INET6, AF_UNIX, one without parts, or 0: no address */
+    char host[46];
+    uint16_t port;
+    uint32_t flow_info, scope_id;
+    const char *path; /* inside the address, not terminated; begins with NUL if it is abstract */
+    size_t path_length;
+} io_address_parts;
+void io_address_split(const io_address *address, io_address_parts *parts);
 /* Writes "127.0.0.1:80", "[::1]:80" or a path, for error messages. Numbers only. */
 void io_address_text(const io_address *address, char *text, size_t size);
 

@@ -247,8 +247,6 @@ void io_port_finish_close(io_port *port, size_t leaked) {
         if (port->file_pool != NULL)
             io_file_pool_close(port->file_pool);
         lane->backend->lane_close(lane);
-        io_buffer_pool_close(&port->buffers);
-        io_slabs_free(port);
     }
     atomic_store(&port->state, leaked == 0 ? IO_PORT_CLOSED : IO_PORT_LEAKED);
     io_mutex_lock(&lane->lock);
@@ -259,6 +257,9 @@ void io_port_finish_close(io_port *port, size_t leaked) {
 void io_port_destroy(io_port *port) {
     if (atomic_load(&port->state) == IO_PORT_LEAKED || forked(port))
         return;
+    /* Not before: what was taken while the port was open may be released after it is closed. */
+    io_slabs_free(port);
+    io_buffer_pool_close(&port->buffers);
     io_lane_free(&port->lane);
     io_mutex_destroy(&port->slab_lock);
     free(port);

@@ -76,6 +76,11 @@ static inline void io_signals_restore(const io_signals *saved) {
     (void)saved;
 }
 
+/* So that only what happens from now on ends a wait for the event. */
+static inline void io_event_reset(void *event) {
+    ResetEvent(event);
+}
+
 #else
 
 #include <pthread.h>
