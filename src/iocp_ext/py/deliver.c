@@ -1,0 +1,328 @@
+/* deliver.c: the one place where a completion becomes an object handed out, or a Python call.
+ *
+ * Threads wait with the interpreter released. What they took from the core is converted while they
+ * are attached, and released to the core before Python code hears of it.
+ *
+ * Signals end waits in the main thread only. It waits with every signal blocked except inside the
+ * kernel's wait, so that one that arrives between Python's look and the wait is not missed. */
+#include "pyio.h"
+
+#ifdef _WIN32
+PyAPI_FUNC(void *) _PyOS_SigintEvent(void);
+#endif
+
+enum { GET_MANY_MAX = 1024, GET_MANY_DEFAULT = 64 };
+
+/* ---- results --------------------------------------------------------------------------------- */
+
+static PyObject *poll_result(const py_operation *self, const io_poll *poll) {
+    unsigned long held = 0;
+    if (poll->ready & IO_READABLE)
+        held |= 1;
+    if (poll->ready & IO_WRITABLE)
+        held |= 2 | 4;
+    return PyLong_FromUnsignedLong(held & self->events);
+}
+
+static PyObject *datagram_result(py_operation *self, const io_datagram *datagram) {
+    PyObject *data = py_buffers_bytes(self, &datagram->transfer);
+    PyObject *address = data == NULL ? NULL : py_address_object(&datagram->address);
+    PyObject *pair = address == NULL ? NULL : PyTuple_Pack(2, data, address);
+    Py_XDECREF(data);
+    Py_XDECREF(address);
+    return pair;
+}
+
+static PyObject *accepted_address(py_operation *self, io_accept *accept) {
+    self->accepted = accept->accepted;
+    accept->accepted = IO_NATIVE_NONE;
+    return py_address_object(&accept->peer);
+}
+
+static PyObject *result_of(py_operation *self, io_op *op) {
+    switch ((py_kind)self->kind) {
+    case PY_RECV:
+    case PY_READ:
+        return py_buffers_bytes(self, (io_transfer *)op);
+    case PY_RECV_FROM:
+        return datagram_result(self, (io_datagram *)op);
+    case PY_ACCEPT:
+        return accepted_address(self, (io_accept *)op);
+    case PY_POLL:
+        return poll_result(self, (io_poll *)op);
+    case PY_POST:
+        return Py_NewRef(self->pinned);
+    case PY_CONNECT:
+    case PY_SYNC:
+    case PY_TIMER:
+        return Py_NewRef(Py_None);
+    default:
+        return PyLong_FromLongLong(op->result);
+    }
+}
+
+static void mark_done(py_operation *self) {
+    Py_BEGIN_CRITICAL_SECTION(self); /* orders cancel() before this, or after it */
+    self->op = NULL;
+    Py_END_CRITICAL_SECTION();
+    atomic_store_explicit(&self->done, true, memory_order_release);
+}
+
+/* Stores the exception that is set: the operation has ended all the same. */
+static void keep_exception(py_operation *self) {
+    self->error = PyErr_GetRaisedException();
+}
+
+py_operation *py_hand_out(io_op *op) {
+    py_operation *self = op->owner;
+    if (op->result >= 0) {
+        self->result = result_of(self, op);
+        if (self->result == NULL)
+            keep_exception(self);
+    } else {
+        self->cancelled = op->result == -IOE_CANCELED;
+        self->error = py_error_of(self, op);
+        if (self->error == NULL)
+            keep_exception(self);
+    }
+    PyObject *pinned = self->pinned;
+    self->pinned = NULL;
+    mark_done(self);
+    io_op_release(op);
+    Py_XDECREF(pinned);
+    return self;
+}
+
+void py_hand_out_cancelled(io_op *op, bool leaked) {
+    py_operation *self = op->owner;
+    if (op->kind == IO_ACCEPT && !leaked && op->result >= 0)
+        self->accepted = ((io_accept *)op)->accepted;
+    self->cancelled = true;
+    self->error = py_error_object(IOE_CANCELED, 0, py_kinds[self->kind].name);
+    if (self->error == NULL)
+        keep_exception(self);
+    mark_done(self);
+    if (leaked)
+        return; /* with its buffers, and with the core's reference to it */
+    PyObject *pinned = self->pinned;
+    self->pinned = NULL;
+    io_op_release(op);
+    Py_XDECREF(pinned);
+    Py_DECREF((PyObject *)self);
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+typedef struct waiter {
+    py_port *port;
+    io_worker *worker; /* run(); else NULL, and: */
+    io_op **ops;
+    int maximum;
+} waiter;
+
+/* One wait in the core, by a thread that is detached. For a getter the port was entered. */
+static int wait_in_core(const waiter *self, const io_wait *wait) {
+    if (self->worker != NULL)
+        return io_worker_wait(self->worker, wait);
+    int count = io_lane_get(&self->port->port->lane, wait, self->ops, self->maximum);
+    py_port_leave(self->port);
+    return count;
+}
+
+static int wait_detached(const waiter *self, const io_wait *wait) {
+    int answer = self->worker == NULL ? -io_port_enter(self->port->port) : 0;
+    if (answer)
+        return answer;
+    PyThreadState *thread = PyEval_SaveThread();
+    answer = wait_in_core(self, wait);
+    PyEval_RestoreThread(thread);
+    return answer;
+}
+
+#ifdef _WIN32
+
+/* One wait that a signal ends. */
+static int wait_for_signals(const waiter *self, uint64_t deadline_ns) {
+    void *event = _PyOS_SigintEvent();
+    io_wait wait = {.deadline_ns = deadline_ns, .signals = true, .mask = event};
+    io_event_reset(event);
+    return PyErr_CheckSignals() < 0 ? -IOE_INTR : wait_detached(self, &wait);
+}
+
+#else
+
+static int wait_for_signals(const waiter *self, uint64_t deadline_ns) {
+    io_signals saved;
+    io_wait wait = {.deadline_ns = deadline_ns, .signals = true, .mask = &saved.mask};
+    io_signals_block(&saved);
+    int answer = PyErr_CheckSignals() < 0 ? -IOE_INTR : wait_detached(self, &wait);
+    io_signals_restore(&saved);
+    return answer;
+}
+
+#endif
+
+static bool in_main_thread(const py_port *port) {
+    return PyThread_get_thread_ident() == port->state->main_thread;
+}
+
+/* Waits until the core has an answer; -IOE_INTR with an exception set. */
+static int wait_until(const waiter *self, uint64_t deadline_ns) {
+    if (deadline_ns == 0 || !in_main_thread(self->port)) {
+        io_wait wait = {.deadline_ns = deadline_ns};
+        return wait_detached(self, &wait);
+    }
+    int answer;
+    do {
+        if (PyErr_CheckSignals() < 0) /* handlers run with signals as they were */
+            return -IOE_INTR;
+        answer = wait_for_signals(self, deadline_ns);
+    } while (answer == -IOE_INTR && !PyErr_Occurred());
+    return answer;
+}
+
+static PyObject *raise_wait_error(int error) {
+    if (PyErr_Occurred())
+        return NULL;
+    if (error == IOE_CLOSED || error == IOE_FORKED)
+        return py_error_entering(error);
+    return py_error_raise(error, 0, "wait");
+}
+
+/* ---- get ------------------------------------------------------------------------------------- */
+
+/* What is there already is taken without the cost of waiting for signals. How many were taken, or
+ * a negative error. */
+static int take(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
+    waiter getter = {.port = self, .ops = ops, .maximum = maximum};
+    int count = 0;
+    if (timeout_ns == 0 || in_main_thread(self))
+        count = wait_until(&getter, 0);
+    if (count != 0 || timeout_ns == 0)
+        return count;
+    int error = io_port_enter(self->port);
+    if (error)
+        return -error;
+    uint64_t now_ns = io_lane_now(&self->port->lane);
+    py_port_leave(self);
+    return wait_until(&getter, timeout_ns < IO_NEVER - now_ns ? now_ns + timeout_ns : IO_NEVER);
+}
+
+const char py_port_get_doc[] =
+    "get($self, /, timeout=None)\n--\n\n"
+    "Wait for one operation and hand it out.\n\n"
+    "timeout is in seconds; None waits for ever, 0 not at all. Returns None when it has\n"
+    "passed. Any number of threads may wait; a closed port ends their wait with\n"
+    "ValueError. Signals end a wait in the main thread as they do elsewhere in Python.";
+
+PyObject *py_port_get(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                      PyObject *keywords) {
+    static const py_signature signature = {"get", {"timeout"}, 1, 0};
+    py_port *self = (py_port *)object;
+    PyObject *timeout;
+    uint64_t timeout_ns;
+    if (!py_parse(&signature, args, count, keywords, &timeout) ||
+        !py_arg_timeout(timeout, "timeout", &timeout_ns))
+        return NULL;
+    io_op *op;
+    int taken = take(self, timeout_ns, &op, 1);
+    if (taken < 0)
+        return raise_wait_error(-taken);
+    return taken == 0 ? Py_NewRef(Py_None) : (PyObject *)py_hand_out(op);
+}
+
+static PyObject *hand_out_all(io_op **ops, int count) {
+    PyObject *list = PyList_New(count);
+    for (int i = 0; i < count; i++) {
+        PyObject *operation = (PyObject *)py_hand_out(ops[i]);
+        if (list != NULL)
+            PyList_SET_ITEM(list, i, operation);
+        else
+            Py_DECREF(operation);
+    }
+    return list;
+}
+
+const char py_port_get_many_doc[] =
+    "get_many($self, /, maximum=64, timeout=None)\n--\n\n"
+    "Wait for operations and hand out up to maximum of them, as a list.\n\n"
+    "Returns as soon as there is one; the list is empty when timeout (seconds, as for\n"
+    "get) has passed. At most 1024 are handed out at once.";
+
+PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                           PyObject *keywords) {
+    static const py_signature signature = {"get_many", {"maximum", "timeout"}, 2, 0};
+    py_port *self = (py_port *)object;
+    PyObject *values[2];
+    size_t maximum = GET_MANY_DEFAULT;
+    uint64_t timeout_ns;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        (values[0] != NULL && !py_arg_length(values[0], "maximum", &maximum)) ||
+        !py_arg_timeout(values[1], "timeout", &timeout_ns))
+        return NULL;
+    io_op *ops[GET_MANY_MAX];
+    int taken = take(self, timeout_ns, ops, maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);
+    return taken < 0 ? raise_wait_error(-taken) : hand_out_all(ops, taken);
+}
+
+/* ---- run ------------------------------------------------------------------------------------- */
+
+/* False: an exception leaves run(). */
+static bool call_back(io_op *op) {
+    py_operation *operation = py_hand_out(op);
+    bool go_on = true;
+    if (operation->callback != NULL) {
+        PyObject *answer = PyObject_CallOneArg(operation->callback, (PyObject *)operation);
+        Py_XDECREF(answer);
+        if (answer == NULL) {
+            go_on = !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) &&
+                    !PyErr_ExceptionMatches(PyExc_SystemExit);
+            if (go_on)
+                PyErr_WriteUnraisable(operation->callback);
+        }
+    }
+    Py_DECREF((PyObject *)operation);
+    return go_on;
+}
+
+static bool call_back_all(io_worker *worker) {
+    io_op *op;
+    while ((op = io_worker_take(worker)) != NULL)
+        if (!call_back(op))
+            return false;
+    return true;
+}
+
+const char py_port_run_doc[] =
+    "run($self, /)\n--\n\n"
+    "Be a worker: call op.callback(op) for one completion after another, until stop().\n\n"
+    "Any number of threads may be in run(); up to concurrency of them are in callbacks\n"
+    "at once, and when one of those blocks another takes its place. An operation without\n"
+    "callback merely becomes done. What a callback raises goes to sys.unraisablehook,\n"
+    "except KeyboardInterrupt and SystemExit, which leave run(). Returns when the port is\n"
+    "closed by a callback of this thread; raises ValueError when it is closed otherwise.";
+
+PyObject *py_port_run(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                      PyObject *keywords) {
+    static const py_signature signature = {"run", {NULL}, 0, 0};
+    py_port *self = (py_port *)object;
+    io_worker worker;
+    if (!py_parse(&signature, args, count, keywords, NULL) || !py_port_enter(self))
+        return NULL;
+    int error = io_worker_enter(&worker, &self->port->lane);
+    py_port_leave(self);
+    if (error)
+        return py_error_raise(-error, 0, "run");
+    waiter runner = {.port = self, .worker = &worker};
+    int answer;
+    do
+        answer = wait_until(&runner, IO_NEVER);
+    while (answer > 0 && call_back_all(&worker));
+    bool raised = PyErr_Occurred() != NULL;
+    io_worker_leave(&worker);
+    if (raised)
+        return NULL;
+    bool closed_here = self->closer == PyThread_get_thread_ident();
+    return answer >= 0 || (answer == -IOE_CLOSED && closed_here) ? Py_NewRef(Py_None)
+                                                                 : raise_wait_error(-answer);
+}

@@ -1,0 +1,174 @@
+/* module.c: the module iocpcore._core: its state, its types, its functions. Wiring only. */
+#include "pyio.h"
+
+static py_state *state_of(PyObject *module) {
+    return PyModule_GetState(module);
+}
+
+static bool import_name(const char *module, const char *name, PyObject **place) {
+    PyObject *imported = PyImport_ImportModule(module);
+    if (imported == NULL)
+        return false;
+    *place = PyObject_GetAttrString(imported, name);
+    Py_DECREF(imported);
+    return *place != NULL;
+}
+
+static bool intern(const char *text, PyObject **place) {
+    *place = PyUnicode_InternFromString(text);
+    return *place != NULL;
+}
+
+static bool make_type(PyObject *module, PyType_Spec *spec, bool is_public, PyTypeObject **place) {
+    *place = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *place != NULL && (!is_public || PyModule_AddType(module, *place) == 0);
+}
+
+static bool import_names(py_state *state) {
+    PyObject *weak_set = NULL;
+    if (!import_name("iocpcore.errors", "InvalidStateError", &state->invalid_state_error) ||
+        !import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
+        !import_name("socket", "socket", &state->socket_class) ||
+        !import_name("weakref", "WeakSet", &weak_set))
+        return false;
+    state->open_ports = PyObject_CallNoArgs(weak_set);
+    Py_DECREF(weak_set);
+#ifdef _WIN32
+    if (!import_name("msvcrt", "get_osfhandle", &state->get_osfhandle))
+        return false;
+#endif
+    return state->open_ports != NULL && intern("fileno", &state->str_fileno) &&
+           intern("setblocking", &state->str_setblocking) && intern("detach", &state->str_detach);
+}
+
+/* The main thread of the process at import; of a forked child: _set_main_thread. */
+static bool find_main_thread(py_state *state) {
+    PyObject *get_main_thread = NULL;
+    if (!import_name("threading", "main_thread", &get_main_thread))
+        return false;
+    PyObject *thread = PyObject_CallNoArgs(get_main_thread);
+    PyObject *ident = thread == NULL ? NULL : PyObject_GetAttrString(thread, "ident");
+    if (ident != NULL)
+        state->main_thread = PyLong_AsUnsignedLong(ident);
+    Py_XDECREF(ident);
+    Py_XDECREF(thread);
+    Py_DECREF(get_main_thread);
+    return PyErr_Occurred() == NULL;
+}
+
+static int module_exec(PyObject *module) {
+    py_state *state = state_of(module);
+    if (!import_names(state) || !find_main_thread(state))
+        return -1;
+    if (!make_type(module, &py_operation_spec, true, &state->operation_type) ||
+        !make_type(module, &py_association_spec, false, &state->association_type) ||
+        !make_type(module, &py_port_spec, true, &state->port_type))
+        return -1;
+    return PyModule_AddFunctions(module, py_sim_methods);
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    py_state *state = state_of(module);
+    Py_VISIT(state->port_type);
+    Py_VISIT(state->operation_type);
+    Py_VISIT(state->association_type);
+    Py_VISIT(state->invalid_state_error);
+    Py_VISIT(state->unsupported_operation);
+    Py_VISIT(state->socket_class);
+    Py_VISIT(state->get_osfhandle);
+    Py_VISIT(state->open_ports);
+    return 0;
+}
+
+static int module_clear(PyObject *module) {
+    py_state *state = state_of(module);
+    Py_CLEAR(state->port_type);
+    Py_CLEAR(state->operation_type);
+    Py_CLEAR(state->association_type);
+    Py_CLEAR(state->invalid_state_error);
+    Py_CLEAR(state->unsupported_operation);
+    Py_CLEAR(state->socket_class);
+    Py_CLEAR(state->get_osfhandle);
+    Py_CLEAR(state->open_ports);
+    Py_CLEAR(state->str_fileno);
+    Py_CLEAR(state->str_setblocking);
+    Py_CLEAR(state->str_detach);
+    return 0;
+}
+
+static void module_free(void *module) {
+    module_clear(module);
+}
+
+/* ---- functions ------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(backends_doc,
+             "backends()\n--\n\n"
+             "Every backend of this platform, best first: a dict of its name to the reason why it\n"
+             "cannot be used here, or None if it can.");
+
+static PyObject *module_backends(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    PyObject *found = PyDict_New();
+    for (const io_backend *const *backend = io_backends(); found && *backend; backend++) {
+        char reason[256] = "";
+        PyObject *text = (*backend)->probe(reason, sizeof reason) == 0
+                             ? Py_NewRef(Py_None)
+                             : PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace");
+        if (text == NULL || PyDict_SetItemString(found, (*backend)->name, text) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(text);
+    }
+    return found;
+}
+
+PyDoc_STRVAR(open_ports_doc, "_open_ports()\n--\n\n"
+                             "The ports of this interpreter that are not closed, as a list.");
+
+static PyObject *module_open_ports(PyObject *module, PyObject *Py_UNUSED(unused)) {
+    return PySequence_List(state_of(module)->open_ports);
+}
+
+PyDoc_STRVAR(set_main_thread_doc,
+             "_set_main_thread()\n--\n\n"
+             "The calling thread is the one whose waits are ended by signals.");
+
+static PyObject *module_set_main_thread(PyObject *module, PyObject *Py_UNUSED(unused)) {
+    state_of(module)->main_thread = PyThread_get_thread_ident();
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"backends", module_backends, METH_NOARGS, backends_doc},
+    {"_open_ports", module_open_ports, METH_NOARGS, open_ports_doc},
+    {"_set_main_thread", module_set_main_thread, METH_NOARGS, set_main_thread_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef module_definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "iocpcore._core",
+    .m_doc = "Completion ports: the native part of iocpcore.",
+    .m_size = sizeof(py_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void); /* for -Wmissing-prototypes */
+
+PyMODINIT_FUNC PyInit__core(void) {
+    return PyModuleDef_Init(&module_definition);
+}

@@ -1,0 +1,107 @@
+/* pyaddr.c: addresses as the socket module writes them: ("127.0.0.1", 80), ("::1", 80, 0, 0), or
+ * the path of a unix socket (bytes when it is in the abstract namespace). Hosts are numeric. */
+#include "pyio.h"
+
+#include <string.h>
+
+static bool bounded(PyObject *value, const char *name, const char *what, uint32_t most,
+                    uint32_t *number) {
+    int overflow = 0;
+    if (!PyLong_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s: %s must be an integer, not %.200s", name, what,
+                     Py_TYPE(value)->tp_name);
+        return false;
+    }
+    long long wide = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow != 0 || wide < 0 || wide > most) {
+        PyErr_Format(PyExc_ValueError, "%s: %s must be 0 to %lu", name, what, (unsigned long)most);
+        return false;
+    }
+    *number = (uint32_t)wide;
+    return true;
+}
+
+static bool parse_inet(PyObject *value, const char *name, int family, io_address *address) {
+    bool six = family == AF_INET6;
+    Py_ssize_t count = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
+    if (count < 2 || count > (six ? 4 : 2) || !PyUnicode_Check(PyTuple_GET_ITEM(value, 0))) {
+        PyErr_Format(PyExc_TypeError, "%s must be a tuple (host, port%s), not %.200R", name,
+                     six ? "[, flowinfo[, scope_id]]" : "", value);
+        return false;
+    }
+    uint32_t port = 0, flow_info = 0, scope_id = 0;
+    if (!bounded(PyTuple_GET_ITEM(value, 1), name, "port", UINT16_MAX, &port) ||
+        (count > 2 &&
+         !bounded(PyTuple_GET_ITEM(value, 2), name, "flowinfo", 0xFFFFF, &flow_info)) ||
+        (count > 3 &&
+         !bounded(PyTuple_GET_ITEM(value, 3), name, "scope_id", UINT32_MAX, &scope_id)))
+        return false;
+    Py_ssize_t size;
+    const char *host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(value, 0), &size);
+    if (host == NULL)
+        return false;
+    if (strlen(host) != (size_t)size ||
+        io_address_inet(address, host, (uint16_t)port, flow_info, scope_id, family) != 0) {
+        PyErr_Format(PyExc_ValueError, "%s must have a numeric IPv%d host, not %R", name,
+                     six ? 6 : 4, PyTuple_GET_ITEM(value, 0));
+        return false;
+    }
+    return true;
+}
+
+static bool parse_unix(PyObject *value, const char *name, io_address *address) {
+    PyObject *path = NULL;
+    if (PyUnicode_Check(value)) {
+        path = PyUnicode_EncodeFSDefault(value);
+    } else if (PyObject_CheckBuffer(value)) {
+        path = PyBytes_FromObject(value);
+    } else {
+        PyErr_Format(PyExc_TypeError, "%s must be a path (str or bytes), not %.200s", name,
+                     Py_TYPE(value)->tp_name);
+    }
+    if (path == NULL)
+        return false;
+    int error = PyBytes_GET_SIZE(path) == 0 ? IOE_INVAL
+                                            : io_address_unix(address, PyBytes_AS_STRING(path),
+                                                              (size_t)PyBytes_GET_SIZE(path));
+    Py_DECREF(path);
+    if (error)
+        PyErr_Format(PyExc_ValueError, "%s is not a path that a unix socket can have: %R", name,
+                     value);
+    return error == 0;
+}
+
+bool py_address_parse(PyObject *value, const char *name, int family, io_address *address) {
+    switch (family) {
+    case AF_INET:
+    case AF_INET6:
+        return parse_inet(value, name, family, address);
+    case AF_UNIX:
+        return parse_unix(value, name, address);
+    default:
+        PyErr_Format(PyExc_ValueError, "%s: there are no addresses of family %d", name, family);
+        return false;
+    }
+}
+
+PyObject *py_address_object(const io_address *address) {
+    io_address_parts parts;
+    io_address_split(address, &parts);
+    Py_ssize_t length = (Py_ssize_t)parts.path_length;
+    switch (parts.family) {
+    case 0:
+        return Py_NewRef(Py_None);
+    case AF_INET:
+        return Py_BuildValue("si", parts.host, (int)parts.port);
+    case AF_INET6:
+        return Py_BuildValue("siII", parts.host, (int)parts.port, (unsigned int)parts.flow_info,
+                             (unsigned int)parts.scope_id);
+    case AF_UNIX:
+        return length > 0 && parts.path[0] == '\0'
+                   ? PyBytes_FromStringAndSize(parts.path, length)
+                   : PyUnicode_DecodeFSDefaultAndSize(parts.path, length);
+    default:
+        return PyBytes_FromStringAndSize((const char *)&address->storage,
+                                         (Py_ssize_t)address->length);
+    }
+}
