@@ -1,0 +1,10 @@
+"""``python -m iocpcore``"""
+
+from __future__ import annotations
+
+import sys
+
+from iocpcore.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""The exceptions of this package."""
+
+from __future__ import annotations
+
+
+class InvalidStateError(RuntimeError):
+    """The result of an operation was asked for before the operation was done."""
