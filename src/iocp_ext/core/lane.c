@@ -420,7 +420,7 @@ static bool watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
     bool slept = lane->watcher_asleep;
     bool interrupted = wait_parked(self, wait, tick);
     lane->watcher_asleep = false;
-    bool any;
+    bool any = false;
     if (self->parked && look(lane, &any)) {
         io_list_remove(&self->parked_link);
         self->parked = false;
