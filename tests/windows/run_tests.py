@@ -174,7 +174,7 @@ class Tester:
         if not verdict.passed + verdict.failed:
             verdict.trouble = "no test was run"
         elif code != 0 and not verdict.failed:
-            verdict.trouble = f"Python ended with exit code {code}"
+            verdict.trouble = f"pytest ended with exit code {code}"
         return verdict
 
     def _read_report(self) -> Verdict | None:
@@ -196,8 +196,11 @@ def run_all(folder: Path, options: Options) -> dict[str, Verdict]:
     finished: SimpleQueue[tuple[str, Verdict]] = SimpleQueue()
 
     def work(lane: Lane) -> None:
-        while waiting:
-            abi = waiting.popleft()
+        while True:
+            try:
+                abi = waiting.popleft()
+            except IndexError:
+                return
             try:
                 verdict = test_one(folder, lane, abi, options)
             except Exception as problem:
