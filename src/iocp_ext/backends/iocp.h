@@ -51,6 +51,7 @@ void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done);
 uint32_t iocp_status_code(uint32_t status); /* the Win32 code of an NTSTATUS, for messages */
 
 /* NTSTATUS values that are no errors to us. */
+#define IOCP_STATUS_PENDING 0x00000103u
 #define IOCP_STATUS_BUFFER_OVERFLOW 0x80000005u
 #define IOCP_STATUS_END_OF_FILE 0xC0000011u
 #define IOCP_STATUS_PIPE_BROKEN 0xC000014Bu

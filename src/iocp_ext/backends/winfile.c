@@ -133,9 +133,36 @@ static int64_t sync_work(io_op *op, uint32_t *os_error) {
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
+/* Wine queues a packet, without a status, also for a request to a disk file that it refuses because
+ * of what the file system says; that must be waited for then. Windows never does. */
+static bool packet_follows(const io_handle *handle, uint32_t code) {
+    bool disk = GetFileType(overlapped_of(handle)) == FILE_TYPE_DISK;
+    bool refused_before =
+        code == ERROR_INVALID_HANDLE || code == ERROR_ACCESS_DENIED || code == ERROR_NOACCESS;
+    return disk && !refused_before &&
+           GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
+}
+
+static int start_transfer(io_op *op, const io_vec *vec) {
+    HANDLE file = overlapped_of(op->handle);
+    uint64_t offset = ((const io_transfer *)op)->offset;
+    DWORD length = (DWORD)io_vec_length(vec);
+    bool reads = op->kind == IO_READ;
+    op->overlapped.Offset = (DWORD)(offset & 0xFFFFFFFF);
+    op->overlapped.OffsetHigh = (DWORD)(offset >> 32);
+    bool succeeded = reads ? ReadFile(file, io_vec_base(vec), length, NULL, &op->overlapped)
+                           : WriteFile(file, io_vec_base(vec), length, NULL, &op->overlapped);
+    uint32_t code = succeeded ? 0 : GetLastError();
+    if (reads && (code == ERROR_HANDLE_EOF || code == ERROR_BROKEN_PIPE)) {
+        op->result = 0;
+        return IO_DONE;
+    }
+    int answer = iocp_started(op, succeeded, code);
+    return answer < 0 && packet_follows(op->handle, code) ? IO_PENDING : answer;
+}
+
 static int transfer(io_op *op) {
     io_transfer *part = (io_transfer *)op;
-    HANDLE file = overlapped_of(op->handle);
     ACCESS_MASK granted = (ACCESS_MASK)op->handle->backend.word[WINFILE_ACCESS];
     bool reads = op->kind == IO_READ;
     ACCESS_MASK needed = reads ? FILE_READ_DATA : FILE_WRITE_DATA | FILE_APPEND_DATA;
@@ -150,19 +177,13 @@ static int transfer(io_op *op) {
         op->result = 0;
         return IO_DONE;
     }
-    if (file == NULL)
-        return io_file_pool_submit(op, transfer_work);
-    op->overlapped.Offset = (DWORD)(part->offset & 0xFFFFFFFF);
-    op->overlapped.OffsetHigh = (DWORD)(part->offset >> 32);
-    DWORD length = (DWORD)io_vec_length(vec);
-    bool succeeded = reads ? ReadFile(file, io_vec_base(vec), length, NULL, &op->overlapped)
-                           : WriteFile(file, io_vec_base(vec), length, NULL, &op->overlapped);
-    uint32_t code = succeeded ? 0 : GetLastError();
-    if (reads && (code == ERROR_HANDLE_EOF || code == ERROR_BROKEN_PIPE)) {
-        op->result = 0;
-        return IO_DONE;
+    if (part->offset > INT64_MAX - (uint64_t)io_vec_length(vec)) {
+        op->result = 0; /* beyond the end of any file; -1 would mean the end of this one */
+        return reads ? IO_DONE : iocp_refused(op, ERROR_FILE_TOO_LARGE);
     }
-    return iocp_started(op, succeeded, code);
+    if (overlapped_of(op->handle) == NULL)
+        return io_file_pool_submit(op, transfer_work);
+    return start_transfer(op, vec);
 }
 
 int winfile_submit(io_op *op) {
@@ -180,6 +201,13 @@ int winfile_cancel(io_op *op) {
 }
 
 void winfile_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
+    if (status == IOCP_STATUS_PENDING) { /* refused, see packet_follows; the lock: by now */
+        io_mutex_lock(&op->handle->lock);
+        uint32_t code = op->os_error;
+        io_mutex_unlock(&op->handle->lock);
+        io_op_reported(op, -io_error_from_windows(code), code, done);
+        return;
+    }
     bool ended = status == IOCP_STATUS_END_OF_FILE || status == IOCP_STATUS_PIPE_BROKEN;
     if (op->kind == IO_READ && ended)
         io_op_reported(op, 0, 0, done);

@@ -17,7 +17,6 @@
 #endif
 
 #define IOCTL_AFD_POLL 0x00012024
-#define STATUS_PENDING_IO ((NTSTATUS)0x00000103)
 
 enum { GROUP_REQUESTS = 256 };
 
@@ -167,7 +166,7 @@ int winpoll_submit(io_op *op) {
     request->info.handle_count = 1;
     request->info.socket.handle = (HANDLE)op->handle->backend.word[WINSOCK_BASE];
     request->info.socket.events = question(poll->events);
-    op->overlapped.Internal = (ULONG_PTR)STATUS_PENDING_IO;
+    op->overlapped.Internal = IOCP_STATUS_PENDING;
     /* An OVERLAPPED begins with an IO_STATUS_BLOCK, and the packet carries the context. */
     NTSTATUS status = NtDeviceIoControlFile(
         group->driver, NULL, NULL, &op->overlapped, (IO_STATUS_BLOCK *)&op->overlapped,

@@ -31,6 +31,7 @@ static const meaning windows_codes[] = {
     {14, IOE_NOMEM}, /* ERROR_OUTOFMEMORY */
     {15, IOE_NOENT}, /* ERROR_INVALID_DRIVE */
     {19, IOE_PERM},  /* ERROR_WRITE_PROTECT */
+    {31, IOE_IO},    /* ERROR_GEN_FAILURE */
     {32, IOE_ACCES}, /* ERROR_SHARING_VIOLATION */
     {33, IOE_ACCES}, /* ERROR_LOCK_VIOLATION */
     {38, IOE_IO},    /* ERROR_HANDLE_EOF: where it is an end and no error, the backend says so */
