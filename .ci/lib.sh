@@ -64,6 +64,12 @@ find_python() {
     return 1
 }
 
+# missing_allowed NAME: whether $IOCPCORE_CI_ALLOW_MISSING, by commas or spaces, lists it.
+missing_allowed() {
+    local allowed="${IOCPCORE_CI_ALLOW_MISSING:-}"
+    [[ " ${allowed//,/ } " == *" $1 "* ]]
+}
+
 # copy_sources DIRECTORY: the checkout as it stands, without what git ignores. Builds happen in
 # such copies, so that builds with different switches never meet.
 copy_sources() {
