@@ -19,7 +19,7 @@ typedef struct test_scene {
     bool is_file[3];
     io_handle *handle[3]; /* [0] has the operation; [1] is its peer */
     io_address address;   /* of native[0] or of whom it talks to */
-    char *bytes;          /* LARGE */
+    char *bytes;          /* LARGE, not to be changed */
     char received[64];
     int ended[64]; /* how often; operations have these as owners */
     int used;

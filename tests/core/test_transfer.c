@@ -278,7 +278,6 @@ static void close_busy(const char *backend) {
             world_native_close(world, socket, false);
             world_native_close(world, file, true);
         }
-        free(scene.bytes);
     }
 }
 
