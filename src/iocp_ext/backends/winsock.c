@@ -98,17 +98,33 @@ static uint32_t ignore_unreachable(SOCKET socket) {
     return code == WSAEOPNOTSUPP || code == WSAEINVAL ? 0 : code;
 }
 
-int winsock_open(io_handle *handle, uint32_t *os_error) {
-    SOCKET socket = (SOCKET)handle->native;
+static uint32_t describe(SOCKET socket, int *family, int *type, int *protocol) {
     WSAPROTOCOL_INFOW info;
     int size = sizeof info;
-    uint32_t code =
-        code_of(getsockopt(socket, SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &size) == 0);
+    if (getsockopt(socket, SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &size) != 0)
+        return (uint32_t)WSAGetLastError();
+    *family = info.iAddressFamily;
+    *type = info.iSocketType;
+    *protocol = info.iProtocol;
+    return 0;
+}
+
+int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
+    return -io_error_from_windows(describe((SOCKET)native, family, type, protocol));
+}
+
+void io_native_close_socket(io_native native) {
+    closesocket((SOCKET)native);
+}
+
+int winsock_open(io_handle *handle, uint32_t *os_error) {
+    SOCKET socket = (SOCKET)handle->native;
+    int type, protocol;
+    uint32_t code = describe(socket, &handle->family, &type, &protocol);
     if (code == 0) {
-        handle->family = info.iAddressFamily;
-        handle->backend.word[WINSOCK_TYPE] = info.iSocketType;
-        handle->backend.word[WINSOCK_PROTOCOL] = info.iProtocol;
-        bool stream = info.iSocketType == SOCK_STREAM;
+        handle->backend.word[WINSOCK_TYPE] = type;
+        handle->backend.word[WINSOCK_PROTOCOL] = protocol;
+        bool stream = type == SOCK_STREAM;
         handle->type = stream ? IO_STREAM : IO_DATAGRAM;
         code = set_non_blocking(socket, true);
         if (code == 0 && !stream)
