@@ -135,7 +135,7 @@ def _resolve(host: str, port_number: int) -> tuple[socket.AddressFamily, tuple[s
     except (OSError, UnicodeError) as error:
         raise ValueError(f"host {host!r}: {error}") from error
     family, _, _, _, address = found[0]
-    return family, address[:2]
+    return family, (str(address[0]), port_number)
 
 
 def _listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
