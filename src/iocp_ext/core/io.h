@@ -356,6 +356,7 @@ struct io_lane {
 };
 
 int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency);
+void io_lane_close_wake(io_lane *lane); /* the descriptor behind main_wake */
 void io_lane_free(io_lane *lane);
 /* Takes up to `maximum` completed operations, waiting until the deadline for the first.
  * Returns how many (0: the deadline passed), -IOE_INTR, or -IOE_CLOSED. */

@@ -592,13 +592,18 @@ int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32
     return 0;
 }
 
-void io_lane_free(io_lane *lane) {
-    io_handles_free(lane);
-    io_timer_heap_free(&lane->timers);
+void io_lane_close_wake(io_lane *lane) {
 #ifndef _WIN32
     if (lane->main_wake >= 0)
         io_wake_close(lane->main_wake);
 #endif
+    lane->main_wake = -1;
+}
+
+void io_lane_free(io_lane *lane) {
+    io_handles_free(lane);
+    io_timer_heap_free(&lane->timers);
+    io_lane_close_wake(lane);
     io_cond_destroy(&lane->left);
     io_mutex_destroy(&lane->handles_lock);
     io_mutex_destroy(&lane->lock);

@@ -247,6 +247,7 @@ void io_port_finish_close(io_port *port, size_t leaked) {
         if (port->file_pool != NULL)
             io_file_pool_close(port->file_pool);
         lane->backend->lane_close(lane);
+        io_lane_close_wake(lane);
     }
     atomic_store(&port->state, leaked == 0 ? IO_PORT_CLOSED : IO_PORT_LEAKED);
     io_mutex_lock(&lane->lock);
