@@ -30,7 +30,9 @@ static inline void PyErr_SetRaisedException(PyObject *exception) {
 
 #if PY_VERSION_HEX < 0x030D0000
 
-#define Py_BEGIN_CRITICAL_SECTION(object) { (void)(object);
+#define Py_BEGIN_CRITICAL_SECTION(object) \
+    {                                     \
+        (void)(object);
 #define Py_END_CRITICAL_SECTION() }
 
 static inline int PyWeakref_GetRef(PyObject *reference, PyObject **target) {

@@ -6,21 +6,21 @@
 #include "pyio.h"
 
 const py_kind_info py_kinds[PY_KINDS] = {
-    [PY_POST] = {"post", IO_POST},
-    [PY_TIMER] = {"timer", IO_TIMER},
-    [PY_POLL] = {"poll", IO_POLL},
-    [PY_RECV] = {"recv", IO_RECV},
-    [PY_RECV_INTO] = {"recv_into", IO_RECV},
-    [PY_SEND] = {"send", IO_SEND},
-    [PY_ACCEPT] = {"accept", IO_ACCEPT},
-    [PY_CONNECT] = {"connect", IO_CONNECT},
-    [PY_RECV_FROM] = {"recv_from", IO_RECV_FROM},
-    [PY_SEND_TO] = {"send_to", IO_SEND_TO},
-    [PY_SEND_FILE] = {"send_file", IO_SEND_FILE},
-    [PY_READ] = {"read", IO_READ},
-    [PY_READ_INTO] = {"read_into", IO_READ},
-    [PY_WRITE] = {"write", IO_WRITE},
-    [PY_SYNC] = {"sync", IO_SYNC},
+    [PY_POST] = {"post", IO_POST, PY_NO_HANDLE},
+    [PY_TIMER] = {"timer", IO_TIMER, PY_NO_HANDLE},
+    [PY_POLL] = {"poll", IO_POLL, PY_ANY_HANDLE},
+    [PY_RECV] = {"recv", IO_RECV, PY_SOCKET},
+    [PY_RECV_INTO] = {"recv_into", IO_RECV, PY_SOCKET},
+    [PY_SEND] = {"send", IO_SEND, PY_SOCKET},
+    [PY_ACCEPT] = {"accept", IO_ACCEPT, PY_SOCKET},
+    [PY_CONNECT] = {"connect", IO_CONNECT, PY_SOCKET},
+    [PY_RECV_FROM] = {"recv_from", IO_RECV_FROM, PY_SOCKET},
+    [PY_SEND_TO] = {"send_to", IO_SEND_TO, PY_SOCKET},
+    [PY_SEND_FILE] = {"send_file", IO_SEND_FILE, PY_SOCKET},
+    [PY_READ] = {"read", IO_READ, PY_FILE},
+    [PY_READ_INTO] = {"read_into", IO_READ, PY_FILE},
+    [PY_WRITE] = {"write", IO_WRITE, PY_FILE},
+    [PY_SYNC] = {"sync", IO_SYNC, PY_FILE},
 };
 
 static py_operation *self_of(PyObject *object) {

@@ -397,15 +397,21 @@ PyDoc_STRVAR(
 #define METHOD_ELSEWHERE(name) \
     {#name, FASTCALL(py_port_##name), METH_FASTCALL | METH_KEYWORDS, py_port_##name##_doc},
 
+// clang-format off
 static PyMethodDef port_methods[] = {
-    PY_PORT_METHODS(METHOD_ELSEWHERE) METHOD(associate) METHOD(dissociate) METHOD(close_handle)
-        METHOD(close){"stop", port_stop, METH_NOARGS, stop_doc},
+    PY_PORT_METHODS(METHOD_ELSEWHERE)
+    METHOD(associate)
+    METHOD(dissociate)
+    METHOD(close_handle)
+    METHOD(close)
+    {"stop", port_stop, METH_NOARGS, stop_doc},
     {"stats", port_stats, METH_NOARGS, stats_doc},
     {"__enter__", port_enter, METH_NOARGS, "__enter__($self, /)\n--\n\nThe port itself."},
     {"__exit__", port_exit, METH_VARARGS,
      "__exit__($self, /, *exception)\n--\n\nClose the port; exceptions pass."},
     {NULL, NULL, 0, NULL},
 };
+// clang-format on
 
 static PyGetSetDef port_getset[] = {
     {"backend", get_backend, NULL, "Name of the backend: \"epoll\", for example.", NULL},

@@ -52,9 +52,12 @@ typedef enum py_kind {
     PY_KINDS
 } py_kind;
 
+typedef enum py_handle_kind { PY_NO_HANDLE, PY_ANY_HANDLE, PY_SOCKET, PY_FILE } py_handle_kind;
+
 typedef struct py_kind_info {
     const char *name;
     io_kind kind;
+    py_handle_kind handle;
 } py_kind_info;
 
 extern const py_kind_info py_kinds[PY_KINDS];
@@ -202,10 +205,11 @@ extern PyType_Spec py_port_spec;
 extern PyType_Spec py_operation_spec;
 
 /* The methods of CompletionPort that submit.c and deliver.c define. */
-#define PY_PORT_METHODS(X)                                                                 \
-    X(recv)                                                                                \
-    X(recv_into) X(send) X(accept) X(connect) X(recv_from) X(send_to) X(send_file) X(read) \
-        X(read_into) X(write) X(sync) X(poll) X(timer) X(post) X(get) X(get_many) X(run)
+// clang-format off
+#define PY_PORT_METHODS(X)                                                                \
+    X(recv) X(recv_into) X(send) X(accept) X(connect) X(recv_from) X(send_to) X(send_file) \
+    X(read) X(read_into) X(write) X(sync) X(poll) X(timer) X(post) X(get) X(get_many) X(run)
+// clang-format on
 
 #define X(name)                                                                       \
     extern const char py_port_##name##_doc[];                                         \

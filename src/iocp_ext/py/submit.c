@@ -27,6 +27,15 @@ static PyObject *drop(submission *self) {
     return NULL;
 }
 
+static bool suits(const py_association *association, py_kind kind, const char *name) {
+    bool file = association->handle->type == IO_FILE;
+    if (py_kinds[kind].handle == (file ? PY_SOCKET : PY_FILE)) {
+        PyErr_Format(PyExc_ValueError, file ? "%s is not a socket" : "%s is a socket", name);
+        return false;
+    }
+    return true;
+}
+
 /* The Operation, with its handle and callback. `pinned` is stolen. */
 static bool prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
                     const char *name, PyObject *callback, PyObject *pinned) {
@@ -49,7 +58,7 @@ static bool prepare(submission *self, PyObject *port, py_kind kind, PyObject *ha
         return true;
     self->operation->handle = Py_NewRef(handle);
     self->association = py_handle_find((py_port *)port, handle, name, &self->operation->key);
-    if (self->association == NULL)
+    if (self->association == NULL || !suits(self->association, kind, name))
         drop(self);
     return self->association != NULL;
 }
