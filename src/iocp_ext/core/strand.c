@@ -187,7 +187,8 @@ static void close_if_idle(io_handle *handle) {
 }
 
 void io_op_submit(io_op *op, io_handle *handle) {
-    io_port *port = op->lane->port;
+    io_lane *lane = op->lane; /* once it is submitted, another thread may take and release it */
+    io_port *port = lane->port;
     int direction = direction_of(op->kind);
     io_list done;
     io_list_init(&done);
@@ -212,7 +213,7 @@ void io_op_submit(io_op *op, io_handle *handle) {
             start(op, &done);
     }
     io_mutex_unlock(&handle->lock);
-    io_lane_push(op->lane, &done);
+    io_lane_push(lane, &done);
 }
 
 /* ---- what backends report -------------------------------------------------------------------- */
