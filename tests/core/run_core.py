@@ -33,6 +33,9 @@ WARNINGS = [
     "-pedantic-errors",
 ]
 
+# No desktop, and no debugger that comes when a program dies on purpose.
+WINE_WITHOUT = "mscoree,mshtml,winemenubuilder.exe,explorer.exe,winedbg.exe="
+
 # Mode: (compiler flags, environment, seconds for one test, how much less to do)
 MODES: dict[str, tuple[list[str], dict[str, str], int, int]] = {
     "plain": (["-O2"], {}, 60, 1),
@@ -50,7 +53,7 @@ MODES: dict[str, tuple[list[str], dict[str, str], int, int]] = {
         5,
     ),
     "valgrind": (["-O1"], {}, 300, 20),
-    "windows": (["-O2"], {"WINEDEBUG": "-all"}, 120, 4),
+    "windows": (["-O2"], {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": WINE_WITHOUT}, 120, 4),
 }
 
 FOREIGN = {"linux": ("iocp", "win"), "windows": ("epoll", "posix", "uring")}
