@@ -43,10 +43,11 @@ static const io_backend *backend_named(const char *name, const char *argument) {
 /* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is not set or empty. */
 static PyObject *backend_of_environment(void) {
     PyObject *os = PyImport_ImportModule("os");
-    PyObject *environ = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");
-    PyObject *name =
-        environ == NULL ? NULL : PyObject_CallMethod(environ, "get", "s", "IOCPCORE_BACKEND");
-    Py_XDECREF(environ);
+    PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");
+    PyObject *name = environment == NULL
+                         ? NULL
+                         : PyObject_CallMethod(environment, "get", "s", "IOCPCORE_BACKEND");
+    Py_XDECREF(environment);
     Py_XDECREF(os);
     if (name != NULL && (!PyUnicode_Check(name) || PyUnicode_GET_LENGTH(name) == 0))
         Py_CLEAR(name);
@@ -392,10 +393,10 @@ PyDoc_STRVAR(
     "ValueError for an unknown one.\n\n"
     "All methods may be called from any thread. A context manager that closes the port.");
 
-#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
-#define METHOD(name) {#name, FASTCALL(port_##name), METH_FASTCALL | METH_KEYWORDS, name##_doc},
+#define PY_FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
+#define METHOD(name) {#name, PY_FASTCALL(port_##name), METH_FASTCALL | METH_KEYWORDS, name##_doc},
 #define METHOD_ELSEWHERE(name) \
-    {#name, FASTCALL(py_port_##name), METH_FASTCALL | METH_KEYWORDS, py_port_##name##_doc},
+    {#name, PY_FASTCALL(py_port_##name), METH_FASTCALL | METH_KEYWORDS, py_port_##name##_doc},
 
 // clang-format off
 static PyMethodDef port_methods[] = {
