@@ -41,6 +41,7 @@ WARNINGS = [
     "-Wconversion",
     "-Wstrict-prototypes",
     "-Wmissing-prototypes",
+    "-Wno-missing-field-initializers",  # clang's -Wextra has it for {NULL} too
 ]
 
 

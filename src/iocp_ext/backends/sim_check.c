@@ -39,16 +39,23 @@ size_t sim_op_size(uint8_t kind) {
     case IO_SEND:
     case IO_READ:
     case IO_WRITE:
-    case IO_SYNC: return sizeof(io_transfer);
+    case IO_SYNC:
+        return sizeof(io_transfer);
     case IO_RECV_FROM:
-    case IO_SEND_TO: return sizeof(io_datagram);
-    case IO_ACCEPT: return sizeof(io_accept);
-    case IO_CONNECT: return sizeof(io_connect);
-    case IO_SEND_FILE: return sizeof(io_send_file);
-    case IO_POLL: return sizeof(io_poll);
+    case IO_SEND_TO:
+        return sizeof(io_datagram);
+    case IO_ACCEPT:
+        return sizeof(io_accept);
+    case IO_CONNECT:
+        return sizeof(io_connect);
+    case IO_SEND_FILE:
+        return sizeof(io_send_file);
+    case IO_POLL:
+        return sizeof(io_poll);
     case IO_POST:
     case IO_TIMER:
-    case IO_KINDS: break;
+    case IO_KINDS:
+        break;
     }
     return sizeof(io_op);
 }

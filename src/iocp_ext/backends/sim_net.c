@@ -469,20 +469,30 @@ static bool do_poll(const sim_file *file, io_poll *poll, int64_t *result) {
 
 bool sim_attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
     switch ((io_kind)op->kind) {
-    case IO_RECV: return do_recv(sim, file, (io_transfer *)op, result);
-    case IO_SEND: return do_send(sim, file, (io_transfer *)op, result);
-    case IO_ACCEPT: return do_accept(sim, file, (io_accept *)op, result);
-    case IO_CONNECT: return do_connect(sim, file, (io_connect *)op, result);
-    case IO_RECV_FROM: return do_recv_from(sim, file, (io_datagram *)op, result);
-    case IO_SEND_TO: return do_send_to(sim, file, (io_datagram *)op, result);
-    case IO_SEND_FILE: return do_send_file(sim, file, (io_send_file *)op, result);
+    case IO_RECV:
+        return do_recv(sim, file, (io_transfer *)op, result);
+    case IO_SEND:
+        return do_send(sim, file, (io_transfer *)op, result);
+    case IO_ACCEPT:
+        return do_accept(sim, file, (io_accept *)op, result);
+    case IO_CONNECT:
+        return do_connect(sim, file, (io_connect *)op, result);
+    case IO_RECV_FROM:
+        return do_recv_from(sim, file, (io_datagram *)op, result);
+    case IO_SEND_TO:
+        return do_send_to(sim, file, (io_datagram *)op, result);
+    case IO_SEND_FILE:
+        return do_send_file(sim, file, (io_send_file *)op, result);
     case IO_READ:
     case IO_WRITE:
-    case IO_SYNC: return do_file(sim, file, op, result);
-    case IO_POLL: return do_poll(file, (io_poll *)op, result);
+    case IO_SYNC:
+        return do_file(sim, file, op, result);
+    case IO_POLL:
+        return do_poll(file, (io_poll *)op, result);
     case IO_POST:
     case IO_TIMER:
-    case IO_KINDS: break;
+    case IO_KINDS:
+        break;
     }
     sim_fail(sim, "not an operation for a kernel", op);
 }
@@ -523,11 +533,15 @@ static int make(sim_kernel *sim, sim_type type, bool bound, sim_file **made) {
     if (file == NULL)
         return -IOE_NOMEM;
     int error = native_new(sim, file);
-    if (error == 0 && bound)
+    if (error) {
+        sim_file_unref(sim, file);
+        return error;
+    }
+    file->refs--; /* the table has one of its own */
+    if (bound)
         file->port = port_new(sim);
-    *made = error == 0 ? file : NULL;
-    sim_file_unref(sim, file);
-    return error;
+    *made = file;
+    return 0;
 }
 
 static int make_locked(io_lane *lane, sim_type type, io_native *native, uint16_t *port) {
