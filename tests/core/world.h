@@ -7,7 +7,7 @@
 
 #include "test.h"
 
-#include "backends/sim.h"
+#include "core/sim.h"
 
 typedef struct test_world {
     const io_backend *backend;

@@ -160,7 +160,8 @@ static int submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
     }
     int64_t result = 0;
     bool stuck = (sim->faults & IO_SIM_STUCK) != 0;
-    if (!stuck && sim_chance(sim, IO_SIM_AT_ONCE, 3) && attempt(sim, file, op, &result)) {
+    bool at_once = !stuck && !(op->flags & IO_OP_YIELD) && sim_chance(sim, IO_SIM_AT_ONCE, 3);
+    if (at_once && attempt(sim, file, op, &result)) {
         sim->stats.at_once++;
         if (result < 0)
             return (int)result;

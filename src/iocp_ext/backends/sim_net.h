@@ -6,7 +6,7 @@
 #ifndef IOCPCORE_SIM_NET_H
 #define IOCPCORE_SIM_NET_H
 
-#include "sim.h"
+#include "../core/sim.h"
 
 #define SIM_START_NS IO_NS_PER_SECOND /* the clock begins here: to some, 0 is "no time" */
 

@@ -4,7 +4,7 @@
  * descriptors, and `dissociate` gives them back before sim_close. Addresses are real tuples, of a
  * network that exists only there. */
 #include "pyio.h"
-#include "../backends/sim.h"
+#include "../core/sim.h"
 
 /* ValueError for another backend's port. Entered; the caller leaves. */
 static py_port *enter_sim(PyObject *module, PyObject *object) {
