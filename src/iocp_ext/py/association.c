@@ -167,10 +167,11 @@ int py_table_traverse(py_port *port, visitproc visit, void *arg) {
 /* The Python object has died; its descriptor is closed or belongs to somebody else by now. */
 static PyObject *object_died(PyObject *association, PyObject *Py_UNUSED(reference)) {
     py_association *self = (py_association *)association;
-    if (py_table_remove(self) && io_port_enter(self->port->port) == 0) {
-        if (io_handle_forget(self->handle, true) != 0)
+    io_port *port = self->port->port;
+    if (io_port_enter(port) == 0) { /* else the table is empty, or the parent process's */
+        if (py_table_remove(self) && io_handle_forget(self->handle, true) != 0)
             io_handle_abandon(self->handle);
-        io_port_leave(self->port->port);
+        io_port_leave(port);
     }
     Py_RETURN_NONE;
 }

@@ -254,10 +254,10 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
     static const py_signature signature = {"get_many", {"maximum", "timeout"}, 2, 0};
     py_port *self = (py_port *)object;
     PyObject *values[2];
-    size_t maximum = GET_MANY_DEFAULT;
+    long long maximum = GET_MANY_DEFAULT;
     uint64_t timeout_ns;
     if (!py_parse(&signature, args, count, keywords, values) ||
-        (values[0] != NULL && !py_arg_length(values[0], "maximum", &maximum)) ||
+        (values[0] != NULL && !py_arg_integer(values[0], "maximum", 1, INT64_MAX, &maximum)) ||
         !py_arg_timeout(values[1], "timeout", &timeout_ns))
         return NULL;
     io_op *ops[GET_MANY_MAX];

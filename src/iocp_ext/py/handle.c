@@ -151,10 +151,11 @@ static bool unknown_elsewhere(py_port *port, PyObject *object, const char *name,
     bool unknown = ports != NULL;
     for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
         py_port *other = (py_port *)PyList_GET_ITEM(ports, i);
-        if (other == port || py_port_simulated(other) || other->closed)
-            continue;
+        if (other == port || py_port_simulated(other) || io_port_enter(other->port) != 0)
+            continue; /* closed, or the parent process's */
         PyObject *key;
         py_association *found = py_table_find(other, native, &key);
+        py_port_leave(other);
         if (found != NULL && found->identity == identity_of(object)) {
             PyErr_Format(PyExc_ValueError, "%s is associated with another port", name);
             unknown = false;

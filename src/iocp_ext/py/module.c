@@ -102,25 +102,6 @@ static void module_free(void *module) {
 
 /* ---- functions ------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(backends_doc,
-             "backends()\n--\n\n"
-             "Every backend of this platform, best first: a dict of its name to the reason why it\n"
-             "cannot be used here, or None if it can.");
-
-static PyObject *module_backends(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
-    PyObject *found = PyDict_New();
-    for (const io_backend *const *backend = io_backends(); found && *backend; backend++) {
-        char reason[256] = "";
-        PyObject *text = (*backend)->probe(reason, sizeof reason) == 0
-                             ? Py_NewRef(Py_None)
-                             : PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace");
-        if (text == NULL || PyDict_SetItemString(found, (*backend)->name, text) < 0)
-            Py_CLEAR(found);
-        Py_XDECREF(text);
-    }
-    return found;
-}
-
 PyDoc_STRVAR(open_ports_doc, "_open_ports()\n--\n\n"
                              "The ports of this interpreter that are not closed, as a list.");
 
@@ -138,7 +119,7 @@ static PyObject *module_set_main_thread(PyObject *module, PyObject *Py_UNUSED(un
 }
 
 static PyMethodDef module_methods[] = {
-    {"backends", module_backends, METH_NOARGS, backends_doc},
+    {"backends", py_backends, METH_NOARGS, py_backends_doc},
     {"_open_ports", module_open_ports, METH_NOARGS, open_ports_doc},
     {"_set_main_thread", module_set_main_thread, METH_NOARGS, set_main_thread_doc},
     {NULL, NULL, 0, NULL},

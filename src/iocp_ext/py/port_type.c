@@ -9,72 +9,6 @@ static py_port *self_of(PyObject *object) {
     return (py_port *)object;
 }
 
-/* ---- choosing a backend ---------------------------------------------------------------------- */
-
-static const io_backend *refuse_backend(const char *name, const char *reason) {
-    PyErr_Format(PyExc_RuntimeError, "backend '%s' does not work here: %s", name, reason);
-    return NULL;
-}
-
-static const io_backend *best_backend(void) {
-    const io_backend *refused = NULL;
-    char reason[256] = "there is none";
-    for (const io_backend *const *each = io_backends(); *each != NULL; each++) {
-        if ((*each)->flags & IO_NEVER_DEFAULT)
-            continue;
-        if ((*each)->probe(reason, sizeof reason) == 0)
-            return *each;
-        refused = *each;
-    }
-    return refuse_backend(refused != NULL ? refused->name : "", reason);
-}
-
-static const io_backend *backend_named(const char *name, const char *argument) {
-    char reason[256] = "";
-    const io_backend *backend = io_backend_by_name(name);
-    if (backend == NULL) {
-        PyErr_Format(PyExc_ValueError, "%s: there is no backend '%.100s' on this platform",
-                     argument, name);
-        return NULL;
-    }
-    return backend->probe(reason, sizeof reason) == 0 ? backend : refuse_backend(name, reason);
-}
-
-/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is not set or empty. */
-static PyObject *backend_of_environment(void) {
-    PyObject *os = PyImport_ImportModule("os");
-    PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");
-    PyObject *name = environment == NULL
-                         ? NULL
-                         : PyObject_CallMethod(environment, "get", "s", "IOCPCORE_BACKEND");
-    Py_XDECREF(environment);
-    Py_XDECREF(os);
-    if (name != NULL && (!PyUnicode_Check(name) || PyUnicode_GET_LENGTH(name) == 0))
-        Py_CLEAR(name);
-    return name;
-}
-
-static const io_backend *choose_backend(PyObject *wanted) {
-    const char *argument = "backend";
-    if (wanted != Py_None && !PyUnicode_Check(wanted)) {
-        PyErr_Format(PyExc_TypeError, "backend must be a str or None, not %.200s",
-                     Py_TYPE(wanted)->tp_name);
-        return NULL;
-    }
-    if (wanted == Py_None) {
-        argument = "IOCPCORE_BACKEND";
-        wanted = backend_of_environment();
-        if (wanted == NULL)
-            return PyErr_Occurred() ? NULL : best_backend();
-    } else {
-        Py_INCREF(wanted);
-    }
-    const char *name = PyUnicode_AsUTF8(wanted);
-    const io_backend *backend = name == NULL ? NULL : backend_named(name, argument);
-    Py_DECREF(wanted);
-    return backend;
-}
-
 /* ---- opening --------------------------------------------------------------------------------- */
 
 #ifdef Py_GIL_DISABLED
@@ -88,10 +22,10 @@ static PyObject *call_imported(const char *module, const char *name) {
 }
 
 /* One where callbacks cannot run in parallel, else the number of processors. */
-static bool default_concurrency(uint64_t *concurrency) {
+static bool default_concurrency(long long *concurrency) {
     PyObject *gil = call_imported("sys", "_is_gil_enabled");
     PyObject *count = gil == Py_False ? call_imported("os", "process_cpu_count") : NULL;
-    *concurrency = count != NULL && PyLong_Check(count) ? PyLong_AsUnsignedLong(count) : 1;
+    *concurrency = count != NULL && PyLong_Check(count) ? PyLong_AsLong(count) : 1;
     Py_XDECREF(count);
     Py_XDECREF(gil);
     return PyErr_Occurred() == NULL;
@@ -99,21 +33,17 @@ static bool default_concurrency(uint64_t *concurrency) {
 
 #else
 
-static bool default_concurrency(uint64_t *concurrency) {
+static bool default_concurrency(long long *concurrency) {
     *concurrency = 1;
     return true;
 }
 
 #endif
 
-static bool parse_concurrency(PyObject *value, uint64_t *concurrency) {
+static bool parse_concurrency(PyObject *value, long long *concurrency) {
     *concurrency = 0;
-    if (value != NULL && !py_arg_offset(value, "concurrency", concurrency))
+    if (value != NULL && !py_arg_integer(value, "concurrency", 0, INT32_MAX, concurrency))
         return false;
-    if (*concurrency > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "concurrency must be at most 2**31 - 1");
-        return false;
-    }
     return *concurrency > 0 || default_concurrency(concurrency);
 }
 
@@ -139,12 +69,12 @@ static bool open_port(py_port *self, const io_backend *backend, uint32_t concurr
 static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"concurrency", "backend", NULL};
     PyObject *concurrency_value = NULL, *wanted = Py_None;
-    uint64_t concurrency;
+    long long concurrency;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O$O:CompletionPort", names,
                                      &concurrency_value, &wanted) ||
         !parse_concurrency(concurrency_value, &concurrency))
         return NULL;
-    const io_backend *backend = choose_backend(wanted);
+    const io_backend *backend = py_backend_choose(wanted);
     py_port *self = backend == NULL ? NULL : (py_port *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;

@@ -4,21 +4,13 @@
 
 #include <string.h>
 
-static bool bounded(PyObject *value, const char *name, const char *what, uint32_t most,
-                    uint32_t *number) {
-    int overflow = 0;
-    if (!PyLong_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s: %s must be an integer, not %.200s", name, what,
-                     Py_TYPE(value)->tp_name);
-        return false;
-    }
-    long long wide = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (overflow != 0 || wide < 0 || wide > most) {
-        PyErr_Format(PyExc_ValueError, "%s: %s must be 0 to %lu", name, what, (unsigned long)most);
-        return false;
-    }
-    *number = (uint32_t)wide;
-    return true;
+/* One of the numbers behind the host, if it is there. */
+static bool number(PyObject *address, Py_ssize_t index, const char *name, const char *what,
+                   long long most, long long *value) {
+    char part[48];
+    PyOS_snprintf(part, sizeof part, "%.20s: %s", name, what);
+    return index >= PyTuple_GET_SIZE(address) ||
+           py_arg_integer(PyTuple_GET_ITEM(address, index), part, 0, most, value);
 }
 
 static bool parse_inet(PyObject *value, const char *name, int family, io_address *address) {
@@ -29,19 +21,18 @@ static bool parse_inet(PyObject *value, const char *name, int family, io_address
                      six ? "[, flowinfo[, scope_id]]" : "", value);
         return false;
     }
-    uint32_t port = 0, flow_info = 0, scope_id = 0;
-    if (!bounded(PyTuple_GET_ITEM(value, 1), name, "port", UINT16_MAX, &port) ||
-        (count > 2 &&
-         !bounded(PyTuple_GET_ITEM(value, 2), name, "flowinfo", 0xFFFFF, &flow_info)) ||
-        (count > 3 &&
-         !bounded(PyTuple_GET_ITEM(value, 3), name, "scope_id", UINT32_MAX, &scope_id)))
+    long long port = 0, flow_info = 0, scope_id = 0;
+    if (!number(value, 1, name, "port", UINT16_MAX, &port) ||
+        !number(value, 2, name, "flowinfo", 0xFFFFF, &flow_info) ||
+        !number(value, 3, name, "scope_id", UINT32_MAX, &scope_id))
         return false;
     Py_ssize_t size;
     const char *host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(value, 0), &size);
     if (host == NULL)
         return false;
     if (strlen(host) != (size_t)size ||
-        io_address_inet(address, host, (uint16_t)port, flow_info, scope_id, family) != 0) {
+        io_address_inet(address, host, (uint16_t)port, (uint32_t)flow_info, (uint32_t)scope_id,
+                        family) != 0) {
         PyErr_Format(PyExc_ValueError, "%s must have a numeric IPv%d host, not %R", name,
                      six ? 6 : 4, PyTuple_GET_ITEM(value, 0));
         return false;

@@ -51,9 +51,8 @@ bool py_parse(const py_signature *signature, PyObject *const *args, Py_ssize_t c
     return true;
 }
 
-/* An integer of 64 bits from `least`; what is too large is `too_large`. */
-static bool integer(PyObject *value, const char *name, long long least, long long *number,
-                    const char *too_large) {
+bool py_arg_integer(PyObject *value, const char *name, long long least, long long most,
+                    long long *number) {
     if (!PyIndex_Check(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be an integer, not %.200s", name,
                      Py_TYPE(value)->tp_name);
@@ -65,30 +64,23 @@ static bool integer(PyObject *value, const char *name, long long least, long lon
     int overflow;
     *number = PyLong_AsLongLongAndOverflow(index, &overflow);
     Py_DECREF(index);
-    if (overflow > 0)
-        PyErr_Format(PyExc_ValueError, "%s must be at most %s", name, too_large);
-    else if (overflow < 0 || *number < least)
-        PyErr_Format(PyExc_ValueError, "%s must be at least %lld", name, least);
-    else
+    if (overflow == 0 && *number >= least && *number <= most)
         return true;
+    PyErr_Format(PyExc_ValueError, "%s must be %lld to %lld", name, least, most);
     return false;
 }
 
 bool py_arg_length(PyObject *value, const char *name, size_t *length) {
     long long number;
-    if (!integer(value, name, 1, &number, "2 GiB - 1"))
+    if (!py_arg_integer(value, name, 1, IO_LENGTH_MAX, &number))
         return false;
-    if (number > IO_LENGTH_MAX) {
-        PyErr_Format(PyExc_ValueError, "%s must be at most 2 GiB - 1", name);
-        return false;
-    }
     *length = (size_t)number;
     return true;
 }
 
 bool py_arg_offset(PyObject *value, const char *name, uint64_t *offset) {
     long long number;
-    if (!integer(value, name, 0, &number, "2**63 - 1"))
+    if (!py_arg_integer(value, name, 0, INT64_MAX, &number))
         return false;
     *offset = (uint64_t)number;
     return true;

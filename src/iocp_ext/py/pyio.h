@@ -132,6 +132,8 @@ typedef struct py_signature {
 /* Sorts the arguments into `values`, in the order of the names; NULL for those not given. */
 bool py_parse(const py_signature *signature, PyObject *const *args, Py_ssize_t count,
               PyObject *keywords, PyObject **values);
+bool py_arg_integer(PyObject *value, const char *name, long long least, long long most,
+                    long long *number);
 bool py_arg_length(PyObject *value, const char *name, size_t *length); /* 1 to IO_LENGTH_MAX */
 bool py_arg_offset(PyObject *value, const char *name, uint64_t *offset);
 bool py_arg_seconds(PyObject *value, const char *name, uint64_t *ns); /* IO_NEVER if too long */
@@ -198,6 +200,13 @@ bool py_handle_dissociate(py_port *port, PyObject *object);
 bool py_handle_close(py_port *port, PyObject *object);
 /* What the kernel calls a handle. */
 bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native);
+
+/* ---- backends (choice.c) --------------------------------------------------------------------- */
+
+/* The backend of this name (a str or None), if it works here; NULL with an exception. */
+const io_backend *py_backend_choose(PyObject *wanted);
+extern const char py_backends_doc[];
+PyObject *py_backends(PyObject *module, PyObject *unused); /* iocpcore.backends() */
 
 /* ---- ports and operations -------------------------------------------------------------------- */
 

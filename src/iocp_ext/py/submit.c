@@ -39,7 +39,7 @@ static bool suits(const py_association *association, py_kind kind, const char *n
 /* The Operation, with its handle and callback. `pinned` is stolen. */
 static bool prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
                     const char *name, PyObject *callback, PyObject *pinned) {
-    *self = (submission){NULL};
+    *self = (submission){.operation = NULL};
     if (callback == Py_None)
         callback = NULL;
     if (callback != NULL && !PyCallable_Check(callback)) {
@@ -118,7 +118,7 @@ static PyObject *submit_transfer(submission *self, const py_buffers *buffers, ui
 
 static PyObject *receive(PyObject *port, py_kind kind, PyObject *const *values) {
     submission self;
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     size_t length;
     if (!py_arg_length(values[1], "nbytes", &length) || !py_buffers_for_bytes(length, &buffers) ||
         !prepare(&self, port, kind, values[0], "sock", values[2], buffers.pinned))
@@ -162,7 +162,7 @@ PyObject *py_port_recv_into(PyObject *port, PyObject *const *args, Py_ssize_t co
     static const py_signature signature = {"recv_into", {"sock", "buffer", "callback"}, 2, 2};
     submission self;
     PyObject *values[3];
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_buffers_to_write(values[1], "buffer", &buffers) ||
         !prepare(&self, port, PY_RECV_INTO, values[0], "sock", values[2], buffers.pinned))
@@ -180,7 +180,7 @@ PyObject *py_port_send(PyObject *port, PyObject *const *args, Py_ssize_t count,
     static const py_signature signature = {"send", {"sock", "data", "callback"}, 2, 2};
     submission self;
     PyObject *values[3];
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_buffers_to_read(values[1], "data", &buffers) ||
         !prepare(&self, port, PY_SEND, values[0], "sock", values[2], buffers.pinned))
@@ -198,7 +198,7 @@ PyObject *py_port_send_to(PyObject *port, PyObject *const *args, Py_ssize_t coun
         "send_to", {"sock", "data", "address", "callback"}, 3, 3};
     submission self;
     PyObject *values[4];
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     io_address address = {0};
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_buffers_to_read(values[1], "data", &buffers) ||
@@ -281,15 +281,10 @@ PyObject *py_port_poll(PyObject *port, PyObject *const *args, Py_ssize_t count,
     static const py_signature signature = {"poll", {"sock", "events", "callback"}, 2, 2};
     submission self;
     PyObject *values[3];
-    size_t events;
+    long long events;
     if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_arg_length(values[1], "events", &events))
-        return NULL;
-    if (events & ~(size_t)7) {
-        PyErr_SetString(PyExc_ValueError, "events must be a mask of EVENT_READ and EVENT_WRITE");
-        return NULL;
-    }
-    if (!prepare(&self, port, PY_POLL, values[0], "sock", values[2], NULL))
+        !py_arg_integer(values[1], "events", 1, 1 | 2 | 4, &events) ||
+        !prepare(&self, port, PY_POLL, values[0], "sock", values[2], NULL))
         return NULL;
     self.operation->events = (uint8_t)events;
     if (!begin(&self))
@@ -310,7 +305,7 @@ PyObject *py_port_read(PyObject *port, PyObject *const *args, Py_ssize_t count,
     static const py_signature signature = {"read", {"file", "nbytes", "offset", "callback"}, 3, 3};
     submission self;
     PyObject *values[4];
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     size_t length;
     uint64_t offset;
     if (!py_parse(&signature, args, count, keywords, values) ||
@@ -331,7 +326,7 @@ PyObject *py_port_read_into(PyObject *port, PyObject *const *args, Py_ssize_t co
         "read_into", {"file", "buffer", "offset", "callback"}, 3, 3};
     submission self;
     PyObject *values[4];
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     uint64_t offset;
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_offset(values[2], "offset", &offset) ||
@@ -349,7 +344,7 @@ PyObject *py_port_write(PyObject *port, PyObject *const *args, Py_ssize_t count,
     static const py_signature signature = {"write", {"file", "data", "offset", "callback"}, 3, 3};
     submission self;
     PyObject *values[4];
-    py_buffers buffers = {NULL};
+    py_buffers buffers = {.pinned = NULL};
     uint64_t offset;
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_offset(values[2], "offset", &offset) ||
