@@ -6,7 +6,6 @@ import contextlib
 import errno
 import gc
 import os
-import socket
 import threading
 import time
 
@@ -323,19 +322,6 @@ def test_a_forgotten_port_warns(backend):
 def forget(things: list) -> None:
     things.clear()
     gc.collect()
-
-
-@pytest.mark.system
-def test_a_forgotten_port_with_work(backend, make_net):
-    buffer = bytearray(10)
-    near, far = socket.socketpair()
-    things = [iocpcore.CompletionPort(backend=backend)]
-    things += [things[0].timer(1000), things[0].recv_into(near, buffer)]
-    with pytest.warns(ResourceWarning, match="CompletionPort"):
-        forget(things)
-    buffer.clear()
-    near.close()
-    far.close()
 
 
 @pytest.mark.system

@@ -104,15 +104,6 @@ def test_an_echo_conversation(port, net):
             assert port.get(LIMIT)
 
 
-def test_a_callback_that_was_set_later(port):
-    seen = []
-    op = port.timer(0.001)
-    op.callback = seen.append
-    port.timer(0.01, callback=stopper(port))
-    port.run()
-    assert seen == [op]
-
-
 def test_an_exception_goes_to_the_hook(port, unraisable):
     """And the loop goes on."""
     seen = []

@@ -135,16 +135,18 @@ def test_a_callback_that_sleeps(make_port, workers):
     """The same with time.sleep(1), as the promise says it: others are served within a fraction."""
     port = make_port(1)
     delays = []
-    begun = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def sleeper(op) -> None:
         begun.set()
         time.sleep(1)
+        ended.set()
 
     with workers(port, 2):
         for _ in range(3):
             begun.clear()
-            sleeping = port.timer(0, callback=sleeper)
+            ended.clear()
+            port.timer(0, callback=sleeper)
             assert begun.wait(LIMIT)
             for _ in range(5):
                 served = threading.Event()
@@ -152,7 +154,7 @@ def test_a_callback_that_sleeps(make_port, workers):
                 port.timer(0, callback=lambda op, served=served: served.set())
                 assert served.wait(LIMIT)
                 delays.append(time.monotonic() - start)
-            assert sleeping.done
+            assert ended.wait(LIMIT)
     # The bound is for each of them; a machine that is busy for a moment spoils one or two.
     assert sorted(delays)[len(delays) // 2] < 0.02 * (5 if SLOWNESS > 1 else 2)
     assert max(delays) < 0.9
@@ -291,10 +293,10 @@ def test_getters_beside_workers(port, workers):
     assert sorted(map(id, called + got)) == sorted(map(id, ops))
 
 
-def test_workers_come_and_go(port, workers):
+def test_workers_come_and_go(port):
     """run() ended by SystemExit in one thread leaves the others at work."""
-    seen = []
-    left = []
+    seen, left = [], []
+    threads = []
 
     def leave(op) -> None:
         raise SystemExit
@@ -305,24 +307,23 @@ def test_workers_come_and_go(port, workers):
         except SystemExit:
             left.append(threading.current_thread())
 
-    with workers(port, 1):
-        for _ in range(10):
-            extra = threading.Thread(target=work)
-            extra.start()
-            wait_until(lambda: port.stats()["workers"] == 2, "two workers")
-            before = len(left)
-            # Whoever gets it leaves; the fixture's worker must not be the one.
-            while len(left) == before:
-                port.timer(0, callback=lambda op, extra=extra: leave(op) if is_extra(extra) else 0)
-                time.sleep(0.001)
-            extra.join(LIMIT)
-            port.timer(0, callback=seen.append)
-            wait_until(lambda: len(seen) == len(left), "a callback")
-    assert len(seen) == 10
+    def start() -> None:
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
 
-
-def is_extra(thread: threading.Thread) -> bool:
-    return threading.current_thread() is thread
+    start()
+    for number in range(1, 11):
+        start()
+        wait_until(lambda: port.stats()["workers"] == 2, "two workers")
+        port.timer(0, callback=leave)
+        wait_until(lambda number=number: len(left) == number, "a worker to leave")
+        port.timer(0, callback=seen.append)
+        wait_until(lambda number=number: len(seen) == number, "a callback")
+        assert port.stats()["workers"] == 1
+    port.stop()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(left) == 10
 
 
 def test_stats_count_the_workers(port, workers):

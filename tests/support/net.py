@@ -275,13 +275,18 @@ class Net:
     def fill(self, sock: socket.socket) -> int:
         """Send until the system takes no more; how much went."""
         sock.setblocking(False)
+        # Of a fixed size: else the system enlarges it as it sees fit.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         block = bytes(1 << 16)
-        total = 0
+        total = refused = 0
         for _ in range(4096):
             try:
                 total += sock.send(block)
+                refused = 0
             except BlockingIOError:
-                if not wait_ready(sock, POLLOUT, 0.05):
+                # What has been sent is still on its way to the other side's buffer.
+                refused += 1
+                if not wait_ready(sock, POLLOUT, 0.02) and refused == 3:
                     return total
         raise AssertionError("the socket takes anything")
 
