@@ -202,6 +202,11 @@ static int cancel_locked(sim_kernel *sim, sim_work *work) {
         sim->stats.cancels_won++;
         return IO_DONE;
     }
+    if (sim_chance(sim, IO_SIM_RETRY, 6)) { /* the kernel says EINTR: what was asked must count */
+        work->cancelled = true;
+        schedule(sim, work, SIM_ATTEMPT);
+        return IO_PENDING;
+    }
     work->result = -IOE_CANCELED;
     sim_unpoison(sim, work);
     if (sim_chance(sim, IO_SIM_CANCEL, 3)) {
@@ -262,11 +267,11 @@ static bool run_due(sim_kernel *sim, sim_work *work, io_list *done) {
     sim_phase phase = (sim_phase)work->phase;
     work->phase = SIM_WAITING;
     if (phase == SIM_ATTEMPT) {
-        if (by_readiness(work->kind) && sim_chance(sim, IO_SIM_READINESS, 6)) {
+        if (!work->cancelled && by_readiness(work->kind) && sim_chance(sim, IO_SIM_READINESS, 6)) {
             make_ready(sim, work, done);
             return true;
         }
-        if (sim_chance(sim, IO_SIM_RETRY, 10)) {
+        if (work->cancelled || sim_chance(sim, IO_SIM_RETRY, 10)) {
             sim->stats.retries++;
             work_end(sim, work);
             io_mutex_unlock(&sim->lock);
