@@ -95,8 +95,8 @@ py_operation *py_hand_out(io_op *op) {
 
 void py_hand_out_cancelled(io_op *op, bool leaked) {
     py_operation *self = op->owner;
-    if (op->kind == IO_ACCEPT && !leaked && op->result >= 0)
-        self->accepted = ((io_accept *)op)->accepted;
+    if (op->kind == IO_ACCEPT && !leaked && op->result >= 0) /* nobody will take it */
+        py_native_close(self->port, ((io_accept *)op)->accepted);
     self->cancelled = true;
     self->error = py_error_object(IOE_CANCELED, 0, py_kinds[self->kind].name);
     if (self->error == NULL)

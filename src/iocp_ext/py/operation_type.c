@@ -234,8 +234,7 @@ static void operation_dealloc(PyObject *object) {
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
     operation_clear(object);
-    if (self->accepted != IO_NATIVE_NONE && !py_port_simulated(self->port))
-        io_native_close_socket(self->accepted);
+    py_native_close(self->port, self->accepted);
     Py_XDECREF((PyObject *)self->port);
     type->tp_free(object);
     Py_DECREF(type);
