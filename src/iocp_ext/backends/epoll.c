@@ -23,7 +23,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { EVENTS_MAX = 64, KERNEL_SIGSET_BYTES = 8 };
+enum { EVENTS_MAX = 64 };
+
+/* The last argument of a system call is read from the stack as a whole register. */
+#define KERNEL_SIGSET_BYTES ((size_t)8)
 enum { WAKE_TOKEN = 0 };
 
 typedef struct epoll_lane {
