@@ -1,6 +1,11 @@
 /* test.c: see test.h. */
 #include "test.h"
 
+#ifdef __has_include
+#if __has_include(<valgrind/memcheck.h>)
+#include <valgrind/memcheck.h>
+#endif
+#endif
 #include <setjmp.h>
 #include <stdarg.h>
 #ifdef _WIN32
@@ -76,6 +81,15 @@ void test_thread_join(test_thread *thread) {
     io_mutex_unlock(&thread->lock);
     io_cond_destroy(&thread->ended);
     io_mutex_destroy(&thread->lock);
+}
+
+void test_kernel_wrote(const void *memory, size_t length) {
+#ifdef VALGRIND_MAKE_MEM_DEFINED
+    (void)VALGRIND_MAKE_MEM_DEFINED(memory, length);
+#else
+    (void)memory;
+    (void)length;
+#endif
 }
 
 void test_sleep_ms(unsigned ms) {
