@@ -344,7 +344,7 @@ struct io_lane {
     uint32_t kernel_workers; /* ... of which in run() */
     uint32_t worker_count;   /* threads in run() */
     io_cond left;            /* a thread left: for stop and close */
-    int main_wake;           /* wakes a parked main thread; -1 until needed */
+    int main_wake;           /* wakes a parked main thread; -1 on Windows */
     io_mutex handles_lock;   /* the two lists */
     io_list handles;         /* open, or held */
     io_list free_handles;

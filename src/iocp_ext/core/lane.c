@@ -168,13 +168,7 @@ static bool wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadlin
 static int thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait *wait) {
     *thread = (io_worker){.lane = lane, .runs = runs};
 #ifndef _WIN32
-    if (wait != NULL && wait->signals) {
-        io_mutex_lock(&lane->lock);
-        if (lane->main_wake < 0)
-            lane->main_wake = io_wake_open();
-        thread->main = lane->main_wake >= 0;
-        io_mutex_unlock(&lane->lock);
-    }
+    thread->main = wait != NULL && wait->signals;
 #else
     (void)wait;
 #endif
@@ -504,9 +498,7 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
     io_mutex_lock(&lane->lock);
     int answer;
 #ifndef _WIN32
-    if (wait->signals && lane->main_wake < 0)
-        lane->main_wake = io_wake_open();
-    worker->main = wait->signals && lane->main_wake >= 0;
+    worker->main = wait->signals;
 #endif
     if (shared(lane))
         answer = worker_wait_shared(worker, wait);
@@ -568,6 +560,18 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
     io_lane_push(lane, &done);
 }
 
+/* At once, not when it is needed: there may be no descriptors left then. */
+static int open_wake(io_lane *lane) {
+#ifndef _WIN32
+    lane->main_wake = io_wake_open();
+    if (lane->main_wake < 0)
+        return -IOE_MFILE;
+#else
+    (void)lane;
+#endif
+    return 0;
+}
+
 int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency) {
     lane->port = port;
     lane->backend = backend;
@@ -578,18 +582,22 @@ int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32
     io_list_init(&lane->parked);
     io_list_init(&lane->handles);
     io_list_init(&lane->free_handles);
+    int error = -IOE_NOMEM;
     if (io_mutex_init(&lane->lock))
-        return -IOE_NOMEM;
-    if (io_mutex_init(&lane->handles_lock)) {
-        io_mutex_destroy(&lane->lock);
-        return -IOE_NOMEM;
-    }
-    if (io_cond_init(&lane->left)) {
-        io_mutex_destroy(&lane->handles_lock);
-        io_mutex_destroy(&lane->lock);
-        return -IOE_NOMEM;
-    }
-    return 0;
+        return error;
+    if (io_mutex_init(&lane->handles_lock))
+        goto no_handles_lock;
+    if (io_cond_init(&lane->left))
+        goto no_condition;
+    error = open_wake(lane);
+    if (error == 0)
+        return 0;
+    io_cond_destroy(&lane->left);
+no_condition:
+    io_mutex_destroy(&lane->handles_lock);
+no_handles_lock:
+    io_mutex_destroy(&lane->lock);
+    return error;
 }
 
 void io_lane_close_wake(io_lane *lane) {
