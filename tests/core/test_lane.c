@@ -283,6 +283,78 @@ static void threads_hammer(const char *backend) {
     world_close(&hammer.world);
 }
 
+/* Submits a receive and looks into the kernel, then ends: what it began goes on. */
+static void begin_and_end(void *argument) {
+    test_scene *scene = argument;
+    scene_submit(scene, scene_op(scene, HAS_TO_WAIT), 0);
+    CHECK(world_quiet(&scene->world, 1));
+}
+
+static void submitter_ends(const char *backend) {
+    static const io_kind kinds[] = {IO_RECV, IO_ACCEPT, IO_RECV_FROM, IO_POLL};
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        test_scene scene;
+        test_thread thread;
+        scene_open(&scene, backend, kinds[i], 0);
+        scene_set_up(&scene, HAS_TO_WAIT);
+        test_thread_start(&thread, begin_and_end, &scene);
+        test_thread_join(&thread);
+        test_sleep_ms(5);
+        CHECK(world_quiet(&scene.world, 5)); /* not the end of the operation */
+        test_waiter waiting = {.world = &scene.world, .deadline_ns = IO_NEVER};
+        test_thread_start(&thread, wait_once, &waiting);
+        test_sleep_ms(5);
+        post(&scene.world, &scene.used); /* that thread is woken all the same */
+        test_thread_join(&thread);
+        CHECK_INT(waiting.count, 1);
+        CHECK(waiting.op->owner == &scene.used);
+        io_op_release(waiting.op);
+        CHECK_INT(scene.ended[0], 0);
+        scene_fulfil(&scene);
+        io_op *op = NULL;
+        while (scene.ended[0] == 0) {
+            op = world_get(&scene.world, 10000);
+            CHECK(op != NULL && op->result >= 0);
+            CHECK_INT(++*(int *)op->owner, 1);
+            if (op->kind == IO_ACCEPT)
+                world_native_close(&scene.world, ((io_accept *)op)->accepted, false);
+            io_op_release(op);
+        }
+        scene_close(&scene);
+    }
+}
+
+typedef struct opener {
+    test_world world;
+    const char *backend;
+} test_opener;
+
+static void open_and_end(void *argument) {
+    test_opener *opener = argument;
+    world_open(&opener->world, opener->backend, 1);
+    CHECK(world_quiet(&opener->world, 1));
+}
+
+/* The thread that opened the port, and waited first, is gone; wakes go on. */
+static void opener_ends(const char *backend) {
+    test_opener opener = {.backend = backend};
+    test_thread thread;
+    test_waiter waiting = {.world = &opener.world, .deadline_ns = IO_NEVER};
+    world_open(&opener.world, backend, 1); /* skips here, not in the thread */
+    world_close(&opener.world);
+    test_thread_start(&thread, open_and_end, &opener);
+    test_thread_join(&thread);
+    for (int i = 0; i < 3; i++) {
+        test_thread_start(&thread, wait_once, &waiting);
+        test_sleep_ms(5);
+        post(&opener.world, NULL);
+        test_thread_join(&thread);
+        CHECK_INT(waiting.count, 1);
+        io_op_release(waiting.op);
+    }
+    world_close(&opener.world);
+}
+
 /* ---- workers --------------------------------------------------------------------------------- */
 
 typedef struct test_crew {
@@ -472,19 +544,17 @@ static void close_under_workers(const char *backend) {
     }
 }
 
-#define ALL(X)                            \
-    BACKENDS(X, posts_once)               \
-    BACKENDS(X, wake_not_lost)            \
-    BACKENDS(X, posts_in_order)           \
-    BACKENDS(X, timer_ends_wait)          \
-    BACKENDS(X, deadlines)                \
-    BACKENDS(X, threads_hammer)           \
-    BACKENDS(X, handover)                 \
-    BACKENDS(X, handover_storm)           \
-    BACKENDS(X, handover_after_idle)      \
-    BACKENDS(X, workers_without_blocking) \
-    BACKENDS(X, stop_is_sticky)           \
-    BACKENDS(X, close_under_workers)
+#define ALL(X)                                                                 \
+    BACKENDS(X, posts_once)                                                    \
+    BACKENDS(X, wake_not_lost)                                                 \
+    BACKENDS(X, posts_in_order)                                                \
+    BACKENDS(X, timer_ends_wait)                                               \
+    BACKENDS(X, deadlines)                                                     \
+    BACKENDS(X, threads_hammer)                                                \
+    BACKENDS(X, submitter_ends)                                                \
+    BACKENDS(X, opener_ends) BACKENDS(X, handover) BACKENDS(X, handover_storm) \
+        BACKENDS(X, handover_after_idle) BACKENDS(X, workers_without_blocking) \
+            BACKENDS(X, stop_is_sticky) BACKENDS(X, close_under_workers)
 
 /* Valgrind up to 3.19 at least lets no other thread run while one waits in io_uring_enter. */
 static void needs_threads(const char *backend) {

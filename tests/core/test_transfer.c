@@ -79,9 +79,10 @@ static void cancelled_receive_takes_nothing(const char *backend) {
         scene_submit(&scene, receive, 0);
         io_op *send = new_send(&scene.world, &byte, 1);
         scene_submit(&scene, send, 1);
+        const int *sent = send->owner; /* the operation may be released by then */
         io_op_cancel(receive);
         scene_finish(&scene, receive);
-        if (*(int *)send->owner == 0)
+        if (*sent == 0)
             scene_end(&scene, send);
         if (receive->result == -IOE_CANCELED) {
             io_op *again = new_recv(&scene.world, &next, 1);
