@@ -94,6 +94,7 @@ def _differences(before: dict[str, object]) -> list[str]:
 def ends_at_zero() -> Iterator[None]:
     """Descriptors, threads and operations are back to where they were."""
     gc.collect()
+    gc.freeze()  # what is there already costs the collections below nothing
     before = {
         "descriptors": system.descriptors(),
         "threads": system.threads(),

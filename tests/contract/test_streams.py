@@ -111,7 +111,7 @@ def test_receives_are_handed_out_in_order(port, net):
     a, peer = net.pair()
     ops = [port.recv(a, 1) for _ in range(50)]
     peer.send(bytes(range(50)))
-    taken = [op for op in net.take(50)]
+    taken = net.take(50)
     assert taken == ops
     assert [op.result()[0] for op in taken] == list(range(50))
 
