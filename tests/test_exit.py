@@ -106,10 +106,14 @@ def test_sys_exit_in_the_main_thread(backend):
 
 
 def test_sys_exit_in_a_callback(backend):
+    # The getters are started by the callback: before, one of them could take its timer.
     code = """
-port.timer(0, callback=lambda op: sys.exit(7))
-for _ in range(2):
-    start(port.get)
+def leave(op):
+    for _ in range(2):
+        start(port.get)
+    sys.exit(7)
+
+port.timer(0, callback=leave)
 port.run()
 """
     assert check_exit(code, backend, 7) == ""

@@ -52,8 +52,10 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     handle->identity[0] = (uint64_t)status.st_dev;
     handle->identity[1] = (uint64_t)status.st_ino;
     handle->type = IO_FILE;
-    if (!S_ISSOCK(status.st_mode))
+    if (!S_ISSOCK(status.st_mode)) {
+        handle->backend.word[POSIX_SEEKABLE] = lseek(fd, 0, SEEK_CUR) >= 0;
         return 0;
+    }
     int type, protocol;
     int described = io_socket_describe(fd, &handle->family, &type, &protocol);
     if (described < 0) {
@@ -185,29 +187,19 @@ static uint32_t ready_now(int fd, uint32_t events) {
            (asked.revents & POLLOUT ? (uint32_t)IO_WRITABLE : 0);
 }
 
+/* A second connect is how Linux tells the outcome of the first, and notes it in the socket. */
 static int connect_on(io_op *op) {
     io_connect *connection = (io_connect *)op;
-    int fd = (int)op->handle->native;
-    if (!(op->flags & IO_OP_CONNECTING)) {
-        if (connect(fd, (struct sockaddr *)&connection->address.storage,
-                    connection->address.length) == 0) {
-            op->result = 0;
-            return IO_DONE;
-        }
-        if (errno != EINPROGRESS && errno != EINTR)
-            return errno == EAGAIN ? -IOE_NOBUFS : failed(op); /* a unix listener's full backlog */
-        op->flags |= IO_OP_CONNECTING;
-    }
-    if (!ready_now(fd, IO_WRITABLE))
-        return -IOE_AGAIN;
-    /* Asked again, connect tells how it went, and the socket then knows that it is connected:
-     * after a look at SO_ERROR alone, the user's next connect would succeed. */
-    if (connect(fd, (struct sockaddr *)&connection->address.storage,
-                connection->address.length) < 0 &&
-        errno != EISCONN)
-        return failed(op);
+    bool again = (op->flags & IO_OP_CONNECTING) != 0;
     op->result = 0;
-    return IO_DONE;
+    if (connect((int)op->handle->native, (struct sockaddr *)&connection->address.storage,
+                connection->address.length) == 0 ||
+        (again && errno == EISCONN))
+        return IO_DONE;
+    if (errno == EAGAIN) /* a unix listener whose backlog is full */
+        return -IOE_NOBUFS;
+    op->flags |= IO_OP_CONNECTING;
+    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR ? -IOE_AGAIN : failed(op);
 }
 
 static int poll_once(io_op *op) {

@@ -4,6 +4,9 @@
 
 #include "core/backend.h"
 
+/* What io_handle.backend.word holds. */
+enum { POSIX_SEEKABLE };
+
 /* Finds out what the descriptor is, and makes a socket non-blocking. 0 or a portable error. */
 int posix_handle_open(io_handle *handle, uint32_t *os_error);
 /* False: the descriptor has been closed, or is another file by now. */

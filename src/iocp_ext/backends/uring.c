@@ -208,6 +208,9 @@ static int prepare(struct uring_sqe *entry, io_op *op) {
 static int uring_submit(io_op *op) {
     if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(op->handle))
         return -IOE_BADF;
+    /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
+    if ((op->kind == IO_READ || op->kind == IO_WRITE) && !op->handle->backend.word[POSIX_SEEKABLE])
+        return -IOE_SPIPE;
     struct uring_sqe entry;
     memset(&entry, 0, sizeof entry);
     entry.fd = (int32_t)op->handle->native;
