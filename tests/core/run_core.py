@@ -107,8 +107,17 @@ def build(mode: str, cc: str, folder: Path) -> list[Path]:
     programs = []
     for main in mains:
         program = main.with_suffix(".exe" if mode == "windows" else "")
-        run_checked([*compiler(mode, cc), *MODES[mode][0], str(main), *objects, "-o", str(program)]
-                    + libraries)
+        run_checked(
+            [
+                *compiler(mode, cc),
+                *MODES[mode][0],
+                str(main),
+                *objects,
+                "-o",
+                str(program),
+                *libraries,
+            ]
+        )
         programs.append(program)
     return programs
 
@@ -142,7 +151,10 @@ def run_program(mode: str, program: Path, only: str | None) -> tuple[int, int, i
         with tempfile.TemporaryFile("w+") as output:
             try:
                 code = subprocess.run(
-                    command, stdout=output, stderr=subprocess.STDOUT, env=environment,
+                    command,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
                     timeout=limit * 6,
                 ).returncode
             except subprocess.TimeoutExpired:

@@ -265,9 +265,7 @@ def test_a_stuck_operation_is_leaked() -> None:
 
 
 def test_faults_need_a_simulated_port() -> None:
-    real = next(
-        name for name, why in iocpcore.backends().items() if why is None and name != "sim"
-    )
+    real = next(name for name, why in iocpcore.backends().items() if why is None and name != "sim")
     with iocpcore.CompletionPort(backend=real) as port:
         for function in (_core.sim_pair, _core.sim_listener, _core.sim_configure):
             with pytest.raises(ValueError, match="port"):
