@@ -147,7 +147,7 @@ static bool abandon(py_port *port, py_association *stale) {
 
 /* No other open port knows the handle. */
 static bool unknown_elsewhere(py_port *port, PyObject *object, const char *name, io_native native) {
-    PyObject *ports = PySequence_List(port->state->open_ports);
+    PyObject *ports = py_open_ports(port->state);
     bool unknown = ports != NULL;
     for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
         py_port *other = (py_port *)PyList_GET_ITEM(ports, i);

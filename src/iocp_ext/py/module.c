@@ -25,14 +25,11 @@ static bool make_type(PyObject *module, PyType_Spec *spec, bool is_public, PyTyp
 }
 
 static bool import_names(py_state *state) {
-    PyObject *weak_set = NULL;
     if (!import_name("iocpcore.errors", "InvalidStateError", &state->invalid_state_error) ||
         !import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
-        !import_name("socket", "socket", &state->socket_class) ||
-        !import_name("weakref", "WeakSet", &weak_set))
+        !import_name("socket", "socket", &state->socket_class))
         return false;
-    state->open_ports = PyObject_CallNoArgs(weak_set);
-    Py_DECREF(weak_set);
+    state->open_ports = PyDict_New();
 #ifdef _WIN32
     if (!import_name("msvcrt", "get_osfhandle", &state->get_osfhandle))
         return false;
@@ -106,7 +103,7 @@ PyDoc_STRVAR(open_ports_doc, "_open_ports()\n--\n\n"
                              "The ports of this interpreter that are not closed, as a list.");
 
 static PyObject *module_open_ports(PyObject *module, PyObject *Py_UNUSED(unused)) {
-    return PySequence_List(state_of(module)->open_ports);
+    return py_open_ports(state_of(module));
 }
 
 PyDoc_STRVAR(set_main_thread_doc,

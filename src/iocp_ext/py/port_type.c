@@ -47,11 +47,49 @@ static bool parse_concurrency(PyObject *value, long long *concurrency) {
     return *concurrency > 0 || default_concurrency(concurrency);
 }
 
-static bool tell_open_ports(py_port *self, const char *method) {
-    PyObject *done = PyObject_CallMethod(self->state->open_ports, method, "O", (PyObject *)self);
-    Py_XDECREF(done);
-    return done != NULL;
+/* ---- the ports that are open ----------------------------------------------------------------- */
+
+/* A dict, not a WeakSet: other threads open and close ports while one goes through them, and only a
+ * dict's values can be taken all at once. */
+static bool list_port(py_port *self) {
+    PyObject *address = PyLong_FromVoidPtr(self);
+    PyObject *reference = PyWeakref_NewRef((PyObject *)self, NULL);
+    bool listed = address != NULL && reference != NULL &&
+                  PyDict_SetItem(self->state->open_ports, address, reference) == 0;
+    Py_XDECREF(address);
+    Py_XDECREF(reference);
+    return listed;
 }
+
+static bool unlist_port(py_port *self) {
+    if (self->state->open_ports == NULL) /* the module went first */
+        return true;
+    PyObject *address = PyLong_FromVoidPtr(self);
+    bool unlisted = address != NULL && PyDict_DelItem(self->state->open_ports, address) == 0;
+    if (!unlisted && address != NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear();
+        unlisted = true;
+    }
+    Py_XDECREF(address);
+    return unlisted;
+}
+
+PyObject *py_open_ports(py_state *state) {
+    PyObject *references = PyDict_Values(state->open_ports);
+    PyObject *ports = references == NULL ? NULL : PyList_New(0);
+    for (Py_ssize_t i = 0; ports != NULL && i < PyList_GET_SIZE(references); i++) {
+        PyObject *port = NULL;
+        int found = PyWeakref_GetRef(PyList_GET_ITEM(references, i), &port);
+        if (found < 0 || (found > 0 && PyList_Append(ports, port) < 0))
+            Py_CLEAR(ports);
+        Py_XDECREF(port);
+    }
+    Py_XDECREF(references);
+    return ports;
+}
+
+/* ---- opening and closing --------------------------------------------------------------------- */
+
 
 static bool open_port(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
@@ -63,7 +101,7 @@ static bool open_port(py_port *self, const io_backend *backend, uint32_t concurr
         py_error_raise(-error, os_error, "open the port");
         return false;
     }
-    return tell_open_ports(self, "add");
+    return list_port(self);
 }
 
 static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -112,7 +150,7 @@ static bool close_port(py_port *self, uint64_t timeout_ns) {
     thread = PyEval_SaveThread();
     io_port_finish_close(port, leaked);
     PyEval_RestoreThread(thread);
-    return tell_open_ports(self, "discard") && (leaked == 0 || warn_of_leak(self, leaked));
+    return unlist_port(self) && (leaked == 0 || warn_of_leak(self, leaked));
 }
 
 /* Whether the port is the parent process's. */

@@ -25,7 +25,7 @@ typedef struct py_state {
     PyObject *unsupported_operation; /* io.UnsupportedOperation */
     PyObject *socket_class;          /* socket.socket */
     PyObject *get_osfhandle;         /* msvcrt.get_osfhandle; NULL elsewhere */
-    PyObject *open_ports;            /* weakref.WeakSet */
+    PyObject *open_ports;            /* dict: address of a port to its weak reference */
     PyObject *str_fileno;
     PyObject *str_setblocking;
     PyObject *str_detach;
@@ -226,6 +226,8 @@ extern PyType_Spec py_operation_spec;
                              PyObject *keywords);
 PY_PORT_METHODS(X)
 #undef X
+
+PyObject *py_open_ports(py_state *state); /* a list of those that are not closed */
 
 static inline bool py_port_enter(py_port *self) {
     int error = io_port_enter(self->port);
