@@ -11,6 +11,7 @@ import time
 
 import iocpcore
 import pytest
+from support import child
 from support.system import LIMIT, LINUX, POLLIN, wait_until
 
 
@@ -360,3 +361,36 @@ def test_opened_and_closed_with_work_again_and_again(make_port, make_net):
         assert all(op.done for op in ops)
         net.pumping = False
         net.end()
+
+
+STUCK = """
+import errno, gc, warnings
+import iocpcore
+from iocpcore import _core
+
+port = iocpcore.CompletionPort()
+a, b = _core.sim_pair(port)
+_core.sim_configure(port, stuck=True)
+buffer = bytearray(10)
+op = port.recv_into(a, buffer)
+timer = port.timer(1000)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    port.close(timeout=0.5)
+assert [warning.category for warning in caught] == [ResourceWarning], caught
+assert "1" in str(caught[0].message)
+for ended in (op, timer):
+    assert ended.done and ended.cancelled and ended.error.errno == errno.ECANCELED
+port.close()
+try:
+    buffer.clear()
+except BufferError:
+    print("the kernel still has it")
+del port, op, timer
+gc.collect()
+"""
+
+
+def test_what_the_kernel_does_not_give_back():
+    """It is leaked, with a warning, and never freed: the kernel may still write there."""
+    child.check(STUCK, "sim", output="the kernel still has it")
