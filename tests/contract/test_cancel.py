@@ -196,18 +196,6 @@ def test_twice(port, net):
     net.nothing_more()
 
 
-def test_from_several_threads_at_once(port, net):
-    for _ in range(20):
-        op = port.recv(net.pair()[0], 10)
-        threads = [threading.Thread(target=op.cancel) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LIMIT)
-        net.finish(op)
-        check_cancelled(op)
-
-
 def test_one_of_several_receives(port, net):
     """Those behind it move up, with nothing lost between."""
     a, peer = net.pair()

@@ -262,6 +262,6 @@ def test_a_subclass_and_an_object_with_fileno(port, net):
         assert net.result(op) == b"x"
         port.dissociate(wrapper)
     slotted = Slotted()
-    slotted.sock = a
+    slotted.sock = net.file(b"x")
     with pytest.raises(TypeError, match="weak"):
-        port.recv(slotted, 10)
+        port.read(slotted, 10, 0)

@@ -74,8 +74,9 @@ def work(call):
         ends.append(repr(error))
 
 def getter():
-    while port.get(30).result() != "end":
-        pass
+    while (op := port.get(30)).result() != "end":
+        if op.callback:
+            op.callback(op)
 
 threads = [threading.Thread(target=work, args=(port.run,)) for _ in range(2)]
 threads.append(threading.Thread(target=work, args=(getter,)))
@@ -94,12 +95,11 @@ while not served.is_set():
     port.timer(0, callback=lambda op: served.set())
     served.wait(0.01)
 print("served")
-while "fine" not in ends:
-    port.post("end")
-    time.sleep(0.01)
 port.stop()
-for thread in threads:
+for thread in threads[:2]:
     thread.join(30)
+port.post("end")
+threads[2].join(30)
 print(ends)
 port.close()
 """

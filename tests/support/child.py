@@ -22,7 +22,6 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def start(*args: str, **extra: str) -> subprocess.Popen[str]:
-    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
     return subprocess.Popen(
         [sys.executable, *args],
         stdin=subprocess.DEVNULL,
@@ -31,7 +30,6 @@ def start(*args: str, **extra: str) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         env=environment(**extra),
-        creationflags=flags,
     )
 
 
