@@ -203,3 +203,27 @@ print(len(seen) > 10)
 port.close()
 """
     child.check(code, backend, output="True")
+
+
+@pytest.mark.skipif(WINDOWS, reason="signals have no threads on Windows")
+@pytest.mark.parametrize("wait", WAITS)
+def test_another_thread_takes_the_signal(backend, wait):
+    """It may while it runs Python code and the main thread is just about to wait; here it is made
+    to. The main thread, which is to handle it, hears of it all the same."""
+    code = f"""
+{INTERRUPT}
+def take_it():
+    while port.stats()["waits"] == 0:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    begin[0] = time.monotonic()
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+threading.Thread(target=take_it, daemon=True).start()
+try:
+    {WAITS[wait]}
+except KeyboardInterrupt:
+    report()
+port.close()
+"""
+    child.check(code, backend, output="at once")

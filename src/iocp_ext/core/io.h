@@ -302,7 +302,8 @@ void io_timer_heap_free(io_timer_heap *heap);
 typedef struct io_wait {
     uint64_t deadline_ns;
     bool signals;
-    const void *mask; /* sigset_t: signals blocked during the wait. NULL: all */
+    const void *mask;    /* sigset_t: signals blocked during the wait. NULL: all */
+    uint64_t recheck_ns; /* after so long the wait ends with -IOE_INTR anyhow; 0: it does not */
 } io_wait;
 
 typedef enum io_worker_state { IO_WORKER_CORE, IO_WORKER_CALLBACK } io_worker_state;

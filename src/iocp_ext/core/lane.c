@@ -149,15 +149,31 @@ void io_lane_wake_all(io_lane *lane) {
         lane->backend->wake(lane);
 }
 
+static uint64_t earlier(uint64_t a_ns, uint64_t b_ns) {
+    return a_ns < b_ns ? a_ns : b_ns;
+}
+
+/* When the wait is to end for a look at signals. Virtual time knows no signals. */
+static uint64_t recheck_at(const io_lane *lane, const io_wait *wait) {
+    bool rechecks = wait->recheck_ns != 0 && lane->backend->now == NULL;
+    return rechecks ? io_clock_ns() + wait->recheck_ns : IO_NEVER;
+}
+
+static bool due(uint64_t recheck_ns) {
+    return recheck_ns != IO_NEVER && io_clock_ns() >= recheck_ns;
+}
+
 /* Waits until unparked, the deadline, or (true) a signal. Under lane->lock, left meanwhile. */
 static bool wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_ns) {
     io_lane *lane = thread->lane;
 #ifndef _WIN32
     if (thread->main) {
+        uint64_t recheck_ns = recheck_at(lane, wait);
         io_mutex_unlock(&lane->lock);
-        bool interrupted = io_wake_wait(lane->main_wake, deadline_ns, wait->mask);
+        bool interrupted =
+            io_wake_wait(lane->main_wake, earlier(deadline_ns, recheck_ns), wait->mask);
         io_mutex_lock(&lane->lock);
-        return interrupted;
+        return interrupted || due(recheck_ns);
     }
 #endif
     (void)wait;
@@ -201,9 +217,11 @@ uint64_t io_lane_fire_timers(io_lane *lane, io_list *done) {
 static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     io_list done;
     io_list_init(&done);
+    uint64_t recheck_ns = deadline_ns == 0 ? IO_NEVER : recheck_at(lane, wait);
     io_timer *first = io_timer_heap_first(&lane->timers);
-    if (first != NULL && first->deadline_ns < deadline_ns)
-        deadline_ns = first->deadline_ns;
+    if (first != NULL)
+        deadline_ns = earlier(deadline_ns, first->deadline_ns);
+    deadline_ns = earlier(deadline_ns, recheck_ns);
     lane->driven = true;
     lane->waiting = deadline_ns != 0;
     lane->dispatched = 0;
@@ -215,7 +233,7 @@ static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     if (lane->timers.count > 0)
         collect_timers(lane, io_lane_now(lane), &done);
     append_ready(lane, &done);
-    return error;
+    return error == 0 && due(recheck_ns) ? -IOE_INTR : error;
 }
 
 /* The same on a shared lane. */

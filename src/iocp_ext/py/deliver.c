@@ -4,14 +4,16 @@
  * are attached, and released to the core before Python code hears of it.
  *
  * Signals end waits in the main thread only. It waits with every signal blocked except inside the
- * kernel's wait, so that one that arrives between Python's look and the wait is not missed. */
+ * kernel's wait, so that one that arrives between Python's look and the wait is not missed. Another
+ * thread that runs Python code just then may take it instead; the main thread does not hear of
+ * that, so it looks again, soon at first and then once a second. */
 #include "pyio.h"
 
 #ifdef _WIN32
 PyAPI_FUNC(void *) _PyOS_SigintEvent(void);
 #endif
 
-enum { GET_MANY_MAX = 1024, GET_MANY_DEFAULT = 64 };
+enum { GET_MANY_MAX = 1024, GET_MANY_DEFAULT = 64, FIRST_RECHECK_NS = 10 * 1000 * 1000 };
 
 /* ---- results --------------------------------------------------------------------------------- */
 
@@ -142,7 +144,8 @@ static int wait_detached(const waiter *self, const io_wait *wait) {
 #ifdef _WIN32
 
 /* One wait that a signal ends. */
-static int wait_for_signals(const waiter *self, uint64_t deadline_ns) {
+static int wait_for_signals(const waiter *self, uint64_t deadline_ns, uint64_t recheck_ns) {
+    (void)recheck_ns; /* the event is set whichever thread took the signal */
     void *event = _PyOS_SigintEvent();
     io_wait wait = {.deadline_ns = deadline_ns, .signals = true, .mask = event};
     io_event_reset(event);
@@ -151,9 +154,10 @@ static int wait_for_signals(const waiter *self, uint64_t deadline_ns) {
 
 #else
 
-static int wait_for_signals(const waiter *self, uint64_t deadline_ns) {
+static int wait_for_signals(const waiter *self, uint64_t deadline_ns, uint64_t recheck_ns) {
     io_signals saved;
-    io_wait wait = {.deadline_ns = deadline_ns, .signals = true, .mask = &saved.mask};
+    io_wait wait = {
+        .deadline_ns = deadline_ns, .signals = true, .mask = &saved.mask, .recheck_ns = recheck_ns};
     io_signals_block(&saved);
     int answer = PyErr_CheckSignals() < 0 ? -IOE_INTR : wait_detached(self, &wait);
     io_signals_restore(&saved);
@@ -173,10 +177,12 @@ static int wait_until(const waiter *self, uint64_t deadline_ns) {
         return wait_detached(self, &wait);
     }
     int answer;
+    uint64_t recheck_ns = FIRST_RECHECK_NS;
     do {
         if (PyErr_CheckSignals() < 0) /* handlers run with signals as they were */
             return -IOE_INTR;
-        answer = wait_for_signals(self, deadline_ns);
+        answer = wait_for_signals(self, deadline_ns, recheck_ns);
+        recheck_ns = 2 * recheck_ns < IO_NS_PER_SECOND ? 2 * recheck_ns : IO_NS_PER_SECOND;
     } while (answer == -IOE_INTR && !PyErr_Occurred());
     return answer;
 }
