@@ -544,18 +544,23 @@ static void close_under_workers(const char *backend) {
     }
 }
 
-#define ALL(X)                                                                         \
-    BACKENDS(X, posts_once)                                                            \
-    BACKENDS(X, wake_not_lost)                                                         \
-    BACKENDS(X, posts_in_order)                                                        \
-    BACKENDS(X, timer_ends_wait)                                                       \
-    BACKENDS(X, deadlines)                                                             \
-    BACKENDS(X, threads_hammer)                                                        \
-    BACKENDS(X, submitter_ends)                                                        \
-    BACKENDS(X, opener_ends)                                                           \
-    BACKENDS(X, handover) BACKENDS(X, handover_storm) BACKENDS(X, handover_after_idle) \
-        BACKENDS(X, workers_without_blocking) BACKENDS(X, stop_is_sticky)              \
-            BACKENDS(X, close_under_workers)
+/* clang-format off: it never comes to rest here */
+#define ALL(X) \
+    BACKENDS(X, posts_once) \
+    BACKENDS(X, wake_not_lost) \
+    BACKENDS(X, posts_in_order) \
+    BACKENDS(X, timer_ends_wait) \
+    BACKENDS(X, deadlines) \
+    BACKENDS(X, threads_hammer) \
+    BACKENDS(X, submitter_ends) \
+    BACKENDS(X, opener_ends) \
+    BACKENDS(X, handover) \
+    BACKENDS(X, handover_storm) \
+    BACKENDS(X, handover_after_idle) \
+    BACKENDS(X, workers_without_blocking) \
+    BACKENDS(X, stop_is_sticky) \
+    BACKENDS(X, close_under_workers)
+/* clang-format on */
 
 /* Valgrind up to 3.19 at least lets no other thread run while one waits in io_uring_enter. */
 static void needs_threads(const char *backend) {

@@ -158,13 +158,8 @@ static int pwait(int epoll, struct epoll_event *events, int maximum, uint64_t de
                  const void *mask) {
     static _Atomic bool no_pwait2; /* Linux before 5.11: whole milliseconds */
     struct timespec left = {0, 0};
-    uint64_t ns = 0;
-    if (deadline_ns != IO_NEVER && deadline_ns != 0) {
-        uint64_t now = io_clock_ns();
-        ns = deadline_ns > now ? deadline_ns - now : 0;
-        left.tv_sec = (time_t)(ns / IO_NS_PER_SECOND);
-        left.tv_nsec = (long)(ns % IO_NS_PER_SECOND);
-    }
+    if (deadline_ns != IO_NEVER && deadline_ns != 0)
+        left = io_time_left(deadline_ns);
 #ifdef SYS_epoll_pwait2
     if (!no_pwait2) {
         long count = syscall(SYS_epoll_pwait2, epoll, events, maximum,
@@ -174,8 +169,9 @@ static int pwait(int epoll, struct epoll_event *events, int maximum, uint64_t de
         no_pwait2 = true;
     }
 #endif
-    uint64_t ms = (ns + IO_NS_PER_MS - 1) / IO_NS_PER_MS;
-    int timeout = deadline_ns == IO_NEVER ? -1 : ms > INT32_MAX ? INT32_MAX : (int)ms;
+    int64_t ms = left.tv_sec < INT32_MAX / 1000 ? left.tv_sec * 1000 : INT32_MAX - 1000;
+    ms += (left.tv_nsec + (long)IO_NS_PER_MS - 1) / (long)IO_NS_PER_MS;
+    int timeout = deadline_ns == IO_NEVER ? -1 : (int)ms;
     return (int)syscall(SYS_epoll_pwait, epoll, events, maximum, timeout, mask,
                         KERNEL_SIGSET_BYTES);
 }

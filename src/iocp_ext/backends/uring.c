@@ -311,10 +311,9 @@ static int wait_for_completions(uring_lane *state, const io_wait *wait, uint64_t
         mask = &all;
     }
     if (deadline_ns != IO_NEVER) {
-        uint64_t now = io_clock_ns();
-        uint64_t ns = deadline_ns > now ? deadline_ns - now : 0;
-        left.seconds = (int64_t)(ns / IO_NS_PER_SECOND);
-        left.nanoseconds = (int64_t)(ns % IO_NS_PER_SECOND);
+        struct timespec time_left = io_time_left(deadline_ns);
+        left.seconds = time_left.tv_sec;
+        left.nanoseconds = time_left.tv_nsec;
         timeout = &left;
     }
     int error = uring_ring_wait(&state->ring, timeout, mask);

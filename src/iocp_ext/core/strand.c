@@ -218,21 +218,32 @@ void io_op_submit(io_op *op, io_handle *handle) {
 
 /* ---- what backends report -------------------------------------------------------------------- */
 
+/* The operation goes on, unless somebody wants its end. Under the handle's lock. */
+static void go_on(io_op *op, io_list *done) {
+    if (op->flags & IO_OP_CANCEL_ASKED || op->handle->native_gone) {
+        complete(op, -IOE_CANCELED, 0, done);
+        return;
+    }
+    op->flags |= IO_OP_RESUBMITTED;
+    start(op, done);
+}
+
+/* What may follow when an operation has ended. Under the handle's lock. */
+static void settle(io_handle *handle, int direction, io_list *done) {
+    if (direction >= 0)
+        pump(handle, direction, done);
+    close_if_idle(handle);
+}
+
 void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
     int direction = direction_of(op->kind);
     io_mutex_lock(&handle->lock);
-    if (result < 0 || !wants_more(op, result)) {
+    if (result < 0 || !wants_more(op, result))
         complete(op, result < 0 ? result : final_result(op, result), os_error, done);
-    } else if (op->flags & IO_OP_CANCEL_ASKED || handle->native_gone) {
-        complete(op, -IOE_CANCELED, 0, done);
-    } else {
-        op->flags |= IO_OP_RESUBMITTED;
-        start(op, done);
-    }
-    if (direction >= 0)
-        pump(handle, direction, done);
-    close_if_idle(handle);
+    else
+        go_on(op, done);
+    settle(handle, direction, done);
     io_mutex_unlock(&handle->lock);
 }
 
@@ -240,15 +251,8 @@ void io_op_retry(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
     int direction = direction_of(op->kind);
     io_mutex_lock(&handle->lock);
-    if (op->flags & IO_OP_CANCEL_ASKED || handle->native_gone) {
-        complete(op, -IOE_CANCELED, 0, done);
-    } else {
-        op->flags |= IO_OP_RESUBMITTED;
-        start(op, done);
-    }
-    if (direction >= 0)
-        pump(handle, direction, done);
-    close_if_idle(handle);
+    go_on(op, done);
+    settle(handle, direction, done);
     io_mutex_unlock(&handle->lock);
 }
 
@@ -337,9 +341,7 @@ bool io_op_cancel(io_op *op) {
         if (pending) {
             int direction = direction_of(op->kind);
             cancel(op, &done);
-            if (direction >= 0)
-                pump(handle, direction, &done);
-            close_if_idle(handle);
+            settle(handle, direction, &done);
         }
         io_mutex_unlock(&handle->lock);
     }

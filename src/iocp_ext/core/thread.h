@@ -126,6 +126,13 @@ static inline uint64_t io_clock_ns(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * IO_NS_PER_SECOND + (uint64_t)now.tv_nsec;
 }
+/* From now to a deadline that is not IO_NEVER; zero if it has passed. */
+static inline struct timespec io_time_left(uint64_t deadline_ns) {
+    uint64_t now_ns = io_clock_ns();
+    uint64_t left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
+    return (struct timespec){(time_t)(left_ns / IO_NS_PER_SECOND),
+                             (long)(left_ns % IO_NS_PER_SECOND)};
+}
 /* Returns at the deadline, when signalled, or for no reason: the caller checks its condition. */
 static inline void io_cond_wait(io_cond *cond, io_mutex *mutex, uint64_t deadline_ns) {
     if (deadline_ns == IO_NEVER) {

@@ -67,10 +67,7 @@ bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
     struct pollfd readable = {.fd = wake, .events = POLLIN};
     struct timespec left, *timeout = NULL;
     if (deadline_ns != IO_NEVER) {
-        uint64_t now = io_clock_ns();
-        uint64_t ns = deadline_ns > now ? deadline_ns - now : 0;
-        left.tv_sec = (time_t)(ns / IO_NS_PER_SECOND);
-        left.tv_nsec = (long)(ns % IO_NS_PER_SECOND);
+        left = io_time_left(deadline_ns);
         timeout = &left;
     }
     int ready = ppoll(&readable, 1, timeout, mask);
