@@ -90,7 +90,6 @@ PyObject *py_open_ports(py_state *state) {
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
-
 static bool open_port(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
     if (!py_table_open(&self->table))
