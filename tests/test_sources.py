@@ -139,14 +139,6 @@ def test_the_scan_finds_functions():
     assert functions(text) == [("one", 4), ("two", 6)]
 
 
-def test_windows_contexts_are_set():
-    """Wine forgives a socket without its accept or connect context, Windows does not: there it
-    has no peer name and cannot be shut down."""
-    text = "".join(without_comments(path.read_text()) for path in BACKENDS.glob("*.c"))
-    for name in ("SO_UPDATE_ACCEPT_CONTEXT", "SO_UPDATE_CONNECT_CONTEXT"):
-        assert re.search(rf"setsockopt\([^;]*\b{name}\b", text), name
-
-
 def test_python_files_have_a_docstring():
     for path in (ROOT / "python" / "iocpcore").rglob("*.py"):
         assert path.read_text().lstrip().startswith(('"""', 'r"""')), path

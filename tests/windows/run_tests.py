@@ -44,6 +44,11 @@ TESTS = (
     *("tests/test_cli.py", "tests/test_exit.py"),
 )
 ENVIRONMENT_TESTS = "tests/windows/test_environment.py"
+# Windows wants to be told of every accepted and connected socket; Wine only says that it was.
+CONTEXTS = "tests/windows/contexts.py"
+CONNECTIONS = 5
+CONTEXT_OPTIONS = ("SO_UPDATE_ACCEPT_CONTEXT", "SO_UPDATE_CONNECT_CONTEXT")
+CONTEXT_LIMIT_S = 60.0
 BACKENDS = "iocp,sim"
 
 # How much of the output of an ABI that failed is shown when several run side by side.
@@ -152,11 +157,30 @@ class Tester:
             environment = self._pytest(["--noconftest", ENVIRONMENT_TESTS], output)
             if not environment.is_good:
                 return Verdict(trouble=f"the Windows environment is broken: {environment}")
+            trouble = self._contexts()
+            if trouble:
+                return Verdict(trouble=trouble)
             # A choice of tests need not touch every backend.
             self._environment["IOCPCORE_EXPECT_BACKENDS"] = BACKENDS
         if not any((CHECKOUT / word.partition("::")[0]).exists() for word in words):
             words = [name for name in TESTS if (CHECKOUT / name).exists()] + words
         return self._pytest(words, output)
+
+    def _contexts(self) -> str:
+        """What is wrong with the contexts of accepted and connected sockets, or nothing."""
+        trace = self._report.with_suffix(".trace")
+        environment = self._environment | {"WINEDEBUG": "+winsock"}
+        with trace.open("w") as output:
+            code = self._lane.python(
+                self._abi, [CONTEXTS, str(CONNECTIONS)], environment, output, CONTEXT_LIMIT_S
+            )
+        if code != 0:
+            return f"{CONTEXTS} ended with exit code {code}"
+        said = trace.read_text(errors="replace")
+        counts = {option: said.count(f"Ignoring {option}") for option in CONTEXT_OPTIONS}
+        if set(counts.values()) == {CONNECTIONS}:
+            return ""
+        return f"of {CONNECTIONS} connections: {counts}"
 
     def _pytest(self, words: Sequence[str], output: TextIO | None) -> Verdict:
         self._report.unlink(missing_ok=True)
