@@ -114,13 +114,16 @@ static int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     error = interest_set(handle);
     if (error == -EPERM) /* a regular file: always ready, so nothing to be told */
         return 0;
-    if (error)
+    if (error) {
         *os_error = (uint32_t)-error;
+        posix_handle_close(handle);
+    }
     return error;
 }
 
 static void epoll_handle_close(io_handle *handle, bool close_native) {
     epoll_lane *state = handle->lane->state;
+    posix_handle_close(handle);
     if (handle->native_gone || !posix_same_file(handle))
         return;
     /* Fails for regular files, which were never added. */
@@ -133,8 +136,6 @@ static void epoll_handle_close(io_handle *handle, bool close_native) {
 
 static int epoll_submit(io_op *op) {
     if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
-        if (op->flags & IO_OP_RESUBMITTED && !posix_same_file(op->handle))
-            return -IOE_BADF;
         int error = io_file_pool_submit(op, posix_file_work);
         return error ? error : IO_PENDING;
     }
@@ -200,7 +201,7 @@ static int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
             ready |= IO_READABLE;
         if (happened & (EPOLLOUT | EPOLLHUP | EPOLLERR))
             ready |= IO_WRITABLE;
-        io_handle_ready(lane, events[i].data.u64, ready, done);
+        io_handle_ready(events[i].data.u64, ready, done);
     }
     return 0;
 }
@@ -216,4 +217,5 @@ const io_backend io_backend_epoll = {
     .handle_close = epoll_handle_close,
     .submit = epoll_submit,
     .cancel = epoll_cancel,
+    .hold_file = posix_hold_file,
 };

@@ -328,6 +328,7 @@ const io_backend io_backend_iocp = {
     .handle_close = iocp_handle_close,
     .submit = iocp_submit,
     .cancel = iocp_cancel,
+    .hold_file = winfile_hold,
     .post = iocp_post,
     .set_timer = iocp_set_timer,
 };

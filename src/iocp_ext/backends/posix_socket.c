@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -44,6 +45,16 @@ void posix_close(io_native native) {
     (void)close((int)native);
 }
 
+void io_native_close_file(io_native native) {
+    posix_close(native);
+}
+
+/* lseek alone would say yes for an eventfd and the like. */
+static bool seeks(int fd, mode_t mode) {
+    return S_ISREG(mode) || S_ISBLK(mode) || S_ISDIR(mode) ||
+           (S_ISCHR(mode) && lseek(fd, 0, SEEK_CUR) >= 0);
+}
+
 int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     int fd = (int)handle->native;
     struct stat status;
@@ -52,8 +63,12 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     handle->identity[0] = (uint64_t)status.st_dev;
     handle->identity[1] = (uint64_t)status.st_ino;
     handle->type = IO_FILE;
+    handle->backend.word[POSIX_FILE] = -1;
     if (!S_ISSOCK(status.st_mode)) {
-        handle->backend.word[POSIX_SEEKABLE] = lseek(fd, 0, SEEK_CUR) >= 0;
+        handle->backend.word[POSIX_SEEKS] = seeks(fd, status.st_mode);
+        handle->backend.word[POSIX_FILE] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (handle->backend.word[POSIX_FILE] < 0)
+            goto error;
         return 0;
     }
     int type, protocol;
@@ -71,6 +86,11 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
 error:
     *os_error = (uint32_t)errno;
     return -errno;
+}
+
+void posix_handle_close(io_handle *handle) {
+    if (handle->backend.word[POSIX_FILE] >= 0)
+        posix_close(handle->backend.word[POSIX_FILE]);
 }
 
 bool posix_same_file(const io_handle *handle) {
@@ -131,13 +151,40 @@ static int send_vecs(io_op *op, io_address *to) {
     return finish(op, moved);
 }
 
+int posix_hold_file(io_send_file *op) {
+    int file = fcntl((int)op->file, F_DUPFD_CLOEXEC, 0);
+    if (file < 0)
+        return failed(&op->op);
+    op->file = file;
+    op->held = true;
+    return 0;
+}
+
+/* sendfile knows no MSG_NOSIGNAL: a broken pipe's signal is caught here before it is delivered. */
+static ssize_t send_part(io_send_file *file, size_t part) {
+    sigset_t pipe_signal, pending, saved;
+    const struct timespec no_time = {0, 0};
+    off_t offset = (off_t)file->offset;
+    sigemptyset(&pipe_signal);
+    sigaddset(&pipe_signal, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_signal, &saved);
+    sigpending(&pending);
+    ssize_t moved = sendfile((int)file->op.handle->native, (int)file->file, &offset, part);
+    int error = errno;
+    if (moved < 0 && error == EPIPE && !sigismember(&pending, SIGPIPE))
+        while (sigtimedwait(&pipe_signal, NULL, &no_time) < 0 && errno == EINTR) {
+        }
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    errno = error;
+    return moved;
+}
+
 static int send_file(io_op *op) {
     io_send_file *file = (io_send_file *)op;
     uint64_t part = file->remaining < SEND_FILE_PART ? file->remaining : SEND_FILE_PART;
-    off_t offset = (off_t)file->offset;
     ssize_t moved;
     do
-        moved = sendfile((int)op->handle->native, (int)file->file, &offset, (size_t)part);
+        moved = send_part(file, (size_t)part);
     while (moved < 0 && errno == EINTR);
     return finish(op, moved);
 }
@@ -236,9 +283,11 @@ int posix_perform(io_op *op) {
 
 int64_t posix_file_work(io_op *op, uint32_t *os_error) {
     io_transfer *transfer = (io_transfer *)op;
-    int fd = (int)op->handle->native;
+    int fd = (int)op->handle->backend.word[POSIX_FILE];
     off_t offset = (off_t)transfer->offset;
     ssize_t moved;
+    if (!op->handle->backend.word[POSIX_SEEKS] && op->kind != IO_SYNC)
+        return -IOE_SPIPE;
     if (op->kind == IO_READ && !io_transfer_acquire(transfer))
         return -IOE_NOMEM;
     do {

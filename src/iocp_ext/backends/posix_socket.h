@@ -5,10 +5,15 @@
 #include "core/backend.h"
 
 /* What io_handle.backend.word holds. */
-enum { POSIX_SEEKABLE };
+enum {
+    POSIX_FILE,  /* of a file: a descriptor of our own, which stays when the user closes his */
+    POSIX_SEEKS, /* it has offsets */
+};
 
-/* Finds out what the descriptor is, and makes a socket non-blocking. 0 or a portable error. */
+/* Finds out what the descriptor is, makes a socket non-blocking, duplicates a file's descriptor. 0
+ * or a portable error. */
 int posix_handle_open(io_handle *handle, uint32_t *os_error);
+void posix_handle_close(io_handle *handle); /* gives the duplicate back */
 /* False: the descriptor has been closed, or is another file by now. */
 bool posix_same_file(const io_handle *handle);
 void posix_close(io_native native);
@@ -17,6 +22,7 @@ void posix_close(io_native native);
 int posix_perform(io_op *op);
 /* Whether a failed accept concerns that one client only and the next may be tried at once. */
 bool posix_accept_goes_on(int error);
+int posix_hold_file(io_send_file *op);
 /* The work of a file operation on a pool thread, blocking. */
 int64_t posix_file_work(io_op *op, uint32_t *os_error);
 

@@ -253,7 +253,7 @@ static void make_ready(sim_kernel *sim, sim_work *work, io_list *done) {
     sim_unpoison(sim, work);
     work->phase = SIM_READYING;
     io_mutex_unlock(&sim->lock);
-    io_handle_ready(sim->lane, token, events, done);
+    io_handle_ready(token, events, done);
     io_mutex_lock(&sim->lock);
 }
 

@@ -206,14 +206,16 @@ static int prepare(struct uring_sqe *entry, io_op *op) {
 }
 
 static int uring_submit(io_op *op) {
-    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(op->handle))
+    io_handle *handle = op->handle;
+    bool on_file = op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC;
+    if (!on_file && op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(handle))
         return -IOE_BADF;
     /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
-    if ((op->kind == IO_READ || op->kind == IO_WRITE) && !op->handle->backend.word[POSIX_SEEKABLE])
+    if (on_file && op->kind != IO_SYNC && !handle->backend.word[POSIX_SEEKS])
         return -IOE_SPIPE;
     struct uring_sqe entry;
     memset(&entry, 0, sizeof entry);
-    entry.fd = (int32_t)op->handle->native;
+    entry.fd = (int32_t)(on_file ? handle->backend.word[POSIX_FILE] : handle->native);
     entry.user_data = io_op_token(op);
     int answer = prepare(&entry, op);
     if (answer != IO_PENDING)
@@ -248,6 +250,10 @@ static void report(io_op *op, int32_t result, io_list *done) {
     }
     if (by_readiness(op) && op->kind != IO_CONNECT) {
         io_op_retry(op, done); /* writable, or broken: trying tells */
+        return;
+    }
+    if (op->kind == IO_CONNECT && (result == -EALREADY || result == -EINPROGRESS)) {
+        io_op_retry(op, done); /* somebody began it before; now it waits for that */
         return;
     }
     switch ((io_kind)op->kind) {
@@ -349,6 +355,7 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
 /* ---- handles --------------------------------------------------------------------------------- */
 
 static void uring_handle_close(io_handle *handle, bool close_native) {
+    posix_handle_close(handle);
     if (close_native && posix_same_file(handle))
         posix_close(handle->native);
 }
@@ -407,6 +414,9 @@ static int probe_behaviour(uring_lane *state, const int pair[2], const char **wh
 }
 
 static int uring_probe(char *reason, size_t size) {
+    static _Atomic bool works; /* a kernel that did goes on doing so */
+    if (works)
+        return 0;
     uring_lane state;
     const char *what = "io_uring_setup";
     int error = open_state(&state);
@@ -422,6 +432,7 @@ static int uring_probe(char *reason, size_t size) {
         }
         close_state(&state);
     }
+    works = error == 0;
     if (error)
         snprintf(reason, size, "%s: %s", what, strerror(error));
     return -error;
@@ -438,4 +449,5 @@ const io_backend io_backend_uring = {
     .handle_close = uring_handle_close,
     .submit = uring_submit,
     .cancel = uring_cancel,
+    .hold_file = posix_hold_file,
 };

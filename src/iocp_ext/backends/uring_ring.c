@@ -42,7 +42,6 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     if (ring->fd < 0)
         return errno;
     int error = 0;
-    ring->features = params.features;
     if ((params.features & features_needed) != features_needed) {
         error = ENOSYS;
         goto failed;
@@ -94,9 +93,10 @@ int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry) {
     atomic_store_explicit(ring->sq_tail, tail + 1, memory_order_release);
     int error = 0;
     for (int tries = 0; tries < BUSY_RETRIES_MAX; tries++) {
-        if (uring_sys_enter(ring->fd, 1, 0, 0, NULL, 0) == 1)
+        int entered = uring_sys_enter(ring->fd, 1, 0, 0, NULL, 0);
+        if (entered == 1)
             return 0;
-        error = errno;
+        error = entered < 0 ? errno : EAGAIN;
         if (error == EBUSY) /* completions wait for room */
             error = uring_ring_flush(ring) ? errno : EBUSY;
         if (error != EINTR && error != EAGAIN && error != EBUSY)

@@ -9,7 +9,6 @@
 
 typedef struct uring_ring {
     int fd;
-    uint32_t features;
     void *rings; /* both queues */
     size_t rings_bytes;
     struct uring_sqe *sqes;

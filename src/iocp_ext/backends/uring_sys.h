@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { URING_SYS_SETUP = 425, URING_SYS_ENTER = 426, URING_SYS_REGISTER = 427 };
+enum { URING_SYS_SETUP = 425, URING_SYS_ENTER = 426 };
 
 struct uring_sqe {
     uint8_t opcode;
@@ -70,7 +70,6 @@ struct uring_wait_argument {
 _Static_assert(sizeof(struct uring_wait_argument) == 24, "layout");
 
 enum {
-    URING_OP_NOP = 0,
     URING_OP_READV = 1,
     URING_OP_WRITEV = 2,
     URING_OP_FSYNC = 3,

@@ -43,6 +43,21 @@ static HANDLE open_again(HANDLE file, ACCESS_MASK granted) {
     return again == INVALID_HANDLE_VALUE ? NULL : again;
 }
 
+void io_native_close_file(io_native native) {
+    CloseHandle((HANDLE)native);
+}
+
+int winfile_hold(io_send_file *op) {
+    HANDLE self = GetCurrentProcess(), file;
+    if (!DuplicateHandle(self, (HANDLE)op->file, self, &file, 0, FALSE, DUPLICATE_SAME_ACCESS)) {
+        op->op.os_error = GetLastError();
+        return -io_error_from_windows(op->op.os_error);
+    }
+    op->file = (io_native)file;
+    op->held = true;
+    return 0;
+}
+
 int winfile_open(io_handle *handle, uint32_t *os_error) {
     HANDLE file = (HANDLE)handle->native;
     SetLastError(ERROR_SUCCESS);

@@ -54,6 +54,9 @@ struct io_backend {
      * reported; the caller completes it as cancelled. */
     int (*cancel)(io_op *op);
 
+    /* Optional. Makes the file of a send_file the operation's own (`held`) before it may have to
+     * wait for its turn: the user may close it meanwhile. 0 or a portable error. */
+    int (*hold_file)(io_send_file *op);
     /* Optional. The lane's clock, when it is not the monotonic one. */
     uint64_t (*now)(const io_lane *lane);
     /* Shared lanes: queues a completed operation in the kernel's own queue. 0 or an error. */

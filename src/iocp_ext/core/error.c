@@ -6,6 +6,8 @@
  * in error.h win over them. Plain numbers, so that all platforms compile and test them. */
 #include "error.h"
 
+#include <string.h>
+
 #include <stddef.h>
 
 typedef struct name {
@@ -178,9 +180,20 @@ static const name *find(int portable) {
     return NULL;
 }
 
+/* Codes that are not in the table are the system's own on Linux, and it knows their texts. */
+static const char *system_text(int portable) {
+#ifdef __GLIBC__
+    const char *text = strerrordesc_np(portable);
+    return text ? text : "Unknown error";
+#else
+    (void)portable;
+    return "Unknown error";
+#endif
+}
+
 const char *io_error_text(int portable) {
     const name *found = find(portable);
-    return found ? found->text : "Unknown error";
+    return found ? found->text : system_text(portable);
 }
 
 uint32_t io_error_to_windows(int portable) {

@@ -62,7 +62,7 @@ enum {
 #undef X
 };
 
-const char *io_error_text(int portable); /* "Unknown error" when it is not in the table */
+const char *io_error_text(int portable); /* "Unknown error" when nobody knows it */
 /* The Windows code that stands for a portable one; 0 when there is none. */
 uint32_t io_error_to_windows(int portable);
 /* A Win32 or Winsock code (GetLastError, WSAGetLastError) as a portable one. */

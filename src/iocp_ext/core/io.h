@@ -37,6 +37,7 @@ typedef struct io_op io_op;
 /* ---- sockets as such (backends/posix_socket.c, backends/winsock.c) --------------------------- */
 
 void io_native_close_socket(io_native native);
+void io_native_close_file(io_native native);
 /* Family, type and protocol of a socket; 0 or a portable error (NOTSOCK). */
 int io_socket_describe(io_native native, int *family, int *type, int *protocol);
 
@@ -97,6 +98,7 @@ enum {
     IO_OP_CONNECTING = 1u << 2,  /* connect was issued; the rest is waiting for writability */
     IO_OP_IN_POOL = 1u << 3,     /* handed to the file thread pool */
     IO_OP_YIELD = 1u << 4,       /* has had its share: submit() makes it wait for its next turn */
+    IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
 };
 
 /* The head that every operation has; the larger types below begin with it. */
@@ -163,6 +165,7 @@ typedef struct io_connect {
 typedef struct io_send_file {
     io_op op;
     io_native file;
+    bool held; /* `file` is a duplicate of ours, closed when the operation ends */
     uint64_t offset;
     uint64_t remaining; /* UINT64_MAX: to the end of the file */
     uint64_t transferred;
@@ -274,7 +277,7 @@ bool io_op_cancel(io_op *op);
 void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done);
 void io_op_retry(io_op *op, io_list *done); /* the result meant nothing: submit it again */
 /* Readiness: the backend's submit is tried again on what waits in these directions. */
-void io_handle_ready(io_lane *lane, uint64_t token, uint32_t events, io_list *done);
+void io_handle_ready(uint64_t token, uint32_t events, io_list *done);
 /* Completion from a thread that is not in wait(), such as the file pool's. */
 void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error);
 
@@ -322,6 +325,7 @@ typedef struct io_worker {
     uint8_t state;           /* io_worker_state */
     uint32_t turn;           /* deliveries left until the kernel is asked again */
     uint64_t sequence, seen; /* callbacks so far; the watcher's last look */
+    uint64_t began_ns;       /* the present callback, where concurrency is above 1 */
 } io_worker;
 
 struct io_lane {
@@ -336,6 +340,7 @@ struct io_lane {
     io_list parked;  /* waiting threads, last one first */
     uint32_t concurrency;
     uint32_t running;        /* slots taken */
+    uint64_t callback_ns;    /* what a callback takes lately, where concurrency is above 1 */
     io_worker *watcher;      /* the spare that looks for stuck callbacks */
     bool watcher_asleep;     /* it waits without a tick */
     bool driven;             /* a thread waits in the kernel or is about to (not shared lanes) */
@@ -364,6 +369,8 @@ void io_lane_free(io_lane *lane);
 int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum);
 /* Puts completed operations into the ready queue and wakes who should take them. */
 void io_lane_push(io_lane *lane, io_list *done);
+/* The same for one who holds the lock and wakes nobody. */
+void io_lane_append(io_lane *lane, io_list *done);
 /* Ends waits so that stop and close are noticed. */
 void io_lane_wake_all(io_lane *lane);
 /* Reports timers that are due; the earliest deadline left. */
@@ -412,6 +419,7 @@ int io_port_open(io_port **port, const io_backend *backend, uint32_t concurrency
 /* Every call into an open port is between these two. 0, IOE_CLOSED, or IOE_FORKED. */
 int io_port_enter(io_port *port);
 void io_port_leave(io_port *port);
+bool io_port_forked(const io_port *port); /* it is the parent process's: nothing may be touched */
 void io_port_stop(io_port *port);
 /* Closing, step by step, all by the one caller that is told true: refuse new calls and end waits;
  */

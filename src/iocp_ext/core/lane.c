@@ -20,10 +20,12 @@
 #include <stdlib.h>
 
 enum {
-    BURST = 64,          /* completions between two looks into the kernel */
-    WAKE_ANOTHER_AT = 4, /* ready ones that are worth a thread switch to a second worker */
+    BURST = 64, /* completions between two looks into the kernel */
     TICK_NS = 2 * 1000 * 1000,
     IDLE_TICKS_MAX = 25,
+    WORTH_A_SWITCH_NS = 100 * 1000, /* ready work that another worker is woken for */
+    CALLBACK_NS_AT_FIRST = 25 * 1000,
+    CALLBACK_NS_MAX = 1000 * 1000, /* a blocked one says little about the next ones */
 };
 
 static bool shared(const io_lane *lane) {
@@ -44,7 +46,7 @@ uint64_t io_lane_now(const io_lane *lane) {
 
 /* ---- the ready queue (under lane->lock) ------------------------------------------------------ */
 
-static void append_ready(io_lane *lane, io_list *done) {
+void io_lane_append(io_lane *lane, io_list *done) {
     for (io_link *link = done->next; link != done; link = link->next)
         lane->ready_count++;
     io_list_splice_back(&lane->ready, done);
@@ -94,6 +96,11 @@ static void wake_driver(io_lane *lane) {
     lane->backend->wake(lane);
 }
 
+/* Waking a second worker costs more than a few short callbacks do. */
+static bool worth_a_switch(const io_lane *lane) {
+    return lane->ready_count * lane->callback_ns >= WORTH_A_SWITCH_NS;
+}
+
 /* Somebody must see to what is ready, and somebody must drive: wakes the thread that should. */
 static void kick(io_lane *lane) {
     bool work = lane->ready_count > 0;
@@ -104,8 +111,7 @@ static void kick(io_lane *lane) {
             return;
         }
         io_worker *worker = lane->running < lane->concurrency ? find_parked(lane, true) : NULL;
-        if (worker != NULL &&
-            (lane->running == 0 ? !lane->waiting : lane->ready_count >= WAKE_ANOTHER_AT)) {
+        if (worker != NULL && (lane->running == 0 ? !lane->waiting : worth_a_switch(lane))) {
             unpark(worker);
             return;
         }
@@ -127,13 +133,13 @@ void io_lane_push(io_lane *lane, io_list *done) {
             return;
         /* The kernel is out of memory for packets: the next thread that looks takes them. */
         io_mutex_lock(&lane->lock);
-        append_ready(lane, &refused);
+        io_lane_append(lane, &refused);
         io_mutex_unlock(&lane->lock);
         lane->backend->wake(lane);
         return;
     }
     io_mutex_lock(&lane->lock);
-    append_ready(lane, done);
+    io_lane_append(lane, done);
     kick(lane);
     io_mutex_unlock(&lane->lock);
 }
@@ -232,7 +238,7 @@ static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     lane->driven = lane->waiting = lane->woken = false;
     if (lane->timers.count > 0)
         collect_timers(lane, io_lane_now(lane), &done);
-    append_ready(lane, &done);
+    io_lane_append(lane, &done);
     return error == 0 && due(recheck_ns) ? -IOE_INTR : error;
 }
 
@@ -248,7 +254,7 @@ static int wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool wor
     io_mutex_lock(&lane->lock);
     lane->kernel_waiters--;
     lane->kernel_workers -= worker;
-    append_ready(lane, &done);
+    io_lane_append(lane, &done);
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
     /* A wake for a worker that is to stop must not be lost on a getter. */
@@ -384,6 +390,8 @@ static void drop_slot(io_worker *worker) {
 
 void io_worker_leave(io_worker *worker) {
     io_lane *lane = worker->lane;
+    if (io_port_forked(lane->port))
+        return;
     io_mutex_lock(&lane->lock);
     drop_slot(worker);
     io_list_remove(&worker->link);
@@ -527,10 +535,28 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
     return answer;
 }
 
+/* How long callbacks take is only of interest where two may run at once. */
+static void time_callback(io_worker *worker) {
+    io_lane *lane = worker->lane;
+    if (lane->concurrency == 1 || shared(lane))
+        return;
+    uint64_t now_ns = io_clock_ns();
+    if (worker->state == IO_WORKER_CALLBACK) {
+        uint64_t took_ns = now_ns - worker->began_ns;
+        if (took_ns > CALLBACK_NS_MAX)
+            took_ns = CALLBACK_NS_MAX;
+        lane->callback_ns = (7 * lane->callback_ns + took_ns) / 8;
+    }
+    worker->began_ns = now_ns;
+}
+
 io_op *io_worker_take(io_worker *worker) {
     io_lane *lane = worker->lane;
     io_op *op = NULL;
+    if (io_port_forked(lane->port))
+        return NULL; /* by the callback, in whose child we are */
     io_mutex_lock(&lane->lock);
+    time_callback(worker);
     worker->state = IO_WORKER_CORE;
     bool again = port_open(lane) && !port_stopping(lane) && !worker->lost;
     worker->lost = false;
@@ -594,6 +620,7 @@ int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32
     lane->port = port;
     lane->backend = backend;
     lane->concurrency = concurrency;
+    lane->callback_ns = CALLBACK_NS_AT_FIRST;
     lane->main_wake = -1;
     io_list_init(&lane->ready);
     io_list_init(&lane->workers);

@@ -133,6 +133,8 @@ io_op *io_op_new(io_lane *lane, io_kind kind, void *owner) {
 void io_op_release(io_op *op) {
     io_port *port = op->lane->port;
     int size_class = class_of(op->kind);
+    if (io_port_forked(port))
+        return; /* its locks may be held for ever */
     if (size_class == LARGE && op->kind != IO_ACCEPT && op->kind != IO_CONNECT &&
         op->kind != IO_SEND_FILE) {
         io_transfer *transfer = (io_transfer *)op;

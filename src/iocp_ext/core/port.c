@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const uint64_t ASK_AGAIN_NS = 100 * IO_NS_PER_MS;
+
 static _Atomic uint32_t fork_generation;
 
 #ifndef _WIN32
@@ -32,7 +34,7 @@ static void watch_forks_once(void) {
 static void watch_forks_once(void) {}
 #endif
 
-static bool forked(const io_port *port) {
+bool io_port_forked(const io_port *port) {
     return port->fork_generation != atomic_load_explicit(&fork_generation, memory_order_relaxed);
 }
 
@@ -98,7 +100,7 @@ no_lock:
 /* ---- calls ----------------------------------------------------------------------------------- */
 
 int io_port_enter(io_port *port) {
-    if (forked(port))
+    if (io_port_forked(port))
         return IOE_FORKED;
     atomic_fetch_add(&port->users, 1);
     if (atomic_load(&port->state) != IO_PORT_OPEN) {
@@ -148,12 +150,6 @@ static void cancel_handle(io_handle *handle, void *context) {
     io_handle_cancel(handle);
 }
 
-static void append_counted(io_lane *lane, io_list *done) {
-    for (io_link *link = done->next; link != done; link = link->next)
-        lane->ready_count++;
-    io_list_splice_back(&lane->ready, done);
-}
-
 /* Operations that have been submitted and have not come back. Under lane->lock. */
 static size_t owned_by_kernel(const io_port *port) {
     return (size_t)atomic_load(&port->in_flight) - port->lane.ready_count;
@@ -172,7 +168,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         io_cond_wait(&lane->left, &lane->lock, limit_ns);
     bool deserted = atomic_load(&port->users) == 0;
     cancel_timers(lane, &done);
-    append_counted(lane, &done);
+    io_lane_append(lane, &done);
     io_mutex_unlock(&lane->lock);
     io_handles_each(lane, cancel_handle, NULL);
 
@@ -183,6 +179,8 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         if (!deserted || (looked && now_ns >= limit_ns))
             break;
         uint64_t left_ns = now_ns < limit_ns ? limit_ns - now_ns : 0;
+        if (left_ns > ASK_AGAIN_NS)
+            left_ns = ASK_AGAIN_NS;
         io_wait wait = {.deadline_ns = left_ns ? io_lane_now(lane) + left_ns : 0};
         lane->waiting = lane->driven = true;
         lane->woken = false;
@@ -190,7 +188,11 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         int error = lane->backend->wait(lane, &wait, wait.deadline_ns, 64, &done);
         io_mutex_lock(&lane->lock);
         lane->waiting = lane->driven = false;
-        append_counted(lane, &done);
+        io_lane_append(lane, &done);
+        io_mutex_unlock(&lane->lock);
+        /* A cancel that the kernel refused, for lack of memory, is asked for again. */
+        io_handles_each(lane, cancel_handle, NULL);
+        io_mutex_lock(&lane->lock);
         if (error && error != -IOE_INTR)
             break;
     }
@@ -204,17 +206,31 @@ typedef struct remaining {
     void *context;
 } remaining;
 
-static void visit_list(io_list *list, remaining *rest) {
-    for (io_link *link = list->next, *next; link != list; link = next) {
-        next = link->next;
-        rest->visit(IO_CONTAINER(link, io_op, link), true, rest->context);
+/* The next one that has not been visited. It may still complete, but nobody will hear of it. */
+static io_op *next_leaked(io_handle *handle) {
+    io_list *lists[] = {&handle->queue[IO_IN], &handle->queue[IO_OUT], &handle->others};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        for (io_link *link = lists[i]->next; link != lists[i]; link = link->next) {
+            io_op *op = IO_CONTAINER(link, io_op, link);
+            if (!(op->flags & IO_OP_LEAKED)) {
+                op->flags |= IO_OP_LEAKED;
+                return op;
+            }
+        }
     }
+    return NULL;
 }
 
 static void visit_handle(io_handle *handle, void *context) {
-    visit_list(&handle->queue[IO_IN], context);
-    visit_list(&handle->queue[IO_OUT], context);
-    visit_list(&handle->others, context);
+    remaining *rest = context;
+    io_op *op;
+    do {
+        io_mutex_lock(&handle->lock);
+        op = next_leaked(handle);
+        io_mutex_unlock(&handle->lock);
+        if (op != NULL)
+            rest->visit(op, true, rest->context);
+    } while (op != NULL);
 }
 
 void io_port_take_remaining(io_port *port, void (*visit)(io_op *op, bool leaked, void *context),
@@ -256,7 +272,7 @@ void io_port_finish_close(io_port *port, size_t leaked) {
 }
 
 void io_port_destroy(io_port *port) {
-    if (atomic_load(&port->state) == IO_PORT_LEAKED || forked(port))
+    if (atomic_load(&port->state) == IO_PORT_LEAKED || io_port_forked(port))
         return;
     /* Not before: what was taken while the port was open may be released after it is closed. */
     io_slabs_free(port);

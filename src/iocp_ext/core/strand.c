@@ -107,6 +107,8 @@ static void complete(io_op *op, int64_t result, uint32_t os_error, io_list *done
     else if (direction >= 0 && holds_back(handle, op))
         handle->busy[direction] = false;
     handle->in_flight--;
+    if (op->kind == IO_SEND_FILE && ((io_send_file *)op)->held)
+        io_native_close_file(((io_send_file *)op)->file);
     op->result = result;
     op->os_error = result < 0 ? os_error : 0;
     io_list_remove(&op->link);
@@ -196,13 +198,19 @@ void io_op_submit(io_op *op, io_handle *handle) {
     atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
 
+    int error = 0;
+    if (op->kind == IO_SEND_FILE && lane->backend->hold_file != NULL)
+        error = lane->backend->hold_file((io_send_file *)op);
+
     io_mutex_lock(&handle->lock);
     handle->in_flight++;
     op->state = IO_OP_QUEUED;
-    if (!handle->open || handle->closing || handle->native_gone) {
+    if (!handle->open || handle->closing || handle->native_gone)
+        error = -IOE_BADF;
+    if (error) {
         if (direction >= 0)
             handle->waiting[direction]++;
-        complete(op, -IOE_BADF, 0, &done);
+        complete(op, error, op->os_error, &done);
     } else if (direction < 0) {
         io_list_push_back(&handle->others, &op->link);
         start(op, &done);
@@ -266,9 +274,8 @@ static void retry_head(io_handle *handle, int direction, io_list *done) {
     pump(handle, direction, done);
 }
 
-void io_handle_ready(io_lane *lane, uint64_t token, uint32_t events, io_list *done) {
+void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
     io_handle *handle = (io_handle *)(uintptr_t)(token & ((UINT64_C(1) << GENERATION_SHIFT) - 1));
-    (void)lane;
     io_mutex_lock(&handle->lock);
     if (handle->open && !handle->native_gone &&
         (uint16_t)handle->generation == (uint16_t)(token >> GENERATION_SHIFT)) {
