@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import threading
 import weakref
 
 import pytest
 from support.net import SystemPeer, tcp_pair
-from support.system import LIMIT, POLLOUT, WINDOWS
+from support.system import LIMIT, POLLOUT, WINDOWS, scaled
 
 
 def test_the_key_of_the_association(port, net):
@@ -97,6 +98,93 @@ def test_from_port_to_port(make_port, make_net):
     op = two.recv(a, 10)
     peer.send(b"moved")
     assert net.result(op) == b"moved"
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="on Windows a handle stays with its port for life")
+def test_two_ports_and_one_number(make_port, make_net):
+    """Whether it is given as an object or as an integer."""
+    one, two = make_port(), make_port()
+    net = make_net(two)
+    a, _ = net.pair()
+    one.associate(a)
+    with pytest.raises(ValueError, match="sock is associated with another port"):
+        two.recv(a.fileno(), 5)
+    one.dissociate(a)
+    two.associate(a.fileno())
+    with pytest.raises(ValueError, match="sock is associated with another port"):
+        one.recv(a, 5)
+    with pytest.raises(ValueError, match="handle is associated with another port"):
+        one.associate(a.fileno())
+    two.dissociate(a.fileno())
+    one.associate(a)
+    number = a.detach()
+    net._closers.pop(id(a))
+    two.associate(number)  # the object that the other port knows is closed
+    two.close_handle(number)
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="on Windows a handle stays with its port for life")
+def test_two_ports_at_once(make_port, net, port):
+    """The other port gets to know the handle while this one is about to."""
+    other = make_port()
+
+    class Meanwhile:
+        def __init__(self, sock):
+            self.sock = sock
+            self.others = False
+
+        def fileno(self):
+            return self.sock.fileno()
+
+        def setblocking(self, blocking):
+            self.sock.setblocking(blocking)
+            if not self.others:
+                self.others = True
+                other.associate(self)
+
+    a, peer = net.pair()
+    wanted = Meanwhile(a)
+    handles = port.stats()["handles"]
+    with pytest.raises(ValueError, match="handle is associated with another port"):
+        port.associate(wanted)
+    assert port.stats()["handles"] == handles
+    other.dissociate(wanted)
+    op = port.recv(wanted, 10)
+    peer.send(b"x")
+    assert net.result(op) == b"x"
+
+
+@pytest.mark.system
+@pytest.mark.stress
+@pytest.mark.skipif(WINDOWS, reason="on Windows a handle stays with its port for life")
+def test_two_threads_with_two_ports(make_port, net, port):
+    """At most one of them gets the handle."""
+    ports = [port, make_port()]
+    a, _ = net.pair()
+    together = threading.Barrier(2)
+    gained = [[], []]
+
+    def associate(index):
+        for _ in range(scaled(500)):
+            together.wait(LIMIT)
+            try:
+                ports[index].associate(a)
+                gained[index].append(True)
+            except ValueError:
+                gained[index].append(False)
+            together.wait(LIMIT)
+            if gained[index][-1]:
+                ports[index].dissociate(a)
+
+    threads = [threading.Thread(target=associate, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(gained[0]) == len(gained[1]) == scaled(500)
+    assert (True, True) not in zip(*gained, strict=True)
 
 
 @pytest.mark.system
@@ -263,5 +351,5 @@ def test_a_subclass_and_an_object_with_fileno(port, net):
         port.dissociate(wrapper)
     slotted = Slotted()
     slotted.sock = net.file(b"x")
-    with pytest.raises(TypeError, match="weak"):
+    with pytest.raises(TypeError, match=r"file must .* weak references, not Slotted"):
         port.read(slotted, 10, 0)

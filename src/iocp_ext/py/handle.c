@@ -6,12 +6,22 @@
  * number by now, is stale: what is in flight on it is ended without touching the number. */
 #include "pyio.h"
 
+#include <string.h>
+
+/* What an argument of this name may be; its last words. */
+static const char *wanted(const py_port *port, const char *name) {
+    if (py_port_simulated(port))
+        return "an integer handle of the simulation";
+    if (strcmp(name, "file") == 0)
+        return "a file object or an integer handle";
+    if (strcmp(name, "handle") == 0)
+        return "a socket, a file object or an integer handle";
+    return "a socket or an integer handle";
+}
+
 static PyObject *refuse(const py_port *port, PyObject *object, const char *name) {
-    PyErr_Format(PyExc_TypeError,
-                 py_port_simulated(port)
-                     ? "%s must be an integer handle of the simulation, not %.200s"
-                     : "%s must be a socket, a file object or an integer handle, not %.200s",
-                 name, Py_TYPE(object)->tp_name);
+    PyErr_Format(PyExc_TypeError, "%s must be %s, not %.200s", name, wanted(port, name),
+                 Py_TYPE(object)->tp_name);
     return NULL;
 }
 
@@ -145,8 +155,8 @@ static bool abandon(py_port *port, py_association *stale) {
     return true;
 }
 
-/* No other open port knows the handle. */
-static bool unknown_elsewhere(py_port *port, PyObject *object, const char *name, io_native native) {
+/* No other open port knows the handle, by whatever object. */
+static bool unknown_elsewhere(py_port *port, const char *name, io_native native) {
     PyObject *ports = py_open_ports(port->state);
     bool unknown = ports != NULL;
     for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
@@ -156,7 +166,7 @@ static bool unknown_elsewhere(py_port *port, PyObject *object, const char *name,
         PyObject *key;
         py_association *found = py_table_find(other, native, &key);
         py_port_leave(other);
-        if (found != NULL && found->identity == identity_of(object)) {
+        if (found != NULL && current(found)) {
             PyErr_Format(PyExc_ValueError, "%s is associated with another port", name);
             unknown = false;
         }
@@ -182,25 +192,52 @@ static bool unblock(py_port *port, PyObject *object) {
     return done != NULL;
 }
 
-/* Enters a new record. If somebody else entered one meanwhile there is no error either. */
+static py_association *new_record(py_port *port, PyObject *object, const char *name,
+                                  io_native native, PyObject *key) {
+    py_association *association = py_association_new(port, object, native, key);
+    if (association == NULL && PyErr_ExceptionMatches(PyExc_TypeError))
+        PyErr_Format(PyExc_TypeError, "%s must be an object with weak references, not %.200s", name,
+                     Py_TYPE(object)->tp_name);
+    return association;
+}
+
+/* Takes out a record that was entered in vain, unless somebody uses it already. The exception that
+ * is set stays. */
+static void take_back(py_port *port, py_association *association) {
+    PyObject *raised = PyErr_GetRaisedException();
+    if (io_port_enter(port->port) == 0) {
+        bool idle = io_handle_forget(association->handle, false) == 0;
+        py_port_leave(port);
+        if (idle)
+            (void)py_table_remove(association);
+    }
+    PyErr_SetRaisedException(raised);
+}
+
+/* Enters a new record. If somebody else entered one meanwhile there is no error either. But if
+ * another port got to know the handle meanwhile, only one of them may keep it: each looks once more
+ * after it has entered its own, so at least one sees the other's. */
 static bool enter(py_port *port, PyObject *object, const char *name, io_native native,
                   PyObject *key) {
-    py_association *association = py_association_new(port, object, native, key);
+    py_association *association = new_record(port, object, name, native, key);
     if (association == NULL)
         return false;
     int error = 0;
     uint32_t os_error = 0;
-    bool entered = py_port_enter(port);
+    bool added = false, entered = py_port_enter(port);
     if (entered) {
-        (void)py_table_add(association, &error, &os_error);
+        added = py_table_add(association, &error, &os_error);
         py_port_leave(port);
     }
-    Py_DECREF((PyObject *)association);
     if (error == -IOE_BADF)
         refuse_closed(name);
     else if (error)
         py_error_raise(-error, os_error, "associate");
-    return entered && error == 0;
+    bool alone = !added || py_port_simulated(port) || unknown_elsewhere(port, name, native);
+    if (!alone)
+        take_back(port, association);
+    Py_DECREF((PyObject *)association);
+    return entered && error == 0 && alone;
 }
 
 /* The number is not associated, or with something else. */
@@ -212,7 +249,7 @@ static bool associate(py_port *port, PyObject *object, const char *name, io_nati
         if (!abandon(port, other))
             return false;
     }
-    return (py_port_simulated(port) || unknown_elsewhere(port, object, name, native)) &&
+    return (py_port_simulated(port) || unknown_elsewhere(port, name, native)) &&
            unblock(port, object) && enter(port, object, name, native, key);
 }
 
