@@ -137,3 +137,9 @@ def test_free_threading_stays_on():
     if not FREE_THREADED:
         pytest.skip("this interpreter has a GIL")
     assert not sys._is_gil_enabled()
+
+
+@pytest.mark.parametrize("name", ["sim\0", "sim\0x", "\ud800", ""])
+def test_a_name_that_is_none(name):
+    with pytest.raises(ValueError, match="backend: there is no backend"):
+        iocpcore.CompletionPort(backend=name)

@@ -17,6 +17,7 @@ from support.system import LIMIT, POLLIN, WINDOWS
 pytestmark = pytest.mark.system
 
 HUGE = 1 << 31  # one more than a transfer may have
+TOO_LARGE = 10**400  # for a float
 ADDRESS = ("127.0.0.1", 9)
 
 
@@ -43,6 +44,24 @@ def things(port, net):
 
 def noncontiguous():
     return memoryview(bytearray(20))[::2]
+
+
+def released():
+    view = memoryview(bytearray(10))
+    view.release()
+    return view
+
+
+class Slotted:
+    """Without weak references."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, file):
+        self.file = file
+
+    def fileno(self):
+        return self.file.fileno()
 
 
 class Huge:
@@ -154,6 +173,7 @@ BUFFERS = [
             ("an integer", lambda: 10, TypeError),
             ("None", lambda: None, TypeError),
             ("empty", bytearray, ValueError),
+            ("released", released, ValueError),
             ("not contiguous", noncontiguous, (TypeError, ValueError, BufferError)),
         )
         for call in [lambda t, make=make, value=value: make(t, value())]
@@ -171,6 +191,7 @@ BUFFERS = [
             ("None", lambda: None, TypeError),
             ("a list of strings", lambda: [b"x", "text"], TypeError),
             ("a list of integers", lambda: [1, 2, 3], TypeError),
+            ("released", released, ValueError),
             ("not contiguous", noncontiguous, (TypeError, ValueError, BufferError)),
             (
                 "one not contiguous",
@@ -182,11 +203,21 @@ BUFFERS = [
     ),
 ]
 
+BUFFERS.append(
+    case(
+        "send: one released",
+        lambda t: t.port.send(t.sock, [b"x", released()]),
+        ValueError,
+        r"data\[1\]",
+    )
+)
+
 HOSTS = [
     ("a name", ("localhost", 80), ValueError),
     ("no host", ("", 80), ValueError),
     ("half an address", ("127.0.0", 80), ValueError),
     ("a zero byte", ("127.0.0.1\0", 80), ValueError),
+    ("half a character", ("\ud800", 80), ValueError),
     ("port too large", ("127.0.0.1", 65536), (ValueError, OverflowError)),
     ("port negative", ("127.0.0.1", -1), (ValueError, OverflowError)),
     ("port a string", ("127.0.0.1", "80"), TypeError),
@@ -211,24 +242,26 @@ ADDRESSES = [
 
 TIMES = [
     *(
-        case(f"timer: {value!r}", call, error, "seconds")
+        case(f"timer: {value!r:.20}", call, error, "seconds")
         for value, error in (
             (-1, ValueError),
             (-0.001, ValueError),
             (math.nan, ValueError),
             (-math.inf, ValueError),
+            (TOO_LARGE, ValueError),
             ("1", TypeError),
             (None, TypeError),
         )
         for call in [lambda t, value=value: t.port.timer(value)]
     ),
     *(
-        case(f"{method}: timeout={value!r}", call, error, "timeout")
+        case(f"{method}: timeout={value!r:.20}", call, error, "timeout")
         for method in ("get", "get_many", "close")
         for value, error in (
             (-1, ValueError),
             (-0.001, ValueError),
             (math.nan, ValueError),
+            (TOO_LARGE, ValueError),
             ("1", TypeError),
         )
         for call in [lambda t, method=method, v=value: getattr(t.port, method)(timeout=v)]
@@ -263,6 +296,22 @@ OTHERS = [
     case("no such keyword", lambda t: t.port.recv(t.sock, 1, size=2), TypeError, "size"),
     case("too few", lambda t: t.port.recv(t.sock), TypeError, "recv|nbytes|argument"),
     case("too many", lambda t: t.port.recv(t.sock, 1, None, 4, 5), TypeError, "recv|argument"),
+    case("sync: slots", lambda t: t.port.sync(Slotted(t.file)), TypeError, "file.*weak"),
+    case(
+        "associate: slots", lambda t: t.port.associate(Slotted(t.file)), TypeError, "handle.*weak"
+    ),
+    case(
+        "what a file may be",
+        lambda t: t.port.sync(None),
+        TypeError,
+        "file must be a file object or an integer handle, not NoneType",
+    ),
+    case(
+        "what a socket may be",
+        lambda t: t.port.recv(None, 1),
+        TypeError,
+        "sock must be a socket or an integer handle, not NoneType",
+    ),
     case("a socket as file", lambda t: t.port.read(t.sock, 1, 0), (ValueError, TypeError), "file"),
     case("a file as socket", lambda t: t.port.recv(t.file, 1), (ValueError, TypeError), "sock"),
 ]

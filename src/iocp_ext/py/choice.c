@@ -40,12 +40,19 @@ static const io_backend *best(void) {
     return refuse(refused != NULL ? refused->name : "", reason);
 }
 
-static const io_backend *named(const char *name, const char *argument) {
+static const io_backend *named(PyObject *wanted, const char *argument) {
     char reason[256] = "";
-    const io_backend *backend = io_backend_by_name(name);
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(wanted, &length);
+    if (name == NULL && !PyErr_ExceptionMatches(PyExc_UnicodeError))
+        return NULL;
+    const io_backend *backend = NULL;
+    if (name != NULL && strlen(name) == (size_t)length)
+        backend = io_backend_by_name(name);
     if (backend == NULL) {
-        PyErr_Format(PyExc_ValueError, "%s: there is no backend '%.100s' on this platform",
-                     argument, name);
+        PyErr_Clear(); /* a name that cannot be encoded */
+        PyErr_Format(PyExc_ValueError, "%s: there is no backend %.100R on this platform", argument,
+                     wanted);
         return NULL;
     }
     return backend->probe(reason, sizeof reason) == 0 ? backend : refuse(name, reason);
@@ -80,8 +87,7 @@ const io_backend *py_backend_choose(PyObject *wanted) {
     } else {
         Py_INCREF(wanted);
     }
-    const char *name = PyUnicode_AsUTF8(wanted);
-    const io_backend *backend = name == NULL ? NULL : named(name, argument);
+    const io_backend *backend = named(wanted, argument);
     Py_DECREF(wanted);
     return backend;
 }

@@ -28,11 +28,12 @@ static bool parse_inet(PyObject *value, const char *name, int family, io_address
         return false;
     Py_ssize_t size;
     const char *host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(value, 0), &size);
-    if (host == NULL)
+    if (host == NULL && !PyErr_ExceptionMatches(PyExc_UnicodeError))
         return false;
-    if (strlen(host) != (size_t)size ||
+    if (host == NULL || strlen(host) != (size_t)size ||
         io_address_inet(address, host, (uint16_t)port, (uint32_t)flow_info, (uint32_t)scope_id,
                         family) != 0) {
+        PyErr_Clear(); /* a host that cannot be encoded */
         PyErr_Format(PyExc_ValueError, "%s must have a numeric IPv%d host, not %R", name,
                      six ? 6 : 4, PyTuple_GET_ITEM(value, 0));
         return false;
@@ -50,15 +51,18 @@ static bool parse_unix(PyObject *value, const char *name, io_address *address) {
         PyErr_Format(PyExc_TypeError, "%s must be a path (str or bytes), not %.200s", name,
                      Py_TYPE(value)->tp_name);
     }
-    if (path == NULL)
-        return false;
-    int error = PyBytes_GET_SIZE(path) == 0 ? IOE_INVAL
-                                            : io_address_unix(address, PyBytes_AS_STRING(path),
-                                                              (size_t)PyBytes_GET_SIZE(path));
-    Py_DECREF(path);
-    if (error)
+    if (path == NULL && !PyErr_ExceptionMatches(PyExc_ValueError))
+        return false; /* else there is no encoding it, or it is a released memoryview */
+    int error =
+        path == NULL || PyBytes_GET_SIZE(path) == 0
+            ? IOE_INVAL
+            : io_address_unix(address, PyBytes_AS_STRING(path), (size_t)PyBytes_GET_SIZE(path));
+    Py_XDECREF(path);
+    if (error) {
+        PyErr_Clear();
         PyErr_Format(PyExc_ValueError, "%s is not a path that a unix socket can have: %R", name,
                      value);
+    }
     return error == 0;
 }
 

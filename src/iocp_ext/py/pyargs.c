@@ -89,10 +89,12 @@ bool py_arg_offset(PyObject *value, const char *name, uint64_t *offset) {
 bool py_arg_seconds(PyObject *value, const char *name, uint64_t *ns) {
     double seconds = PyFloat_AsDouble(value);
     if (seconds == -1.0 && PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_TypeError))
-            return false;
-        PyErr_Format(PyExc_TypeError, "%s must be a number of seconds, not %.200s", name,
-                     Py_TYPE(value)->tp_name);
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "%s must be a number of seconds, not %.200s", name,
+                         Py_TYPE(value)->tp_name);
+        else if (PyErr_ExceptionMatches(PyExc_OverflowError))
+            PyErr_Format(PyExc_ValueError, "%s must be a number of seconds that fits a float",
+                         name);
         return false;
     }
     if (isnan(seconds) || seconds < 0) {

@@ -18,6 +18,18 @@ static const char *memory_of(PyObject *pinned, size_t *length) {
     return view->buf;
 }
 
+/* What an object says that does not give its memory, such as a released memoryview. */
+static void name_refusal(const char *name) {
+    PyObject *type = PyErr_ExceptionMatches(PyExc_ValueError)    ? PyExc_ValueError
+                     : PyErr_ExceptionMatches(PyExc_BufferError) ? PyExc_BufferError
+                                                                 : NULL;
+    if (type == NULL)
+        return;
+    PyObject *raised = PyErr_GetRaisedException();
+    PyErr_Format(type, "%s: %S", name, raised);
+    Py_DECREF(raised);
+}
+
 static PyObject *pin(PyObject *data, const char *name) {
     if (PyBytes_CheckExact(data))
         return Py_NewRef(data);
@@ -27,7 +39,9 @@ static PyObject *pin(PyObject *data, const char *name) {
         return NULL;
     }
     PyObject *view = PyMemoryView_FromObject(data);
-    if (view != NULL && !PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(view), 'C')) {
+    if (view == NULL) {
+        name_refusal(name);
+    } else if (!PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(view), 'C')) {
         PyErr_Format(PyExc_ValueError, "%s must be contiguous", name);
         Py_CLEAR(view);
     }
