@@ -69,6 +69,23 @@ def test_bad_arguments(args):
     assert result.stderr.strip()
 
 
+def test_a_number_that_is_none():
+    """The message is about the argument, not about us."""
+    for option in ("--port", "--workers"):
+        errors = run("echo", option, "abc").stderr
+        assert f"argument {option}: must be a number, not 'abc'" in errors
+        assert " _" not in errors
+
+
+def test_a_backend_without_sockets(monkeypatch):
+    expected = "iocpcore: the backend 'sim' has no sockets of the system to serve\n"
+    result = run("echo", "--port", "0", "--backend", "sim")
+    assert (result.returncode, result.stderr) == (2, expected)
+    monkeypatch.setenv("IOCPCORE_BACKEND", "sim")
+    result = run("echo", "--port", "0")
+    assert (result.returncode, result.stderr) == (2, expected)
+
+
 def test_a_port_that_is_taken():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

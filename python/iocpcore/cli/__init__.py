@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return echo.run(options.host, options.port, options.workers, options.backend)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"iocpcore: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,14 +50,21 @@ def _default_workers() -> int:
 
 
 def _port(text: str) -> int:
-    number = int(text)
+    number = _number(text)
     if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("must be 0 to 65535")
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, not {text}")
     return number
 
 
 def _workers(text: str) -> int:
-    number = int(text)
+    number = _number(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return number
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None

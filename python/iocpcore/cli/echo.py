@@ -32,8 +32,10 @@ class Server:
         self.served = 0
         self.bytes = 0
         try:
+            if self.port.backend == "sim":
+                raise ValueError("the backend 'sim' has no sockets of the system to serve")
             self.listener = _listen(family, address)
-        except OSError:
+        except (OSError, ValueError):
             self.port.close()
             raise
         self.address: tuple[str, int] = self.listener.getsockname()[:2]
