@@ -88,12 +88,18 @@ static io_worker *find_parked(io_lane *lane, bool runs) {
     return NULL;
 }
 
-static void wake_driver(io_lane *lane) {
+/* Whether the caller is to wake the driver, with or without the lock. */
+static bool driver_needs_wake(io_lane *lane) {
     if (!lane->waiting || lane->woken)
-        return;
+        return false;
     lane->woken = true;
     lane->stats.wakes++;
-    lane->backend->wake(lane);
+    return true;
+}
+
+static void wake_driver(io_lane *lane) {
+    if (driver_needs_wake(lane))
+        lane->backend->wake(lane);
 }
 
 /* Waking a second worker costs more than a few short callbacks do. */
@@ -101,23 +107,28 @@ static bool worth_a_switch(const io_lane *lane) {
     return lane->ready_count * lane->callback_ns >= WORTH_A_SWITCH_NS;
 }
 
-/* Somebody must see to what is ready, and somebody must drive: wakes the thread that should. */
-static void kick(io_lane *lane) {
+/* Somebody must see to what is ready, and somebody must drive: wakes the parked thread that should,
+ * or tells (true) that the driver is to be woken. */
+static bool wake_parked(io_lane *lane) {
     bool work = lane->ready_count > 0;
     if ((work || !lane->driven) && !io_list_empty(&lane->parked)) {
         io_worker *getter = find_parked(lane, false);
         if (getter != NULL) {
             unpark(getter);
-            return;
+            return false;
         }
         io_worker *worker = lane->running < lane->concurrency ? find_parked(lane, true) : NULL;
         if (worker != NULL && (lane->running == 0 ? !lane->waiting : worth_a_switch(lane))) {
             unpark(worker);
-            return;
+            return false;
         }
     }
-    if (work)
-        wake_driver(lane);
+    return work && driver_needs_wake(lane);
+}
+
+static void kick(io_lane *lane) {
+    if (wake_parked(lane))
+        lane->backend->wake(lane);
 }
 
 void io_lane_push(io_lane *lane, io_list *done) {
@@ -140,8 +151,10 @@ void io_lane_push(io_lane *lane, io_list *done) {
     }
     io_mutex_lock(&lane->lock);
     io_lane_append(lane, done);
-    kick(lane);
+    bool wake = wake_parked(lane);
     io_mutex_unlock(&lane->lock);
+    if (wake) /* a system call, and whom it wakes wants the lock */
+        lane->backend->wake(lane);
 }
 
 void io_lane_wake_all(io_lane *lane) {
