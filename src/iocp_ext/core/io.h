@@ -298,7 +298,7 @@ void io_timer_heap_remove(io_timer_heap *heap, io_timer *timer);
 io_timer *io_timer_heap_first(const io_timer_heap *heap); /* NULL when empty */
 void io_timer_heap_free(io_timer_heap *heap);
 
-/* ---- lanes: the ready queue and the threads that wait for it (lane.c) ------------------------ */
+/* ---- lanes: the ready queue and the threads that wait for it (lane.c, worker.c) ------------- */
 
 /* How a thread waits. `signals` (main thread): a signal that arrives ends the wait with
  * -IOE_INTR; the caller has blocked signals and `mask` is what to wait with. */

@@ -2,41 +2,29 @@
  *
  * On Linux one thread at a time *drives* a lane: it waits in the kernel and moves what completed
  * into the ready queue. The others are *parked*, the last one first in line. Threads come in two
- * kinds: getters (inside get) take what there is; workers (inside run) hold one of `concurrency`
- * slots while they call callbacks.
+ * kinds: getters (inside get) take what there is; workers (inside run, worker.c) hold one of
+ * `concurrency` slots while they call callbacks.
  *
- * What a completion port's kernel does by itself, a spare does here: when a worker blocks in a
- * callback, another takes its place. Nothing of the blocked worker's batch is on its stack; all is
- * in the ready queue, so the place is all there is to take. One parked worker, the watcher, looks
- * every 2 ms while any callback runs. A worker that is in the same callback at two looks is stuck:
- * it loses its slot to the watcher and, when it comes back, waits its turn. While callbacks are
- * short nobody ever moves; after 50 ms without callbacks the watcher sleeps until one begins.
- *
- * A shared lane (IOCP) needs none of this: all threads wait in the kernel, which counts the running
- * ones itself. There completions come in small batches, so that nothing is stuck behind a callback.
- */
-#include "backend.h"
+ * On a shared lane (IOCP) all threads wait in the kernel, which counts the running ones itself.
+ * There completions come in small batches, so that nothing is stuck behind a callback. */
+#include "lane.h"
 
 #include <stdlib.h>
 
 enum {
-    BURST = 64, /* completions between two looks into the kernel */
-    TICK_NS = 2 * 1000 * 1000,
-    IDLE_TICKS_MAX = 25,
     WORTH_A_SWITCH_NS = 100 * 1000, /* ready work that another worker is woken for */
     CALLBACK_NS_AT_FIRST = 25 * 1000,
-    CALLBACK_NS_MAX = 1000 * 1000, /* a blocked one says little about the next ones */
 };
 
-static bool shared(const io_lane *lane) {
+bool lane_shared(const io_lane *lane) {
     return (lane->backend->flags & IO_LANE_SHARED) != 0;
 }
 
-static bool port_open(const io_lane *lane) {
+bool lane_port_open(const io_lane *lane) {
     return atomic_load_explicit(&lane->port->state, memory_order_acquire) == IO_PORT_OPEN;
 }
 
-static bool port_stopping(const io_lane *lane) {
+bool lane_port_stopping(const io_lane *lane) {
     return atomic_load_explicit(&lane->port->stopping, memory_order_acquire);
 }
 
@@ -52,7 +40,7 @@ void io_lane_append(io_lane *lane, io_list *done) {
     io_list_splice_back(&lane->ready, done);
 }
 
-static io_op *take_ready(io_lane *lane) {
+io_op *lane_take_ready(io_lane *lane) {
     io_link *link = io_list_pop_front(&lane->ready);
     if (link == NULL)
         return NULL;
@@ -63,7 +51,7 @@ static io_op *take_ready(io_lane *lane) {
 
 /* ---- parking and waking (under lane->lock) --------------------------------------------------- */
 
-static void signal_thread(io_worker *thread) {
+void lane_signal(io_worker *thread) {
 #ifndef _WIN32
     if (thread->main) {
         io_wake_signal(thread->lane->main_wake);
@@ -73,13 +61,13 @@ static void signal_thread(io_worker *thread) {
     io_cond_signal(&thread->wake);
 }
 
-static void unpark(io_worker *thread) {
+void lane_unpark(io_worker *thread) {
     io_list_remove(&thread->parked_link);
     thread->parked = false;
-    signal_thread(thread);
+    lane_signal(thread);
 }
 
-static io_worker *find_parked(io_lane *lane, bool runs) {
+io_worker *lane_find_parked(io_lane *lane, bool runs) {
     for (io_link *link = lane->parked.next; link != &lane->parked; link = link->next) {
         io_worker *thread = IO_CONTAINER(link, io_worker, parked_link);
         if (thread->runs == runs)
@@ -112,21 +100,21 @@ static bool worth_a_switch(const io_lane *lane) {
 static bool wake_parked(io_lane *lane) {
     bool work = lane->ready_count > 0;
     if ((work || !lane->driven) && !io_list_empty(&lane->parked)) {
-        io_worker *getter = find_parked(lane, false);
+        io_worker *getter = lane_find_parked(lane, false);
         if (getter != NULL) {
-            unpark(getter);
+            lane_unpark(getter);
             return false;
         }
-        io_worker *worker = lane->running < lane->concurrency ? find_parked(lane, true) : NULL;
+        io_worker *worker = lane->running < lane->concurrency ? lane_find_parked(lane, true) : NULL;
         if (worker != NULL && (lane->running == 0 ? !lane->waiting : worth_a_switch(lane))) {
-            unpark(worker);
+            lane_unpark(worker);
             return false;
         }
     }
     return work && driver_needs_wake(lane);
 }
 
-static void kick(io_lane *lane) {
+void lane_kick(io_lane *lane) {
     if (wake_parked(lane))
         lane->backend->wake(lane);
 }
@@ -134,7 +122,7 @@ static void kick(io_lane *lane) {
 void io_lane_push(io_lane *lane, io_list *done) {
     if (io_list_empty(done))
         return;
-    if (shared(lane)) {
+    if (lane_shared(lane)) {
         io_list refused;
         io_list_init(&refused);
         for (io_link *link; (link = io_list_pop_front(done)) != NULL;)
@@ -160,7 +148,7 @@ void io_lane_push(io_lane *lane, io_list *done) {
 void io_lane_wake_all(io_lane *lane) {
     io_mutex_lock(&lane->lock);
     while (!io_list_empty(&lane->parked))
-        unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
+        lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
     uint32_t wakes = lane->kernel_waiters;
     wake_driver(lane);
     io_mutex_unlock(&lane->lock);
@@ -182,8 +170,7 @@ static bool due(uint64_t recheck_ns) {
     return recheck_ns != IO_NEVER && io_clock_ns() >= recheck_ns;
 }
 
-/* Waits until unparked, the deadline, or (true) a signal. Under lane->lock, left meanwhile. */
-static bool wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_ns) {
+bool lane_wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_ns) {
     io_lane *lane = thread->lane;
 #ifndef _WIN32
     if (thread->main) {
@@ -200,7 +187,7 @@ static bool wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadlin
     return false;
 }
 
-static int thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait *wait) {
+int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait *wait) {
     *thread = (io_worker){.lane = lane, .runs = runs};
 #ifndef _WIN32
     thread->main = wait != NULL && wait->signals;
@@ -232,8 +219,7 @@ uint64_t io_lane_fire_timers(io_lane *lane, io_list *done) {
     return deadline_ns;
 }
 
-/* One look into the kernel. Under lane->lock, left meanwhile. */
-static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
+int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     io_list done;
     io_list_init(&done);
     uint64_t recheck_ns = deadline_ns == 0 ? IO_NEVER : recheck_at(lane, wait);
@@ -246,7 +232,7 @@ static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     lane->dispatched = 0;
     lane->stats.waits++;
     io_mutex_unlock(&lane->lock);
-    int error = lane->backend->wait(lane, wait, deadline_ns, BURST, &done);
+    int error = lane->backend->wait(lane, wait, deadline_ns, LANE_BURST, &done);
     io_mutex_lock(&lane->lock);
     lane->driven = lane->waiting = lane->woken = false;
     if (lane->timers.count > 0)
@@ -255,8 +241,7 @@ static int drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     return error == 0 && due(recheck_ns) ? -IOE_INTR : error;
 }
 
-/* The same on a shared lane. */
-static int wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worker) {
+int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worker) {
     io_list done;
     io_list_init(&done);
     lane->kernel_waiters++;
@@ -271,15 +256,14 @@ static int wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool wor
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
     /* A wake for a worker that is to stop must not be lost on a getter. */
-    while (!worker && port_stopping(lane) && lane->kernel_workers > 0) {
+    while (!worker && lane_port_stopping(lane) && lane->kernel_workers > 0) {
         lane->backend->wake(lane);
-        io_cond_wait(&lane->left, &lane->lock, io_clock_ns() + TICK_NS);
+        io_cond_wait(&lane->left, &lane->lock, io_clock_ns() + LANE_TICK_NS);
     }
     return error;
 }
 
-/* What this thread does not take at once goes to those that wait in the kernel. */
-static void repost_surplus(io_lane *lane, size_t keep) {
+void lane_repost_surplus(io_lane *lane, size_t keep) {
     if (lane->ready_count <= keep || lane->kernel_waiters == 0)
         return;
     io_list surplus;
@@ -300,7 +284,7 @@ static void repost_surplus(io_lane *lane, size_t keep) {
 static int take_many(io_lane *lane, io_op **ops, int maximum) {
     int count = 0;
     while (count < maximum && lane->ready_count > 0)
-        ops[count++] = take_ready(lane);
+        ops[count++] = lane_take_ready(lane);
     lane->dispatched += (size_t)count;
     return count;
 }
@@ -313,21 +297,21 @@ static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maxim
     int count = 0;
     io_mutex_lock(&lane->lock);
     for (;;) {
-        if (!port_open(lane)) {
+        if (!lane_port_open(lane)) {
             count = -IOE_CLOSED;
             break;
         }
         if ((count = take_many(lane, ops, maximum)) > 0)
             break;
-        int error = wait_shared(lane, wait, maximum, false);
+        int error = lane_wait_shared(lane, wait, maximum, false);
         if (error) {
             count = error;
             break;
         }
-        if (lane->ready_count == 0 && port_open(lane) && passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && lane_port_open(lane) && passed(lane, wait->deadline_ns))
             break;
     }
-    repost_surplus(lane, 0);
+    lane_repost_surplus(lane, 0);
     io_mutex_unlock(&lane->lock);
     return count;
 }
@@ -338,8 +322,8 @@ static bool park_getter(io_worker *self, const io_wait *wait) {
     bool interrupted = false;
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
-    while (self->parked && !interrupted && port_open(lane) && !passed(lane, wait->deadline_ns))
-        interrupted = wait_parked(self, wait, wait->deadline_ns);
+    while (self->parked && !interrupted && lane_port_open(lane) && !passed(lane, wait->deadline_ns))
+        interrupted = lane_wait_parked(self, wait, wait->deadline_ns);
     if (self->parked)
         io_list_remove(&self->parked_link);
     self->parked = false;
@@ -350,14 +334,14 @@ static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int max
     io_lane *lane = self->lane;
     bool asked = false; /* the kernel, at least once: a poll with timeout 0 does that too */
     for (;;) {
-        if (!port_open(lane))
+        if (!lane_port_open(lane))
             return -IOE_CLOSED;
-        if (lane->ready_count > 0 && (lane->driven || lane->dispatched < BURST))
+        if (lane->ready_count > 0 && (lane->driven || lane->dispatched < LANE_BURST))
             return take_many(lane, ops, maximum);
         if (lane->ready_count == 0 && asked && passed(lane, wait->deadline_ns))
             return 0;
         if (!lane->driven) {
-            int error = drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
+            int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             if (error && lane->ready_count == 0)
                 return error;
         } else if (wait->deadline_ns == 0 || park_getter(self, wait)) {
@@ -368,226 +352,18 @@ static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int max
 }
 
 int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
-    if (shared(lane))
+    if (lane_shared(lane))
         return get_shared(lane, wait, ops, maximum);
     io_worker self;
-    int count = thread_init(&self, lane, false, wait);
+    int count = lane_thread_init(&self, lane, false, wait);
     if (count)
         return count;
     io_mutex_lock(&lane->lock);
     count = get_driven(&self, wait, ops, maximum);
-    kick(lane);
+    lane_kick(lane);
     io_mutex_unlock(&lane->lock);
     io_cond_destroy(&self.wake);
     return count;
-}
-
-/* ---- workers --------------------------------------------------------------------------------- */
-
-int io_worker_enter(io_worker *worker, io_lane *lane) {
-    int error = thread_init(worker, lane, true, NULL);
-    if (error)
-        return error;
-    io_mutex_lock(&lane->lock);
-    io_list_push_back(&lane->workers, &worker->link);
-    lane->worker_count++;
-    io_mutex_unlock(&lane->lock);
-    return 0;
-}
-
-static void drop_slot(io_worker *worker) {
-    if (worker->slot)
-        worker->lane->running--;
-    worker->slot = false;
-}
-
-void io_worker_leave(io_worker *worker) {
-    io_lane *lane = worker->lane;
-    if (io_port_forked(lane->port))
-        return;
-    io_mutex_lock(&lane->lock);
-    drop_slot(worker);
-    io_list_remove(&worker->link);
-    lane->worker_count--;
-    if (!shared(lane))
-        kick(lane);
-    io_cond_broadcast(&lane->left);
-    io_mutex_unlock(&lane->lock);
-    io_cond_destroy(&worker->wake);
-}
-
-/* The watcher's look at all callbacks. True: it is to run in a stuck worker's place. */
-static bool look(io_lane *lane, bool *any) {
-    bool needed = !lane->driven || lane->ready_count > 0;
-    *any = false;
-    for (io_link *link = lane->workers.next; link != &lane->workers; link = link->next) {
-        io_worker *worker = IO_CONTAINER(link, io_worker, link);
-        if (worker->state != IO_WORKER_CALLBACK || worker->lost)
-            continue;
-        *any = true;
-        if (worker->sequence != worker->seen) {
-            worker->seen = worker->sequence;
-        } else if (needed) {
-            if (lane->running >= lane->concurrency) {
-                worker->lost = true;
-                drop_slot(worker);
-                lane->stats.handovers++;
-            }
-            return true;
-        }
-    }
-    return false;
-}
-
-/* One wait of a parked worker, as the watcher or not. True: interrupted. */
-static bool watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
-    io_lane *lane = self->lane;
-    if (lane->watcher == NULL) {
-        lane->watcher = self;
-        *idle_ticks = 0;
-    }
-    if (lane->watcher != self)
-        return wait_parked(self, wait, IO_NEVER);
-    lane->watcher_asleep = *idle_ticks >= IDLE_TICKS_MAX;
-    uint64_t tick = lane->watcher_asleep ? IO_NEVER : io_clock_ns() + TICK_NS;
-    bool slept = lane->watcher_asleep;
-    bool interrupted = wait_parked(self, wait, tick);
-    lane->watcher_asleep = false;
-    bool any = false;
-    if (self->parked && look(lane, &any)) {
-        io_list_remove(&self->parked_link);
-        self->parked = false;
-    }
-    *idle_ticks = any || slept ? 0 : *idle_ticks + 1;
-    return interrupted;
-}
-
-static bool park_worker(io_worker *self, const io_wait *wait) {
-    io_lane *lane = self->lane;
-    bool interrupted = false;
-    int idle_ticks = 0;
-    drop_slot(self);
-    self->parked = true;
-    io_list_push_front(&lane->parked, &self->parked_link);
-    kick(lane);
-    while (self->parked && !interrupted && port_open(lane) && !port_stopping(lane))
-        interrupted = watch(self, wait, &idle_ticks);
-    if (self->parked)
-        io_list_remove(&self->parked_link);
-    self->parked = false;
-    if (lane->watcher == self) {
-        lane->watcher = NULL;
-        io_worker *next = find_parked(lane, true);
-        if (next != NULL)
-            unpark(next); /* it finds nothing to do and becomes the watcher */
-    }
-    return interrupted;
-}
-
-static int worker_wait_shared(io_worker *self, const io_wait *wait) {
-    io_lane *lane = self->lane;
-    for (;;) {
-        if (!port_open(lane))
-            return -IOE_CLOSED;
-        if (port_stopping(lane))
-            return 0;
-        if (lane->ready_count > 0)
-            return 1;
-        bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
-        int error = wait_shared(lane, wait, alone ? BURST : 1, true);
-        repost_surplus(lane, 1);
-        if (error && lane->ready_count == 0)
-            return error;
-    }
-}
-
-static int worker_wait_driven(io_worker *self, const io_wait *wait) {
-    io_lane *lane = self->lane;
-    for (;;) {
-        if (!port_open(lane))
-            return -IOE_CLOSED;
-        if (port_stopping(lane))
-            return 0;
-        if (!self->slot && lane->running < lane->concurrency) {
-            self->slot = true;
-            lane->running++;
-        }
-        if (self->slot && lane->ready_count > 0 && (self->turn > 0 || lane->driven)) {
-            if (self->turn == 0)
-                self->turn = BURST;
-            return 1;
-        }
-        if (self->slot && !lane->driven) {
-            int error = drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
-            self->turn = BURST;
-            kick(lane);
-            if (error && lane->ready_count == 0)
-                return error;
-        } else if (park_worker(self, wait)) {
-            return -IOE_INTR;
-        }
-    }
-}
-
-int io_worker_wait(io_worker *worker, const io_wait *wait) {
-    io_lane *lane = worker->lane;
-    int error = io_port_enter(lane->port);
-    if (error)
-        return -error;
-    io_mutex_lock(&lane->lock);
-    int answer;
-#ifndef _WIN32
-    worker->main = wait->signals;
-#endif
-    if (shared(lane))
-        answer = worker_wait_shared(worker, wait);
-    else
-        answer = worker_wait_driven(worker, wait);
-    io_mutex_unlock(&lane->lock);
-    io_port_leave(lane->port);
-    return answer;
-}
-
-/* How long callbacks take is only of interest where two may run at once. */
-static void time_callback(io_worker *worker) {
-    io_lane *lane = worker->lane;
-    if (lane->concurrency == 1 || shared(lane))
-        return;
-    uint64_t now_ns = io_clock_ns();
-    if (worker->state == IO_WORKER_CALLBACK) {
-        uint64_t took_ns = now_ns - worker->began_ns;
-        if (took_ns > CALLBACK_NS_MAX)
-            took_ns = CALLBACK_NS_MAX;
-        lane->callback_ns = (7 * lane->callback_ns + took_ns) / 8;
-    }
-    worker->began_ns = now_ns;
-}
-
-io_op *io_worker_take(io_worker *worker) {
-    io_lane *lane = worker->lane;
-    io_op *op = NULL;
-    if (io_port_forked(lane->port))
-        return NULL; /* by the callback, in whose child we are */
-    io_mutex_lock(&lane->lock);
-    time_callback(worker);
-    worker->state = IO_WORKER_CORE;
-    bool again = port_open(lane) && !port_stopping(lane) && !worker->lost;
-    worker->lost = false;
-    if (again && (shared(lane) || worker->turn > 0 || lane->driven))
-        op = take_ready(lane);
-    if (op != NULL) {
-        worker->turn -= worker->turn > 0;
-        worker->state = IO_WORKER_CALLBACK;
-        worker->sequence++;
-        if (lane->watcher_asleep) {
-            lane->watcher_asleep = false;
-            signal_thread(lane->watcher);
-        }
-        if (!io_list_empty(&lane->parked))
-            kick(lane);
-    }
-    io_mutex_unlock(&lane->lock);
-    return op;
 }
 
 /* ---- timers and the lane itself -------------------------------------------------------------- */
