@@ -92,13 +92,70 @@ wait_for_workers(3)
     assert check_exit(code, backend) == ""
 
 
-def test_with_a_thread_that_is_no_daemon(backend):
-    """The interpreter waits for it; a timer's callback ends it."""
+@pytest.mark.parametrize("end", ["", "sys.exit(7)", "1 / 0"])
+def test_with_threads_that_are_no_daemons(backend, end):
+    """The interpreter waits for them, and has ended their run() before."""
     code = """
-start(port.run, daemon=False)
-port.timer(0.1, callback=lambda op: port.stop())
+for _ in range(3):
+    start(port.run, daemon=False)
+wait_for_workers(2)  # and one may come later
+"""
+    errors = check_exit(code + end, backend, {"": 0, "sys.exit(7)": 7, "1 / 0": 1}[end])
+    assert errors.count("Traceback") == ("/" in end)
+
+
+def test_a_thread_that_is_late(backend):
+    """It calls run() when the port has been closed; without a traceback."""
+    code = """
+def late():
+    while not port.closed:
+        time.sleep(0.001)
+    port.run()
+    print("late", file=sys.stderr)
+
+threading.Thread(target=late).start()
+"""
+    assert check_exit(code, backend) == "late\n"
+
+
+def test_a_port_that_is_opened_while_it_ends(backend):
+    """By a thread that is waited for."""
+    code = """
+def late():
+    while not port.closed:
+        time.sleep(0.001)
+    global other
+    other = iocpcore.CompletionPort()
+    other.timer(1000, callback=print)
+    threading.Thread(target=other.run, daemon=True)
+
+threading.Thread(target=late).start()
 """
     assert check_exit(code, backend) == ""
+
+
+@pytest.mark.parametrize("action", ["always", "error"])
+def test_a_port_that_was_never_closed(backend, action):
+    """There is a warning if something was in flight; every port is closed all the same."""
+    code = f"""
+import warnings
+import iocpcore
+
+warnings.simplefilter("{action}", ResourceWarning)
+
+def lose():
+    port = iocpcore.CompletionPort()
+    port.timer(1000, callback=lambda op, port=port: None)
+
+lose()
+lose()
+idle = iocpcore.CompletionPort()
+"""
+    result = child.run(code, backend)
+    assert result.returncode == 0
+    warned = f"ResourceWarning: unclosed <iocpcore.CompletionPort {backend}, 1 in flight>"
+    assert result.stderr.count(warned) == (2 if action == "always" else 1)
+    assert "CompletionPort" not in result.stderr.replace(warned, "")
 
 
 def test_sys_exit_in_the_main_thread(backend):

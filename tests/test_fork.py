@@ -190,3 +190,49 @@ if not child:
 parent_goes_on(child)
 """
     child.check(code, backend, output=EXPECTED)
+
+
+def test_in_a_callback(backend):
+    """The child leaves run() at once; what was about to be called back is the parent's."""
+    code = f"""
+{HEAD}
+called = []
+
+def fork(op):
+    global child
+    child = os.fork()
+
+port.post(callback=fork)
+for number in range(3):
+    port.post(number, callback=lambda op: called.append(op.result()))
+port.timer(0.2, callback=lambda op: port.stop())
+try:
+    port.run()
+except RuntimeError as error:
+    assert child == 0
+    assert str(error) == "the port belongs to the parent process", error
+    assert not called, called
+    os._exit(0)
+assert child, "the child has returned from run()"
+assert called == [0, 1, 2], called
+parent_goes_on(child)
+"""
+    child.check(code, backend, output=EXPECTED)
+
+
+def test_exit_in_a_callback(backend):
+    """The child ends in the middle of run()."""
+    code = f"""
+{HEAD}
+def fork(op):
+    global child
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    port.stop()
+
+port.post(callback=fork)
+port.run()
+parent_goes_on(child)
+"""
+    child.check(code, backend, output=EXPECTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support import child
-from support.system import WINDOWS
+from support.system import WINDOWS, scaled
 
 pytestmark = pytest.mark.system
 
@@ -227,3 +227,23 @@ except KeyboardInterrupt:
 port.close()
 """
     child.check(code, backend, output="at once")
+
+
+@pytest.mark.skipif(WINDOWS, reason="no signal masks on Windows")
+@pytest.mark.stress
+def test_handlers_run_with_signals_as_they_were(backend):
+    """Whenever they arrive: threads and processes that a handler starts inherit the mask."""
+    code = f"""
+import signal
+import iocpcore
+
+masks = []
+signal.signal(signal.SIGALRM, lambda *_: masks.append(signal.pthread_sigmask(0, [])))
+with iocpcore.CompletionPort() as port:
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    while len(masks) < {scaled(20000)}:
+        port.get(1e-6)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+print(sum(map(bool, masks)))
+"""
+    child.check(code, backend, output="0")

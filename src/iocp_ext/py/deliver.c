@@ -6,7 +6,11 @@
  * Signals end waits in the main thread only. It waits with every signal blocked except inside the
  * kernel's wait, so that one that arrives between Python's look and the wait is not missed. Another
  * thread that runs Python code just then may take it instead; the main thread does not hear of
- * that, so it looks again, soon at first and then once a second. */
+ * that, so it looks again, soon at first and then once a second.
+ *
+ * Handlers run while no signal is blocked, because threads and processes that they start inherit
+ * the mask. So once signals are blocked it is only asked whether SIGINT has come after the look
+ * before; another signal that comes in that instant waits until the main thread looks again. */
 #include "pyio.h"
 
 #ifdef _WIN32
@@ -154,12 +158,20 @@ static int wait_for_signals(const waiter *self, uint64_t deadline_ns, uint64_t r
 
 #else
 
+/* Whether a SIGINT has arrived whose handler has not run yet. */
+static bool interrupted(void) {
+    bool arrived = PyOS_InterruptOccurred(); /* which forgets it */
+    if (arrived)
+        PyErr_SetInterrupt();
+    return arrived;
+}
+
 static int wait_for_signals(const waiter *self, uint64_t deadline_ns, uint64_t recheck_ns) {
     io_signals saved;
     io_wait wait = {
         .deadline_ns = deadline_ns, .signals = true, .mask = &saved.mask, .recheck_ns = recheck_ns};
     io_signals_block(&saved);
-    int answer = PyErr_CheckSignals() < 0 ? -IOE_INTR : wait_detached(self, &wait);
+    int answer = interrupted() ? -IOE_INTR : wait_detached(self, &wait);
     io_signals_restore(&saved);
     return answer;
 }
@@ -291,12 +303,28 @@ static bool call_back(io_op *op) {
     return go_on;
 }
 
-static bool call_back_all(io_worker *worker) {
+/* False too in a child that the callback has forked. */
+static bool call_back_all(const waiter *self) {
     io_op *op;
-    while ((op = io_worker_take(worker)) != NULL)
-        if (!call_back(op))
+    while ((op = io_worker_take(self->worker)) != NULL)
+        if (!call_back(op) || io_port_forked(self->port->port))
             return false;
     return true;
+}
+
+/* The end of run(). What a forked child has of the worker and its port is the parent's. */
+static PyObject *leave(waiter *self, int answer) {
+    bool forked = io_port_forked(self->port->port);
+    bool raised = PyErr_Occurred() != NULL;
+    if (!forked)
+        io_worker_leave(self->worker);
+    if (raised)
+        return NULL;
+    if (forked)
+        return py_error_entering(IOE_FORKED);
+    bool expected = self->port->closer == PyThread_get_thread_ident() || self->port->state->ending;
+    return answer >= 0 || (answer == -IOE_CLOSED && expected) ? Py_NewRef(Py_None)
+                                                              : raise_wait_error(-answer);
 }
 
 const char py_port_run_doc[] =
@@ -306,16 +334,21 @@ const char py_port_run_doc[] =
     "at once, and when one of those blocks another takes its place. An operation without\n"
     "callback merely becomes done. What a callback raises goes to sys.unraisablehook,\n"
     "except KeyboardInterrupt and SystemExit, which leave run(). Returns when the port is\n"
-    "closed by a callback of this thread; raises ValueError when it is closed otherwise.";
+    "closed by a callback of this thread or by the end of the interpreter; raises\n"
+    "ValueError when it is closed otherwise.";
 
 PyObject *py_port_run(PyObject *object, PyObject *const *args, Py_ssize_t count,
                       PyObject *keywords) {
     static const py_signature signature = {"run", {NULL}, 0, 0};
     py_port *self = (py_port *)object;
     io_worker worker;
-    if (!py_parse(&signature, args, count, keywords, NULL) || !py_port_enter(self))
+    if (!py_parse(&signature, args, count, keywords, NULL))
         return NULL;
-    int error = io_worker_enter(&worker, &self->port->lane);
+    int error = io_port_enter(self->port);
+    if (error)
+        return error == IOE_CLOSED && self->state->ending ? Py_NewRef(Py_None)
+                                                          : py_error_entering(error);
+    error = io_worker_enter(&worker, &self->port->lane);
     py_port_leave(self);
     if (error)
         return py_error_raise(-error, 0, "run");
@@ -323,12 +356,6 @@ PyObject *py_port_run(PyObject *object, PyObject *const *args, Py_ssize_t count,
     int answer;
     do
         answer = wait_until(&runner, IO_NEVER);
-    while (answer > 0 && call_back_all(&worker));
-    bool raised = PyErr_Occurred() != NULL;
-    io_worker_leave(&worker);
-    if (raised)
-        return NULL;
-    bool closed_here = self->closer == PyThread_get_thread_ident();
-    return answer >= 0 || (answer == -IOE_CLOSED && closed_here) ? Py_NewRef(Py_None)
-                                                                 : raise_wait_error(-answer);
+    while (answer > 0 && call_back_all(&runner));
+    return leave(&runner, answer);
 }

@@ -115,10 +115,19 @@ static PyObject *module_set_main_thread(PyObject *module, PyObject *Py_UNUSED(un
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(begin_end_doc, "_begin_end()\n--\n\n"
+                            "The interpreter ends: run() of a closed port returns from now on.");
+
+static PyObject *module_begin_end(PyObject *module, PyObject *Py_UNUSED(unused)) {
+    state_of(module)->ending = true;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
     {"backends", py_backends, METH_NOARGS, py_backends_doc},
     {"_open_ports", module_open_ports, METH_NOARGS, open_ports_doc},
     {"_set_main_thread", module_set_main_thread, METH_NOARGS, set_main_thread_doc},
+    {"_begin_end", module_begin_end, METH_NOARGS, begin_end_doc},
     {NULL, NULL, 0, NULL},
 };
 

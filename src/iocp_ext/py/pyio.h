@@ -30,6 +30,7 @@ typedef struct py_state {
     PyObject *str_setblocking;
     PyObject *str_detach;
     _Atomic unsigned long main_thread; /* whose waits signals end */
+    _Atomic bool ending;               /* the interpreter is: workers expect closed ports */
 } py_state;
 
 /* The methods that make operations, in the order of py_kinds. */
