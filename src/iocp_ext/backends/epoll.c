@@ -34,7 +34,7 @@ typedef struct epoll_lane {
     int wake; /* eventfd */
 } epoll_lane;
 
-static const uint32_t interest = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+static const uint32_t interest = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
 
 static int fail(uint32_t *os_error) {
     *os_error = (uint32_t)errno;
@@ -134,6 +134,21 @@ static void epoll_handle_close(io_handle *handle, bool close_native) {
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
+/* Whether the socket may have something to receive. After a receive that was not filled there is
+ * nothing until epoll says so, which saves the call that would find it out. Not so where a receive
+ * may end early: at urgent data, at the end of the stream, and on unix sockets. */
+static int receive_if_ready(io_op *op) {
+    io_handle *handle = op->handle;
+    if (!(handle->ready & (IO_READABLE | IO_UNUSUAL)))
+        return -IOE_AGAIN;
+    int answer = posix_perform(op);
+    bool filled = answer == IO_DONE &&
+                  (op->result == ((io_receive *)op)->capacity || handle->family == AF_UNIX);
+    if (!filled)
+        handle->ready &= (uint8_t)~IO_READABLE;
+    return answer;
+}
+
 static int epoll_submit(io_op *op) {
     if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
         int error = io_file_pool_submit(op, posix_file_work);
@@ -145,7 +160,7 @@ static int epoll_submit(io_op *op) {
         int error = interest_set(op->handle); /* reports it once more if it is ready now */
         return error ? error : IO_PENDING;
     }
-    int answer = posix_perform(op);
+    int answer = op->kind == IO_RECEIVE ? receive_if_ready(op) : posix_perform(op);
     return answer == -IOE_AGAIN ? IO_PENDING : answer;
 }
 
@@ -197,10 +212,12 @@ static int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
         uint32_t ready = 0;
         if (events[i].data.u64 == WAKE_TOKEN)
             continue;
-        if (happened & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        if (happened & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             ready |= IO_READABLE;
         if (happened & (EPOLLOUT | EPOLLHUP | EPOLLERR))
             ready |= IO_WRITABLE;
+        if (happened & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            ready |= IO_UNUSUAL;
         io_handle_ready(events[i].data.u64, ready, done);
     }
     return 0;
@@ -218,4 +235,7 @@ const io_backend io_backend_epoll = {
     .submit = epoll_submit,
     .cancel = epoll_cancel,
     .hold_file = posix_hold_file,
+    .shutdown = posix_shutdown,
+    .prepare_close = posix_prepare_close,
+    .address = posix_address,
 };

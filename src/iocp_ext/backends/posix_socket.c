@@ -15,7 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SEND_FILE_PART = 1 << 20 };
+enum {
+    SEND_FILE_PART = 1 << 20,
+    DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
+};
 
 static int failed(io_op *op) {
     op->os_error = (uint32_t)errno;
@@ -58,6 +61,10 @@ static bool seeks(int fd, mode_t mode) {
 int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     int fd = (int)handle->native;
     struct stat status;
+    if (handle->owned) {
+        handle->backend.word[POSIX_FILE] = -1;
+        return 0;
+    }
     if (fstat(fd, &status) < 0)
         goto error;
     handle->identity[0] = (uint64_t)status.st_dev;
@@ -95,9 +102,40 @@ void posix_handle_close(io_handle *handle) {
 
 bool posix_same_file(const io_handle *handle) {
     struct stat status;
+    if (handle->owned)
+        return true;
     return fstat((int)handle->native, &status) == 0 &&
            handle->identity[0] == (uint64_t)status.st_dev &&
            handle->identity[1] == (uint64_t)status.st_ino;
+}
+
+int posix_shutdown(io_handle *handle) {
+    return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
+}
+
+void posix_prepare_close(io_handle *handle, bool reset) {
+    int fd = (int)handle->native;
+    if (reset) {
+        struct linger none = {.l_onoff = 1, .l_linger = 0};
+        /* Fails on unix sockets, which know no reset. */
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+        return;
+    }
+    char discarded[4096];
+    for (size_t total = 0; total < DISCARDED_MAX;) {
+        ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
+        if (moved <= 0 && !(moved < 0 && errno == EINTR))
+            return;
+        total += moved > 0 ? (size_t)moved : 0;
+    }
+}
+
+void posix_address(io_handle *handle, bool peer, io_address *address) {
+    int fd = (int)handle->native;
+    address->length = sizeof address->storage;
+    struct sockaddr *storage = (struct sockaddr *)&address->storage;
+    if ((peer ? getpeername : getsockname)(fd, storage, &address->length) < 0)
+        address->length = 0;
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -133,6 +171,25 @@ static int receive(io_op *op, io_address *from) {
     int answer = finish(op, moved);
     if (answer == -IOE_AGAIN)
         give_buffer_back(transfer);
+    return answer;
+}
+
+/* Into a pooled buffer, which is kept if something has arrived. */
+static int receive_some(io_op *op) {
+    io_receive *receive = (io_receive *)op;
+    io_buffer_pool *pool = &op->lane->port->buffers;
+    char *buffer = io_buffer_acquire(pool, receive->capacity);
+    if (buffer == NULL)
+        return -IOE_NOMEM;
+    ssize_t moved;
+    do
+        moved = recv((int)op->handle->native, buffer, receive->capacity, 0);
+    while (moved < 0 && errno == EINTR);
+    int answer = finish(op, moved);
+    if (moved > 0)
+        receive->buffer = buffer;
+    else
+        io_buffer_release(pool, buffer);
     return answer;
 }
 
@@ -260,6 +317,8 @@ int posix_perform(io_op *op) {
     switch ((io_kind)op->kind) {
     case IO_RECV:
         return receive(op, NULL);
+    case IO_RECEIVE:
+        return receive_some(op);
     case IO_RECV_FROM:
         return receive(op, &((io_datagram *)op)->address);
     case IO_SEND:

@@ -134,6 +134,13 @@ static void prepare_file(struct uring_sqe *entry, io_op *op) {
 }
 
 static void prepare_receive(struct uring_sqe *entry, io_op *op) {
+    if (op->kind == IO_RECEIVE) {
+        io_receive *receive = (io_receive *)op;
+        entry->opcode = URING_OP_RECV;
+        entry->address = pointer(receive->buffer);
+        entry->length = receive->capacity;
+        return;
+    }
     io_transfer *transfer = (io_transfer *)op;
     if (op->kind == IO_RECV) {
         entry->opcode = URING_OP_RECV;
@@ -187,11 +194,19 @@ static int prepare(struct uring_sqe *entry, io_op *op) {
     bool fills = op->kind == IO_RECV || op->kind == IO_RECV_FROM || op->kind == IO_READ;
     if (fills && !io_transfer_acquire((io_transfer *)op))
         return -IOE_NOMEM;
+    if (op->kind == IO_RECEIVE) {
+        io_receive *receive = (io_receive *)op;
+        if (receive->buffer == NULL)
+            receive->buffer = io_buffer_acquire(&op->lane->port->buffers, receive->capacity);
+        if (receive->buffer == NULL)
+            return -IOE_NOMEM;
+    }
     switch ((io_kind)op->kind) {
     case IO_POLL:
         prepare_poll(entry, ((io_poll *)op)->events);
         break;
     case IO_RECV:
+    case IO_RECEIVE:
     case IO_RECV_FROM:
         prepare_receive(entry, op);
         break;
@@ -266,6 +281,10 @@ static void report(io_op *op, int32_t result, io_list *done) {
             ((io_accept *)op)->accepted = result;
             result = 0;
         }
+        break;
+    case IO_RECEIVE:
+        if (result <= 0)
+            io_receive_release((io_receive *)op);
         break;
     case IO_RECV_FROM:
         ((io_datagram *)op)->address.length = ((io_datagram *)op)->message.msg_namelen;
@@ -450,4 +469,7 @@ const io_backend io_backend_uring = {
     .submit = uring_submit,
     .cancel = uring_cancel,
     .hold_file = posix_hold_file,
+    .shutdown = posix_shutdown,
+    .prepare_close = posix_prepare_close,
+    .address = posix_address,
 };

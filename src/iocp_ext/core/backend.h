@@ -57,6 +57,17 @@ struct io_backend {
     /* Optional. Makes the file of a send_file the operation's own (`held`) before it may have to
      * wait for its turn: the user may close it meanwhile. 0 or a portable error. */
     int (*hold_file)(io_send_file *op);
+    /* For streams that a connection owns. Ends our stream, so that the peer sees its end: 0 or a
+     * portable error. */
+    int (*shutdown)(io_handle *handle);
+    /* The close that is about to come: is to be a reset, or is not to become one for want of
+     * somebody who reads what has arrived. */
+    void (*prepare_close)(io_handle *handle, bool reset);
+    /* The address of its own end or of the other one; length 0 if there is none. */
+    void (*address)(io_handle *handle, bool peer, io_address *answer);
+    /* Optional. A buffer that the backend lent to a receive (`lent`) comes back, from any thread.
+     */
+    void (*take_back)(io_receive *receive);
     /* Optional. The lane's clock, when it is not the monotonic one. */
     uint64_t (*now)(const io_lane *lane);
     /* Shared lanes: queues a completed operation in the kernel's own queue. 0 or an error. */

@@ -72,6 +72,7 @@ typedef enum io_kind {
     IO_TIMER,
     IO_POLL,
     IO_RECV,
+    IO_RECEIVE, /* a connection's: into memory that the backend finds when there is need of it */
     IO_SEND,
     IO_ACCEPT,
     IO_CONNECT,
@@ -101,6 +102,14 @@ enum {
     IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
 };
 
+/* Who is told when an operation has been taken from the ready queue. */
+typedef enum io_sink {
+    IO_SINK_OPERATION,  /* the user's own; `owner` says which */
+    IO_SINK_CONNECTION, /* connection.h: `owner` is the io_connection */
+    IO_SINK_LISTENER,   /* listener.h: `owner` is the io_listener */
+    IO_SINK_SERVICE,    /* a service's clock; `owner` is whose */
+} io_sink;
+
 /* The head that every operation has; the larger types below begin with it. */
 struct io_op {
 #ifdef _WIN32
@@ -116,6 +125,7 @@ struct io_op {
     _Atomic uint8_t state;       /* io_op_state; changed under the handle's (or lane's) lock */
     uint8_t kind;                /* io_kind */
     uint8_t flags;               /* IO_OP_..., under the handle's lock */
+    uint8_t sink;                /* io_sink */
 };
 
 #define IO_INLINE_VECS 4
@@ -147,6 +157,15 @@ typedef struct io_datagram { /* IO_RECV_FROM, IO_SEND_TO */
 #endif
 } io_datagram;
 
+/* IO_RECEIVE. No memory waits: `buffer` is found for what has arrived, and is NULL unless the
+ * result is above 0. io_receive_release gives it back. */
+typedef struct io_receive {
+    io_op op;
+    char *buffer;
+    uint32_t capacity; /* at most so many bytes; at most IO_BUFFER_POOLED_MAX */
+    uint32_t lent;     /* the backend's own: which of its buffers it is, or 0 for the pool's */
+} io_receive;
+
 typedef struct io_accept {
     io_op op;
     io_native accepted; /* ours until the user takes it */
@@ -171,7 +190,11 @@ typedef struct io_send_file {
     uint64_t transferred;
 } io_send_file;
 
-enum { IO_READABLE = 1u << 0, IO_WRITABLE = 1u << 1 };
+enum {
+    IO_READABLE = 1u << 0,
+    IO_WRITABLE = 1u << 1,
+    IO_UNUSUAL = 1u << 2, /* ended, broken, or with urgent data: a short receive is not the last */
+};
 
 typedef struct io_poll {
     io_op op;
@@ -193,6 +216,9 @@ typedef struct io_timer {
 io_op *io_op_new(io_lane *lane, io_kind kind, void *owner);
 /* Gives back an operation that is prepared or was taken from the ready queue. */
 void io_op_release(io_op *op);
+/* Prepares an operation that is part of something else, and never released. */
+void io_op_embed(io_op *op, io_lane *lane, io_kind kind, io_sink sink, void *owner);
+void io_receive_release(io_receive *receive);
 /* Makes room for `count` vectors; false without memory. */
 bool io_transfer_reserve(io_transfer *transfer, uint32_t count);
 /* Gives a receive its pooled buffer if it has none; false without memory. */
@@ -246,6 +272,8 @@ struct io_handle {
     bool busy[IO_DIRECTIONS];        /* what is submitted holds back what waits */
     uint32_t waiting[IO_DIRECTIONS]; /* operations that are queued and not submitted */
     int family;
+    bool owned;    /* nobody else can close it: its number means this file until we do */
+    uint8_t ready; /* IO_READABLE, ...: reported, and not used up (epoll) */
     io_list queue[IO_DIRECTIONS]; /* operations in order */
     io_list others;               /* polls and file operations: no order among them */
     union {                       /* the backend's own */
@@ -258,6 +286,10 @@ struct io_handle {
  * holds the handle until it calls io_handle_release, also after it was closed or forgotten. */
 int io_handle_open(io_lane *lane, io_native native, io_handle **handle, uint32_t *os_error);
 void io_handle_release(io_handle *handle);
+/* The same for a connected stream of the family that is ours alone and non-blocking already. It is
+ * held by nobody: closed with io_handle_close, it is gone. */
+int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
+                    uint32_t *os_error);
 /* Forgets an idle handle, leaving the native one open: IOE_BUSY with operations in flight. */
 int io_handle_forget(io_handle *handle, bool native_gone);
 /* Cancels what is in flight and closes the native handle when the last operation has ended. */
@@ -270,6 +302,10 @@ uint64_t io_handle_token(const io_handle *handle);
 
 /* Submits a prepared operation. Never fails: what goes wrong is the operation's result. */
 void io_op_submit(io_op *op, io_handle *handle);
+/* The same. True: it has ended at once, and does not come out of the ready queue. */
+bool io_op_submit_now(io_op *op, io_handle *handle);
+/* Bytes that an operation in flight has moved so far. */
+uint64_t io_op_progress(io_op *op);
 /* Asks for the end of an operation; it still ends exactly once. False: it had completed. */
 bool io_op_cancel(io_op *op);
 

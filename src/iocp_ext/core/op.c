@@ -7,7 +7,7 @@
  *
  * In guard mode each operation has pages of its own instead, which become inaccessible when it is
  * released: whoever still writes to it ends the process. */
-#include "io.h"
+#include "backend.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +60,7 @@ static const char *const kind_names[IO_KINDS] = {
     [IO_RECV] = "recv",       [IO_SEND] = "send",           [IO_ACCEPT] = "accept",
     [IO_CONNECT] = "connect", [IO_RECV_FROM] = "recv_from", [IO_SEND_TO] = "send_to",
     [IO_READ] = "read",       [IO_SEND_FILE] = "send_file", [IO_WRITE] = "write",
-    [IO_SYNC] = "sync",
+    [IO_SYNC] = "sync",       [IO_RECEIVE] = "receive",
 };
 
 const char *io_kind_name(io_kind kind) {
@@ -128,6 +128,27 @@ io_op *io_op_new(io_lane *lane, io_kind kind, void *owner) {
     if (kind == IO_ACCEPT)
         ((io_accept *)op)->accepted = IO_NATIVE_NONE;
     return op;
+}
+
+void io_op_embed(io_op *op, io_lane *lane, io_kind kind, io_sink sink, void *owner) {
+    memset(op, 0, sizeof *op);
+    io_list_init(&op->link);
+    op->kind = (uint8_t)kind;
+    op->sink = (uint8_t)sink;
+    op->lane = lane;
+    op->owner = owner;
+    op->state = IO_OP_PREPARED;
+}
+
+void io_receive_release(io_receive *receive) {
+    io_lane *lane = receive->op.lane;
+    if (receive->buffer == NULL)
+        return;
+    if (receive->lent)
+        lane->backend->take_back(receive);
+    else
+        io_buffer_release(&lane->port->buffers, receive->buffer);
+    receive->buffer = NULL;
 }
 
 void io_op_release(io_op *op) {

@@ -27,6 +27,7 @@ struct io_handle_chunk {
 static int direction_of(uint8_t kind) {
     switch (kind) {
     case IO_RECV:
+    case IO_RECEIVE:
     case IO_RECV_FROM:
     case IO_ACCEPT:
         return IO_IN;
@@ -188,12 +189,11 @@ static void close_if_idle(io_handle *handle) {
         handle_free(handle);
 }
 
-void io_op_submit(io_op *op, io_handle *handle) {
+/* What ends at once is in `done`. */
+static void submit(io_op *op, io_handle *handle, io_list *done) {
     io_lane *lane = op->lane; /* once it is submitted, another thread may take and release it */
     io_port *port = lane->port;
     int direction = direction_of(op->kind);
-    io_list done;
-    io_list_init(&done);
     op->handle = handle;
     atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
@@ -210,18 +210,45 @@ void io_op_submit(io_op *op, io_handle *handle) {
     if (error) {
         if (direction >= 0)
             handle->waiting[direction]++;
-        complete(op, error, op->os_error, &done);
+        complete(op, error, op->os_error, done);
     } else if (direction < 0) {
         io_list_push_back(&handle->others, &op->link);
-        start(op, &done);
+        start(op, done);
     } else {
         io_list_push_back(&handle->queue[direction], &op->link);
         handle->waiting[direction]++;
         if (!handle->busy[direction])
-            start(op, &done);
+            start(op, done);
     }
     io_mutex_unlock(&handle->lock);
+}
+
+void io_op_submit(io_op *op, io_handle *handle) {
+    io_lane *lane = op->lane;
+    io_list done;
+    io_list_init(&done);
+    submit(op, handle, &done);
     io_lane_push(lane, &done);
+}
+
+bool io_op_submit_now(io_op *op, io_handle *handle) {
+    io_lane *lane = op->lane;
+    io_list done;
+    io_list_init(&done);
+    submit(op, handle, &done);
+    if (io_list_empty(&done))
+        return false;
+    io_list_remove(&op->link);
+    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    return true;
+}
+
+uint64_t io_op_progress(io_op *op) {
+    io_handle *handle = op->handle;
+    io_mutex_lock(&handle->lock);
+    uint64_t moved = (uint64_t)final_result(op, 0);
+    io_mutex_unlock(&handle->lock);
+    return moved;
 }
 
 /* ---- what backends report -------------------------------------------------------------------- */
@@ -279,6 +306,7 @@ void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
     io_mutex_lock(&handle->lock);
     if (handle->open && !handle->native_gone &&
         (uint16_t)handle->generation == (uint16_t)(token >> GENERATION_SHIFT)) {
+        handle->ready |= (uint8_t)events;
         if (events & IO_READABLE)
             retry_head(handle, IO_IN, done);
         if (events & IO_WRITABLE)
@@ -416,7 +444,9 @@ static bool handles_grow(io_lane *lane) {
     return true;
 }
 
-int io_handle_open(io_lane *lane, io_native native, io_handle **out, uint32_t *os_error) {
+/* A handle that is owned has its type and family already. */
+static int open_handle(io_lane *lane, io_native native, bool owned, int family, io_handle **out,
+                       uint32_t *os_error) {
     io_mutex_lock(&lane->handles_lock);
     io_link *link = NULL;
     if (!io_list_empty(&lane->free_handles) || handles_grow(lane)) {
@@ -433,6 +463,10 @@ int io_handle_open(io_lane *lane, io_native native, io_handle **out, uint32_t *o
     handle->generation++;
     handle->in_flight = 0;
     handle->closing = handle->native_gone = false;
+    handle->owned = owned;
+    handle->type = IO_STREAM;
+    handle->family = family;
+    handle->ready = 0;
     handle->busy[IO_IN] = handle->busy[IO_OUT] = false;
     handle->waiting[IO_IN] = handle->waiting[IO_OUT] = 0;
     io_list_init(&handle->queue[IO_IN]);
@@ -441,7 +475,8 @@ int io_handle_open(io_lane *lane, io_native native, io_handle **out, uint32_t *o
     for (size_t i = 0; i < sizeof handle->backend.word / sizeof handle->backend.word[0]; i++)
         handle->backend.word[i] = 0;
     int error = lane->backend->handle_open(handle, os_error);
-    handle->open = handle->held = error == 0;
+    handle->open = error == 0;
+    handle->held = error == 0 && !owned;
     io_mutex_unlock(&handle->lock);
     if (error) {
         handle_free(handle);
@@ -449,6 +484,15 @@ int io_handle_open(io_lane *lane, io_native native, io_handle **out, uint32_t *o
     }
     *out = handle;
     return 0;
+}
+
+int io_handle_open(io_lane *lane, io_native native, io_handle **handle, uint32_t *os_error) {
+    return open_handle(lane, native, false, 0, handle, os_error);
+}
+
+int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
+                    uint32_t *os_error) {
+    return open_handle(lane, native, true, family, handle, os_error);
 }
 
 /* A handle's slot is used again when it is neither open nor named by anybody. */
