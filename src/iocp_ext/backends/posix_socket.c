@@ -133,8 +133,9 @@ void posix_prepare_close(io_handle *handle, bool reset) {
 void posix_address(io_handle *handle, bool peer, io_address *address) {
     int fd = (int)handle->native;
     address->length = sizeof address->storage;
-    struct sockaddr *storage = (struct sockaddr *)&address->storage;
-    if ((peer ? getpeername : getsockname)(fd, storage, &address->length) < 0)
+    int failed = peer ? getpeername(fd, (struct sockaddr *)&address->storage, &address->length)
+                      : getsockname(fd, (struct sockaddr *)&address->storage, &address->length);
+    if (failed)
         address->length = 0;
 }
 

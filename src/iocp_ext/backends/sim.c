@@ -467,6 +467,32 @@ static void sim_handle_close(io_handle *handle, bool close_native) {
     io_mutex_unlock(&sim->lock);
 }
 
+/* What a connection does with its own stream. */
+static int sim_handle_shutdown(io_handle *handle) {
+    sim_kernel *sim = handle->lane->state;
+    io_mutex_lock(&sim->lock);
+    sim_file *file = handle->backend.pointer[0];
+    bool connected = file->connected && !file->broken;
+    if (connected)
+        sim_shutdown(sim, file);
+    io_mutex_unlock(&sim->lock);
+    return connected ? 0 : -IOE_NOTCONN;
+}
+
+static void sim_handle_prepare_close(io_handle *handle, bool reset) {
+    sim_kernel *sim = handle->lane->state;
+    io_mutex_lock(&sim->lock);
+    sim_prepare_close(sim, handle->backend.pointer[0], reset);
+    io_mutex_unlock(&sim->lock);
+}
+
+static void sim_handle_address(io_handle *handle, bool peer, io_address *answer) {
+    sim_kernel *sim = handle->lane->state;
+    io_mutex_lock(&sim->lock);
+    sim_address(handle->backend.pointer[0], peer, answer);
+    io_mutex_unlock(&sim->lock);
+}
+
 /* ---- for tests
  * -------------------------------------------------------------------------------------- */
 
@@ -520,5 +546,8 @@ const io_backend io_backend_sim = {
     .handle_close = sim_handle_close,
     .submit = sim_submit,
     .cancel = sim_cancel,
+    .shutdown = sim_handle_shutdown,
+    .prepare_close = sim_handle_prepare_close,
+    .address = sim_handle_address,
     .now = sim_now,
 };

@@ -30,7 +30,7 @@ bool sim_sends(uint8_t kind) {
 }
 
 bool sim_receives(uint8_t kind) {
-    return kind == IO_RECV || kind == IO_ACCEPT || kind == IO_RECV_FROM;
+    return kind == IO_RECV || kind == IO_RECEIVE || kind == IO_ACCEPT || kind == IO_RECV_FROM;
 }
 
 size_t sim_op_size(uint8_t kind) {
@@ -44,6 +44,8 @@ size_t sim_op_size(uint8_t kind) {
     case IO_RECV_FROM:
     case IO_SEND_TO:
         return sizeof(io_datagram);
+    case IO_RECEIVE:
+        return sizeof(io_receive);
     case IO_ACCEPT:
         return sizeof(io_accept);
     case IO_CONNECT:

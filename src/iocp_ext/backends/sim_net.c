@@ -155,6 +155,17 @@ void sim_shutdown(sim_kernel *sim, sim_file *file) {
     sim_file_changed(sim, file);
 }
 
+/* A close after this is a reset, or discards what has arrived as a reader would. */
+void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset) {
+    if (reset) {
+        break_stream(sim, file);
+        return;
+    }
+    file->start = file->end = 0;
+    if (file->peer != NULL)
+        sim_file_changed(sim, file->peer);
+}
+
 /* ---- addresses and vectors ------------------------------------------------------------------ */
 
 static void address_set(io_address *address, uint16_t port) {
@@ -166,6 +177,13 @@ static void address_set(io_address *address, uint16_t port) {
     memset(address, 0, sizeof(*address));
     memcpy(&address->storage, &in, sizeof(in));
     address->length = (io_socklen)sizeof(in);
+}
+
+void sim_address(const sim_file *file, bool peer, io_address *address) {
+    uint16_t port = peer ? file->peer_port : file->port;
+    address->length = 0;
+    if (port != 0)
+        address_set(address, port);
 }
 
 static int address_port(const io_address *address, uint16_t *port) {
@@ -223,27 +241,55 @@ static size_t partial(sim_kernel *sim, size_t length) {
 /* ---- what operations do: false: it has to wait ------------------------------------------------
  */
 
-static bool do_recv(sim_kernel *sim, sim_file *file, io_transfer *transfer, int64_t *result) {
+/* How many of `room` bytes a receive takes; 0: `result` tells why, unless it has to wait. */
+static size_t arrived(sim_kernel *sim, sim_file *file, size_t room, int64_t *result, bool *wait) {
+    *wait = false;
     if (file->type != SIM_STREAM || !file->connected) {
         *result = file->broken ? -IOE_CONNRESET : -IOE_NOTCONN;
-        return true;
+        return 0;
     }
-    size_t length = vecs_length(transfer), held = file->end - file->start;
-    if (held == 0 || length == 0) {
+    size_t held = file->end - file->start;
+    if (held == 0 || room == 0) {
         *result = file->broken ? -IOE_CONNRESET : 0;
-        return file->broken || file->ended || length == 0;
+        *wait = !file->broken && !file->ended && room > 0;
+        return 0;
     }
-    if (!io_transfer_acquire(transfer)) {
-        *result = -IOE_NOMEM;
-        return true;
-    }
-    length = partial(sim, length < held ? length : held);
-    vecs_copy(transfer, file->bytes + file->start, length, true);
+    return partial(sim, room < held ? room : held);
+}
+
+static void take_arrived(sim_kernel *sim, sim_file *file, size_t length) {
     file->start += length;
     if (file->start == file->end)
         file->start = file->end = 0;
     if (file->peer != NULL)
         sim_file_changed(sim, file->peer);
+}
+
+static bool do_recv(sim_kernel *sim, sim_file *file, io_transfer *transfer, int64_t *result) {
+    bool wait;
+    size_t length = arrived(sim, file, vecs_length(transfer), result, &wait);
+    if (length > 0 && !io_transfer_acquire(transfer)) {
+        *result = -IOE_NOMEM;
+    } else if (length > 0) {
+        vecs_copy(transfer, file->bytes + file->start, length, true);
+        take_arrived(sim, file, length);
+        *result = (int64_t)length;
+    }
+    return !wait;
+}
+
+static bool do_receive(sim_kernel *sim, sim_file *file, io_receive *receive, int64_t *result) {
+    bool wait;
+    size_t length = arrived(sim, file, receive->capacity, result, &wait);
+    if (length == 0)
+        return !wait;
+    receive->buffer = io_buffer_acquire(&sim->lane->port->buffers, receive->capacity);
+    if (receive->buffer == NULL) {
+        *result = -IOE_NOMEM;
+        return true;
+    }
+    memcpy(receive->buffer, file->bytes + file->start, length);
+    take_arrived(sim, file, length);
     *result = (int64_t)length;
     return true;
 }
@@ -471,6 +517,8 @@ bool sim_attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
     switch ((io_kind)op->kind) {
     case IO_RECV:
         return do_recv(sim, file, (io_transfer *)op, result);
+    case IO_RECEIVE:
+        return do_receive(sim, file, (io_receive *)op, result);
     case IO_SEND:
         return do_send(sim, file, (io_transfer *)op, result);
     case IO_ACCEPT:
@@ -503,6 +551,7 @@ int64_t sim_error(sim_kernel *sim, sim_file *file, io_kind kind) {
     static const int errors[IO_KINDS][4] = {
         [IO_POLL] = {IOE_NOMEM, IOE_NOMEM, IOE_NOBUFS, IOE_NOMEM},
         [IO_RECV] = {IOE_CONNRESET, IOE_TIMEDOUT, IOE_HOSTUNREACH, IOE_NETRESET},
+        [IO_RECEIVE] = {IOE_CONNRESET, IOE_TIMEDOUT, IOE_HOSTUNREACH, IOE_NETRESET},
         [IO_SEND] = {IOE_CONNRESET, IOE_PIPE, IOE_TIMEDOUT, IOE_HOSTUNREACH},
         [IO_ACCEPT] = {IOE_NOBUFS, IOE_MFILE, IOE_CONNABORTED, IOE_NFILE},
         [IO_CONNECT] = {IOE_CONNREFUSED, IOE_TIMEDOUT, IOE_HOSTUNREACH, IOE_NETUNREACH},
@@ -514,7 +563,8 @@ int64_t sim_error(sim_kernel *sim, sim_file *file, io_kind kind) {
         [IO_SYNC] = {IOE_IO, IOE_NOSPC, IOE_IO, IOE_IO},
     };
     int error = errors[kind][sim_random(sim, 4)];
-    if (kind == IO_RECV || kind == IO_SEND || (kind == IO_SEND_FILE && error != IOE_IO))
+    if (kind == IO_RECV || kind == IO_RECEIVE || kind == IO_SEND ||
+        (kind == IO_SEND_FILE && error != IOE_IO))
         break_stream(sim, file);
     if (kind == IO_ACCEPT && error == IOE_CONNABORTED && !io_list_empty(&file->queue)) {
         sim_file *connection = IO_CONTAINER(io_list_pop_front(&file->queue), sim_file, link);

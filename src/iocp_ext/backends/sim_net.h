@@ -104,6 +104,8 @@ sim_file *sim_file_of(const sim_kernel *sim, io_native native);
 void sim_file_unref(sim_kernel *sim, sim_file *file);
 void sim_native_close(sim_kernel *sim, sim_file *file);
 void sim_shutdown(sim_kernel *sim, sim_file *file);
+void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset);
+void sim_address(const sim_file *file, bool peer, io_address *address);
 /* Does what the operation asks. False: it has to wait. */
 bool sim_attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result);
 /* An error that this kind of operation has on real systems, and its consequences. */
