@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class InvalidStateError(RuntimeError):
     """The result of an operation was asked for before the operation was done."""
+
+
+class FramingError(ValueError):
+    """A message is too large for its framing, or malformed."""

@@ -31,15 +31,12 @@ static uint64_t header_value(const io_framing *framing, const char *header) {
 /* The size of the message behind a header, without the header. */
 static int message_size(const io_framing *framing, const char *header, size_t *size) {
     uint64_t value = header_value(framing, header);
-    int error = 0;
-    if (framing->includes_header) {
-        if (value < framing->header_size)
-            error = -IOE_INVAL;
-        else
-            value -= framing->header_size;
+    uint64_t included = framing->includes_header ? framing->header_size : 0;
+    int error = value < included ? -IOE_INVAL : 0;
+    if (error == 0) {
+        value -= included;
+        error = value > framing->max_size ? -IOE_MSGSIZE : 0;
     }
-    if (value > framing->max_size)
-        error = -IOE_MSGSIZE;
     *size = value < SIZE_MAX ? (size_t)value : SIZE_MAX;
     return error;
 }

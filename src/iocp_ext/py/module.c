@@ -26,6 +26,7 @@ static bool make_type(PyObject *module, PyType_Spec *spec, bool is_public, PyTyp
 
 static bool import_names(py_state *state) {
     if (!import_name("iocpcore.errors", "InvalidStateError", &state->invalid_state_error) ||
+        !import_name("iocpcore.errors", "FramingError", &state->framing_error) ||
         !import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
         !import_name("socket", "socket", &state->socket_class))
         return false;
@@ -59,6 +60,9 @@ static int module_exec(PyObject *module) {
         return -1;
     if (!make_type(module, &py_operation_spec, true, &state->operation_type) ||
         !make_type(module, &py_association_spec, false, &state->association_type) ||
+        !make_type(module, &py_length_prefixed_spec, true, &state->length_prefixed_type) ||
+        !make_type(module, &py_delimited_spec, true, &state->delimited_type) ||
+        !make_type(module, &py_fixed_size_spec, true, &state->fixed_size_type) ||
         !make_type(module, &py_port_spec, true, &state->port_type))
         return -1;
     return PyModule_AddFunctions(module, py_sim_methods);
@@ -69,7 +73,11 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->port_type);
     Py_VISIT(state->operation_type);
     Py_VISIT(state->association_type);
+    Py_VISIT(state->length_prefixed_type);
+    Py_VISIT(state->delimited_type);
+    Py_VISIT(state->fixed_size_type);
     Py_VISIT(state->invalid_state_error);
+    Py_VISIT(state->framing_error);
     Py_VISIT(state->unsupported_operation);
     Py_VISIT(state->socket_class);
     Py_VISIT(state->get_osfhandle);
@@ -82,7 +90,11 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->port_type);
     Py_CLEAR(state->operation_type);
     Py_CLEAR(state->association_type);
+    Py_CLEAR(state->length_prefixed_type);
+    Py_CLEAR(state->delimited_type);
+    Py_CLEAR(state->fixed_size_type);
     Py_CLEAR(state->invalid_state_error);
+    Py_CLEAR(state->framing_error);
     Py_CLEAR(state->unsupported_operation);
     Py_CLEAR(state->socket_class);
     Py_CLEAR(state->get_osfhandle);

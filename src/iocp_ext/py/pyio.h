@@ -14,6 +14,7 @@
 
 #include "compat.h"
 #include "../core/backend.h"
+#include "../core/framing.h"
 
 /* ---- module state (module.c) ----------------------------------------------------------------- */
 
@@ -21,7 +22,11 @@ typedef struct py_state {
     PyTypeObject *port_type;
     PyTypeObject *operation_type;
     PyTypeObject *association_type;
+    PyTypeObject *length_prefixed_type;
+    PyTypeObject *delimited_type;
+    PyTypeObject *fixed_size_type;
     PyObject *invalid_state_error;   /* iocpcore.InvalidStateError */
+    PyObject *framing_error;         /* iocpcore.FramingError */
     PyObject *unsupported_operation; /* io.UnsupportedOperation */
     PyObject *socket_class;          /* socket.socket */
     PyObject *get_osfhandle;         /* msvcrt.get_osfhandle; NULL elsewhere */
@@ -201,6 +206,27 @@ bool py_handle_dissociate(py_port *port, PyObject *object);
 bool py_handle_close(py_port *port, PyObject *object);
 /* What the kernel calls a handle. */
 bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native);
+
+/* ---- framing (framing_type.c) ---------------------------------------------------------------- */
+
+/* A LengthPrefixed, Delimited or FixedSize: immutable. */
+typedef struct py_framing {
+    PyObject_HEAD
+    io_framing framing;
+} py_framing;
+
+extern PyType_Spec py_length_prefixed_spec;
+extern PyType_Spec py_delimited_spec;
+extern PyType_Spec py_fixed_size_spec;
+
+/* What one of the three says, for as long as the object lives; NULL, without an exception, if it is
+ * none of them. */
+const io_framing *py_framing_of(const py_state *state, PyObject *object);
+/* A new FramingError for what core/framing.h has answered, below 0. `size` is the number that came
+ * with it: frame->size of io_framing_next, *wanted of io_framing_join, or the size that
+ * io_framing_wrap was asked about. NULL with an exception without memory. */
+PyObject *py_framing_error(const py_state *state, const io_framing *framing, int error,
+                           size_t size);
 
 /* ---- backends (choice.c) --------------------------------------------------------------------- */
 
