@@ -189,10 +189,10 @@ static int wrap_by_delimiter(const io_framing *framing, const char *message, siz
         *trailer_size = 0;
         return at > framing->max_size ? -IOE_MSGSIZE : 0;
     }
-    if (size > framing->max_size)
-        return -IOE_MSGSIZE;
     if (at != NOWHERE)
         return -IOE_INVAL;
+    if (size > framing->max_size)
+        return -IOE_MSGSIZE;
     /* "\r\n" before "\r\n\r\n": the receiver would see the end two bytes early. */
     border_bytes border;
     border_of(framing, message, size, framing->delimiter, length - 1, &border);
