@@ -186,6 +186,19 @@ io_handle *world_handle(test_world *world, io_native native) {
     return handle;
 }
 
+io_handle *world_adopt(test_world *world, io_native native) {
+    io_handle *handle = NULL;
+    uint32_t os_error = 0;
+#ifdef _WIN32
+    u_long on = 1;
+    CHECK(world->sim || ioctlsocket((SOCKET)native, (long)FIONBIO, &on) == 0);
+#else
+    CHECK(world->sim || fcntl((int)native, F_SETFL, O_NONBLOCK) == 0);
+#endif
+    CHECK_INT(io_handle_adopt(world->lane, native, AF_INET, &handle, &os_error), 0);
+    return handle;
+}
+
 void world_handle_close(io_handle *handle) {
     io_handle_close(handle);
     io_handle_release(handle);

@@ -31,6 +31,8 @@ io_native world_file(test_world *world, const void *data, size_t size);
 void world_native_close(test_world *world, io_native native, bool file);
 
 io_handle *world_handle(test_world *world, io_native native);
+/* A handle of its own for a connected stream, which is gone when it is closed. */
+io_handle *world_adopt(test_world *world, io_native native);
 /* Closes handle and native; waits for nothing. */
 void world_handle_close(io_handle *handle);
 

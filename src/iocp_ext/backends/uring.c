@@ -240,6 +240,8 @@ static int uring_submit(io_op *op) {
     int error = submit_entry(op->lane->state, &entry);
     if (error == 0)
         return IO_PENDING;
+    if (op->kind == IO_RECEIVE)
+        io_receive_release((io_receive *)op);
     op->os_error = (uint32_t)error;
     return error == EAGAIN ? -IOE_NOMEM : -error;
 }
@@ -259,6 +261,8 @@ static int uring_cancel(io_op *op) {
 /* ---- completions ----------------------------------------------------------------------------- */
 
 static void report(io_op *op, int32_t result, io_list *done) {
+    if (op->kind == IO_RECEIVE && result <= 0)
+        io_receive_release((io_receive *)op); /* found anew if it is tried again */
     if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
         io_op_retry(op, done); /* ends it if a cancel was asked for */
         return;
@@ -281,10 +285,6 @@ static void report(io_op *op, int32_t result, io_list *done) {
             ((io_accept *)op)->accepted = result;
             result = 0;
         }
-        break;
-    case IO_RECEIVE:
-        if (result <= 0)
-            io_receive_release((io_receive *)op);
         break;
     case IO_RECV_FROM:
         ((io_datagram *)op)->address.length = ((io_datagram *)op)->message.msg_namelen;

@@ -1,0 +1,590 @@
+/* test_receive.c: what connections are built of, for every backend of the platform: receives
+ * without memory of their own (IO_RECEIVE), and handles that belong to nobody else.
+ *
+ * The operations are embedded here, as they are in a connection. A receive that leaves something
+ * behind in the socket shows itself as one that never ends. */
+#include "scene.h"
+
+#ifndef _WIN32
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#endif
+
+/* Both ends of a connection, each with a receive of its own. */
+typedef struct duplex {
+    test_world world;
+    test_random random;
+    io_native native[2];
+    io_handle *handle[2]; /* NULL: closed */
+    io_receive receive[2];
+} duplex;
+
+static char pattern[1 << 20];
+
+/* With a seed, the simulated backend does everything but fail. */
+static void duplex_begin(duplex *both, const char *backend, uint64_t seed) {
+    memset(both, 0, sizeof(*both));
+    both->random.state = seed;
+    world_open(&both->world, backend, 1);
+    if (both->world.sim && seed != 0)
+        io_sim_configure(both->world.lane, seed,
+                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
+                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+    if (pattern[1] == 0)
+        for (size_t i = 0; i < sizeof(pattern); i++)
+            pattern[i] = (char)(i * 31 >> 3);
+}
+
+static void duplex_open(duplex *both, const char *backend, uint64_t seed) {
+    duplex_begin(both, backend, seed);
+    world_pair(&both->world, both->native);
+    for (int i = 0; i < 2; i++)
+        both->handle[i] = world_adopt(&both->world, both->native[i]);
+}
+
+static void duplex_close(duplex *both) {
+    io_port_figures figures;
+    for (int i = 0; i < 2; i++)
+        if (both->handle[i] != NULL)
+            io_handle_close(both->handle[i]);
+    for (io_op *op; atomic_load(&both->world.port->in_flight) > 0;) {
+        op = world_get(&both->world, 10000);
+        CHECK(op != NULL && op->kind == IO_SEND);
+        io_op_release(op);
+    }
+    io_port_stats(both->world.port, &figures);
+    CHECK_INT(figures.handles, 0);
+    world_close(&both->world);
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+/* Takes completions until this one is among them. The others are sends, which must have worked. */
+static int64_t finish(duplex *both, io_op *op) {
+    for (;;) {
+        io_op *got = world_get(&both->world, 10000);
+        if (got == NULL)
+            FAIL("%s: %s never ended", both->world.backend->name, io_kind_name((io_kind)op->kind));
+        CHECK_INT(got->state, IO_OP_COMPLETED);
+        if (got == op)
+            return op->result;
+        CHECK_INT(got->kind, IO_SEND);
+        CHECK_INT(got->result, ((io_transfer *)got)->length);
+        io_op_release(got);
+    }
+}
+
+/* True: it has ended. */
+static bool start_receive(duplex *both, int side, uint32_t capacity) {
+    io_receive *receive = &both->receive[side];
+    memset(receive, 0xAA, sizeof(*receive));
+    io_op_embed(&receive->op, both->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, both);
+    receive->buffer = NULL;
+    receive->capacity = capacity;
+    receive->lent = 0;
+    if (test_below(&both->random, 2) == 0)
+        return io_op_submit_now(&receive->op, both->handle[side]);
+    io_op_submit(&receive->op, both->handle[side]);
+    return false;
+}
+
+/* There is a buffer if there is something in it. */
+static int64_t received(duplex *both, int side) {
+    const io_receive *receive = &both->receive[side];
+    CHECK_INT(receive->op.state, IO_OP_COMPLETED);
+    int64_t result = receive->op.result;
+    CHECK((receive->buffer != NULL) == (result > 0));
+    CHECK(result <= (int64_t)receive->capacity);
+    if (result > 0)
+        test_kernel_wrote(receive->buffer, (size_t)result);
+    return result;
+}
+
+static int64_t finish_receive(duplex *both, int side, bool ended) {
+    if (!ended)
+        finish(both, &both->receive[side].op);
+    return received(both, side);
+}
+
+static int64_t receive_some(duplex *both, int side, uint32_t capacity) {
+    return finish_receive(both, side, start_receive(both, side, capacity));
+}
+
+static void send_some(duplex *both, int side, const void *data, size_t length) {
+    io_op_submit(new_send(&both->world, data, length), both->handle[side]);
+}
+
+static void send_now(duplex *both, int side, const void *data, size_t length) {
+    io_op *op = new_send(&both->world, data, length);
+    io_op_submit(op, both->handle[side]);
+    CHECK_INT(finish(both, op), length);
+    io_op_release(op);
+}
+
+/* Receives that many bytes of the pattern, from `from` on. */
+static void receive_all(duplex *both, int side, size_t from, size_t length, uint32_t capacity) {
+    while (length > 0) {
+        int64_t result = receive_some(both, side, capacity);
+        CHECK(result > 0 && (size_t)result <= length);
+        CHECK(memcmp(both->receive[side].buffer, pattern + from, (size_t)result) == 0);
+        io_receive_release(&both->receive[side]);
+        CHECK(both->receive[side].buffer == NULL);
+        from += (size_t)result;
+        length -= (size_t)result;
+    }
+}
+
+static int shut_down(duplex *both, int side) {
+    return both->world.backend->shutdown(both->handle[side]);
+}
+
+static void close_side(duplex *both, int side) {
+    io_handle_close(both->handle[side]);
+    both->handle[side] = NULL;
+}
+
+/* ---- data and its end ------------------------------------------------------------------------ */
+
+static void receives(const char *backend) {
+    duplex both;
+    duplex_open(&both, backend, 0);
+    for (int round = 0; round < 20; round++) {
+        bool ended = round % 2 == 0 && start_receive(&both, 0, 4096);
+        CHECK(!ended);
+        send_now(&both, 1, pattern, 100);
+        if (round % 2 == 1)
+            ended = start_receive(&both, 0, 4096);
+        int64_t result = finish_receive(&both, 0, ended);
+        CHECK_INT(result, 100);
+        CHECK(memcmp(both.receive[0].buffer, pattern, 100) == 0);
+        io_receive_release(&both.receive[0]);
+    }
+    bool ended = start_receive(&both, 0, 4096);
+    CHECK_INT(shut_down(&both, 1), 0);
+    CHECK_INT(finish_receive(&both, 0, ended), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(receive_some(&both, 0, 512), 0);
+    duplex_close(&both);
+}
+
+/* More in the socket than a receive takes, and less, in a row; the end right behind the last byte,
+ * or later. Nothing stays behind. */
+static void nothing_stays_behind(const char *backend) {
+    static const uint32_t capacities[] = {1, 100, 512, 4096, 5000, 65536};
+    bool sim = strcmp(backend, "sim") == 0;
+    for (uint64_t seed = 1; seed <= test_scaled(sim ? 60 : 20); seed++) {
+        duplex both;
+        duplex_open(&both, backend, seed);
+        for (int round = 0; round < 8; round++) {
+            uint32_t capacity = capacities[test_below(&both.random, COUNT_OF(capacities))];
+            size_t most = capacity == 1 ? 50 : 20000, total = 0;
+            bool first = test_below(&both.random, 2) == 0;
+            bool ended = first && start_receive(&both, 0, capacity);
+            for (uint64_t parts = 1 + test_below(&both.random, 5); parts > 0; parts--) {
+                size_t length = 1 + test_below(&both.random, most);
+                if (capacity <= 5000 && test_below(&both.random, 2) == 0)
+                    length = capacity; /* filled to the last byte */
+                if (total + length > 60000)
+                    break;
+                if (!first && test_below(&both.random, 2) == 0)
+                    send_now(&both, 1, pattern + total, length);
+                else
+                    send_some(&both, 1, pattern + total, length);
+                total += length;
+            }
+            size_t moved = 0;
+            if (first) {
+                moved = (size_t)finish_receive(&both, 0, ended);
+                CHECK(moved > 0 && moved <= total);
+                CHECK(memcmp(both.receive[0].buffer, pattern, moved) == 0);
+                io_receive_release(&both.receive[0]);
+            }
+            receive_all(&both, 0, moved, total - moved, capacity);
+        }
+        send_now(&both, 1, pattern, 3000);
+        CHECK_INT(shut_down(&both, 1), 0);
+        receive_all(&both, 0, 0, 3000, seed % 2 == 0 ? 65536 : 1000);
+        CHECK_INT(receive_some(&both, 0, 4096), 0);
+        duplex_close(&both);
+    }
+}
+
+/* Sends, while a receive of the other side may end as well: true if it did. */
+static bool send_beside(duplex *both, int side, const void *data, size_t length) {
+    io_op *op = new_send(&both->world, data, length), *got = NULL;
+    bool ended = false;
+    io_op_submit(op, both->handle[side]);
+    while (got != op) {
+        got = world_get(&both->world, 10000);
+        CHECK(got == op || got == &both->receive[1 - side].op);
+        ended = ended || got != op;
+    }
+    CHECK_INT(op->result, length);
+    io_op_release(op);
+    return ended;
+}
+
+/* Data and the end of the stream arrive in the same moment, and the receive was there before. */
+static void end_with_data(const char *backend) {
+    for (uint64_t round = 0; round < test_scaled(100); round++) {
+        duplex both;
+        duplex_open(&both, backend, round);
+        bool waits = round % 3 != 0;
+        bool ended = waits && start_receive(&both, 0, 65536);
+        if (both.world.sim)
+            ended = send_beside(&both, 1, pattern, 10) || ended;
+        else
+            send_some(&both, 1, pattern, 10);
+        if (round % 2 == 0)
+            CHECK_INT(shut_down(&both, 1), 0);
+        else
+            close_side(&both, 1);
+        if (!waits)
+            ended = start_receive(&both, 0, 65536);
+        int64_t moved = finish_receive(&both, 0, ended);
+        CHECK(moved > 0 && (both.world.sim || moved == 10));
+        CHECK(memcmp(both.receive[0].buffer, pattern, (size_t)moved) == 0);
+        io_receive_release(&both.receive[0]);
+        receive_all(&both, 0, (size_t)moved, (size_t)(10 - moved), 65536);
+        CHECK_INT(receive_some(&both, 0, 65536), 0);
+        duplex_close(&both);
+    }
+}
+
+/* Buffers that are held while more arrives keep what is in them, and all come back. */
+static void buffers_come_back(const char *backend) {
+    enum { HELD = 40 };
+    static io_receive held[HELD];
+    duplex both;
+    duplex_open(&both, backend, 0);
+    for (int i = 0; i < HELD; i++) {
+        send_now(&both, 1, pattern + i * 100, 100);
+        CHECK_INT(receive_some(&both, 0, i % 2 == 0 ? 512 : 2048), 100);
+        held[i] = both.receive[0];
+    }
+    bool pooled = !io_guard_enabled();
+    for (int i = 0; i < HELD; i++) {
+        CHECK(memcmp(held[i].buffer, pattern + i * 100, 100) == 0);
+        pooled = pooled && held[i].lent == 0;
+        io_receive_release(&held[i]);
+        CHECK(held[i].buffer == NULL);
+        io_receive_release(&held[i]); /* does nothing */
+    }
+    const io_buffer_pool *pool = &both.world.port->buffers;
+    uint32_t count = 0;
+    for (size_t i = 0; i < COUNT_OF(pool->free_count); i++)
+        count += pool->free_count[i];
+    CHECK(!pooled || (count >= HELD && count <= HELD + 4));
+    duplex_close(&both);
+}
+
+#ifndef _WIN32
+typedef int native_socket;
+#else
+typedef SOCKET native_socket;
+#endif
+
+static void send_raw(io_native native, const char *data, int flags) {
+    CHECK_INT(send((native_socket)native, data, (unsigned)strlen(data), flags), strlen(data));
+}
+
+/* A receive ends before urgent data, full or not. */
+static void urgent_data(const char *backend) {
+    duplex both;
+    duplex_open(&both, backend, 0);
+    for (uint64_t round = 0; !both.world.sim && round < test_scaled(60); round++) {
+        char got[16] = "";
+        size_t length = 0;
+        bool ended = round % 2 == 0 && start_receive(&both, 0, 4096);
+        bool waits = round % 2 == 0;
+        send_raw(both.native[1], "abc", 0);
+        if (round % 4 == 0) {
+            CHECK(finish_receive(&both, 0, ended) == 3);
+            io_receive_release(&both.receive[0]);
+            strcpy(got, "abc");
+            length = 3;
+            waits = false;
+        }
+        send_raw(both.native[1], "!", MSG_OOB);
+        send_raw(both.native[1], "def", 0);
+        while (length < 6) {
+            if (!waits)
+                ended = start_receive(&both, 0, 4096);
+            int64_t result = finish_receive(&both, 0, ended);
+            waits = false;
+            CHECK(result > 0);
+            for (int64_t i = 0; i < result; i++)
+                if (both.receive[0].buffer[i] != '!')
+                    got[length++ & 15] = both.receive[0].buffer[i];
+            io_receive_release(&both.receive[0]);
+        }
+        CHECK(memcmp(got, "abcdef", 6) == 0);
+    }
+    duplex_close(&both);
+}
+
+#ifndef _WIN32
+/* A message with a file of its own, at which a receive of a unix socket ends. */
+static void send_with_file(io_native native, char *data, size_t length) {
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    memset(&control, 0, sizeof(control));
+    struct iovec vec = {data, length};
+    struct msghdr message = {.msg_iov = &vec,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof(control)};
+    int file = (int)native;
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(file));
+    memcpy(CMSG_DATA(&control.header), &file, sizeof(file));
+    CHECK_INT(sendmsg((int)native, &message, 0), length);
+}
+
+static void unix_streams(const char *backend) {
+    duplex both;
+    duplex_begin(&both, backend, 3);
+    int made[2];
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, made), 0);
+    for (int i = 0; i < 2 && !both.world.sim; i++) {
+        uint32_t os_error = 0;
+        both.native[i] = made[i];
+        CHECK_INT(io_handle_adopt(both.world.lane, made[i], AF_UNIX, &both.handle[i], &os_error),
+                  0);
+    }
+    for (size_t round = 0; !both.world.sim && round < test_scaled(60); round++) {
+        bool ended = round % 2 == 0 && start_receive(&both, 0, 4096);
+        size_t moved = 0;
+        for (size_t i = 0; i < 4; i++) {
+            if (round % 3 == 0)
+                send_now(&both, 1, pattern + i * 10, 10);
+            else
+                send_with_file(both.native[1], pattern + i * 10, 10);
+        }
+        if (round % 2 == 0) {
+            moved = (size_t)finish_receive(&both, 0, ended);
+            CHECK(moved >= 10 && moved <= 40);
+            io_receive_release(&both.receive[0]);
+        }
+        receive_all(&both, 0, moved, 40 - moved, 4096);
+    }
+    if (both.world.sim) {
+        close(made[0]);
+        close(made[1]);
+    } else {
+        close_side(&both, 1);
+        CHECK_INT(receive_some(&both, 0, 4096), 0);
+    }
+    duplex_close(&both);
+}
+#endif
+
+/* ---- cancel and close ------------------------------------------------------------------------ */
+
+/* A receive that is cancelled has taken nothing: the next one gets it all. */
+static void cancelled(const char *backend) {
+    duplex both;
+    duplex_open(&both, backend, 5);
+    uint64_t rounds = test_scaled(both.world.sim ? 400 : 100);
+    for (uint64_t round = 0; round < rounds; round++) {
+        bool ended = start_receive(&both, 0, 512);
+        if (round % 3 != 0)
+            send_some(&both, 1, pattern + round, 1);
+        if (!ended)
+            io_op_cancel(&both.receive[0].op);
+        int64_t result = finish_receive(&both, 0, ended);
+        if (round % 3 == 0) {
+            CHECK_INT(result, -IOE_CANCELED);
+            continue;
+        }
+        if (result == -IOE_CANCELED)
+            result = receive_some(&both, 0, 512);
+        CHECK_INT(result, 1);
+        CHECK_INT(both.receive[0].buffer[0], pattern[round]);
+        io_receive_release(&both.receive[0]);
+    }
+    duplex_close(&both);
+}
+
+/* The handle goes when its receive has ended, and the peer sees it go. */
+static void closed_under_a_receive(const char *backend) {
+    for (uint64_t round = 0; round < test_scaled(30); round++) {
+        duplex both;
+        duplex_open(&both, backend, round);
+        bool ended = start_receive(&both, 0, 4096);
+        CHECK(!ended);
+        close_side(&both, 0);
+        CHECK_INT(finish_receive(&both, 0, ended), -IOE_CANCELED);
+        int64_t result = receive_some(&both, 1, 512);
+        CHECK(result == 0 || result == -IOE_CONNRESET);
+        duplex_close(&both);
+    }
+}
+
+static void never_released(io_op *op, bool leaked, void *context) {
+    int *count = context;
+    CHECK(!leaked && op->kind == IO_RECEIVE);
+    CHECK_INT(op->result, -IOE_CANCELED);
+    CHECK(((io_receive *)op)->buffer == NULL);
+    ++*count;
+}
+
+/* The port closes with receives in flight, and then the handles. */
+static void port_closed(const char *backend) {
+    duplex both;
+    int count = 0;
+    duplex_open(&both, backend, 0);
+    CHECK(!start_receive(&both, 0, 4096));
+    CHECK(!start_receive(&both, 1, 65536));
+    io_port *port = both.world.port;
+    CHECK(io_port_begin_close(port));
+    CHECK_INT(io_port_drain(port, 10 * IO_NS_PER_SECOND), 0);
+    io_port_take_remaining(port, never_released, &count);
+    CHECK_INT(count, 2);
+    close_side(&both, 0);
+    close_side(&both, 1);
+    io_port_finish_close(port, 0);
+    io_port_destroy(port);
+}
+
+/* A peer that is reset hears of it, with a receive under way and without. */
+static void reset(const char *backend) {
+    for (int round = 0; round < 4; round++) {
+        duplex both;
+        duplex_open(&both, backend, 0);
+        bool waits = round % 2 == 0;
+        bool ended = waits && start_receive(&both, 1, 4096);
+        CHECK(!ended);
+        if (round / 2 == 1)
+            send_now(&both, 1, pattern, 100); /* which nobody reads */
+        both.world.backend->prepare_close(both.handle[0], true);
+        close_side(&both, 0);
+        if (!waits)
+            ended = start_receive(&both, 1, 4096);
+        CHECK_INT(finish_receive(&both, 1, ended), -IOE_CONNRESET);
+        duplex_close(&both);
+    }
+}
+
+/* What has arrived and nobody wants does not turn the end of our stream into a reset. */
+static void closed_in_good_order(const char *backend) {
+    duplex both;
+    duplex_open(&both, backend, 0);
+    send_now(&both, 1, pattern, 30000);
+    send_now(&both, 0, pattern, 50);
+    CHECK_INT(shut_down(&both, 0), 0);
+    both.world.backend->prepare_close(both.handle[0], false);
+    close_side(&both, 0);
+    receive_all(&both, 1, 0, 50, 4096);
+    CHECK_INT(receive_some(&both, 1, 4096), 0);
+    duplex_close(&both);
+}
+
+/* ---- the rest of a connection's socket ------------------------------------------------------- */
+
+/* Ours ends, the other goes on. */
+static void half_closed(const char *backend) {
+    duplex both;
+    duplex_open(&both, backend, 0);
+    bool ended = start_receive(&both, 0, 4096);
+    send_some(&both, 0, pattern, 1000);
+    receive_all(&both, 1, 0, 1000, 4096);
+    CHECK_INT(shut_down(&both, 0), 0);
+    CHECK_INT(receive_some(&both, 1, 4096), 0);
+    send_some(&both, 1, pattern, 300);
+    CHECK_INT(finish_receive(&both, 0, ended), 300);
+    io_receive_release(&both.receive[0]);
+    io_op *op = new_send(&both.world, pattern, 10);
+    io_op_submit(op, both.handle[0]);
+    CHECK_INT(finish(&both, op), -IOE_PIPE);
+    io_op_release(op);
+    duplex_close(&both);
+}
+
+static bool same_address(const io_address *one, const io_address *other) {
+    char texts[2][100];
+    io_address_text(one, texts[0], sizeof(texts[0]));
+    io_address_text(other, texts[1], sizeof(texts[1]));
+    return one->length > 0 && strcmp(texts[0], texts[1]) == 0;
+}
+
+static void addresses(const char *backend) {
+    duplex both;
+    io_address own[2], peer[2];
+    duplex_open(&both, backend, 0);
+    for (int i = 0; i < 2; i++) {
+        both.world.backend->address(both.handle[i], false, &own[i]);
+        both.world.backend->address(both.handle[i], true, &peer[i]);
+        CHECK_INT(own[i].storage.ss_family, AF_INET);
+    }
+    CHECK(same_address(&own[0], &peer[1]) && same_address(&own[1], &peer[0]));
+    CHECK(!same_address(&own[0], &own[1]));
+    duplex_close(&both);
+}
+
+/* A connection that was accepted is adopted as it is. */
+static void accepted(const char *backend) {
+    duplex both;
+    io_address address, peer;
+    duplex_begin(&both, backend, 0);
+    test_world *world = &both.world;
+    io_native listener = world_listener(world, &address);
+    io_handle *listening = world_handle(world, listener);
+    both.native[1] = world_socket(world);
+    io_handle *client = world_handle(world, both.native[1]);
+    io_op *accept = new_accept(world), *connect = new_connect(world, &address);
+    io_op_submit(accept, listening);
+    io_op_submit(connect, client);
+    for (int i = 0; i < 2; i++) {
+        io_op *op = world_get(world, 10000);
+        CHECK(op == accept || op == connect);
+        CHECK_INT(op->result, 0);
+    }
+    both.native[0] = ((io_accept *)accept)->accepted;
+    uint32_t os_error = 0;
+    CHECK_INT(io_handle_adopt(world->lane, both.native[0], AF_INET, &both.handle[0], &os_error), 0);
+    world->backend->address(both.handle[0], true, &peer);
+    CHECK(same_address(&peer, &((io_accept *)accept)->peer));
+    io_op_release(accept);
+    io_op_release(connect);
+    bool ended = start_receive(&both, 0, 4096);
+    CHECK_INT(world_do(world, new_send(world, pattern, 100), client), 100);
+    CHECK_INT(finish_receive(&both, 0, ended), 100);
+    io_receive_release(&both.receive[0]);
+    CHECK_INT(world->backend->shutdown(both.handle[0]), 0);
+    world_handle_close(client);
+    CHECK_INT(receive_some(&both, 0, 4096), 0);
+    world_handle_close(listening);
+    duplex_close(&both);
+}
+
+#define COMMON(X)                       \
+    BACKENDS(X, receives)               \
+    BACKENDS(X, nothing_stays_behind)   \
+    BACKENDS(X, end_with_data)          \
+    BACKENDS(X, buffers_come_back)      \
+    BACKENDS(X, urgent_data)            \
+    BACKENDS(X, cancelled)              \
+    BACKENDS(X, closed_under_a_receive) \
+    BACKENDS(X, port_closed)            \
+    BACKENDS(X, reset)                  \
+    BACKENDS(X, closed_in_good_order)   \
+    BACKENDS(X, half_closed)            \
+    BACKENDS(X, addresses)              \
+    BACKENDS(X, accepted)
+#ifdef _WIN32
+#define ALL(X) COMMON(X)
+#else
+#define ALL(X) COMMON(X) BACKENDS(X, unix_streams)
+#endif
+
+ALL(DEFINE)
+
+int main(int argc, char **argv) {
+    static const test_case tests[] = {ALL(ENTRY)};
+    return test_main(argc, argv, tests, COUNT_OF(tests));
+}
