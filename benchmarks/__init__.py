@@ -1,0 +1,1 @@
+"""Benchmarks: servers side by side under one load, from `python -m benchmarks`."""

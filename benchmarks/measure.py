@@ -1,0 +1,115 @@
+"""One sample: a fresh server, one load, and what both say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cells import Cell
+from benchmarks.process import Server, pin, read_line
+from benchmarks.rows import Row, Things, command
+
+Sample = dict[str, Any]
+LOAD_EXTRA_SECONDS = 90.0
+SERVER_CORES = {0}
+LOAD_CORES = {1}
+
+
+class LoadError(Exception):
+    """The load generator met errors; the text says which."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What holds for the whole run."""
+
+    things: Things
+    seconds: float
+    warmup: float = 0.3
+
+
+def sample(bench: Bench, row: Row, cell: Cell) -> Sample:
+    """Raises StartError or LoadError."""
+    cores = SERVER_CORES if cell.pinned else None
+    with Server(command(row, cell, bench.things), cores) as server:
+        found = METHODS[cell.method](bench, cell, server)
+        found["runs_on"] = server.runs_on
+    return found
+
+
+def start_load(
+    bench: Bench, server: Server, arguments: list[str], pinned: bool = True
+) -> subprocess.Popen[str]:
+    cores = LOAD_CORES if pinned else None
+    return subprocess.Popen(
+        [
+            bench.things.programs.path("load"),
+            *("--seconds", str(bench.seconds), "--warmup", str(bench.warmup)),
+            *("--server", str(server.process.pid), *arguments, server.address),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: pin(cores),
+    )
+
+
+def finish(bench: Bench, load: subprocess.Popen[str]) -> Sample:
+    """Its figures, when it has ended by itself."""
+    try:
+        output, _ = load.communicate(timeout=bench.seconds + LOAD_EXTRA_SECONDS)
+    except subprocess.TimeoutExpired:
+        load.kill()
+        load.communicate()
+        raise LoadError("the load did not end") from None
+    lines = output.splitlines()
+    if not lines:
+        raise LoadError("the load generator failed")
+    found: Sample = json.loads(lines[-1])
+    if found["errors"]:
+        raise LoadError(f"{found['errors']} errors, first: {found['first_error']}")
+    if found["messages"]:
+        found["cpu_us"] = found["server_cpu_seconds"] / found["messages"] * 1e6
+    return found
+
+
+def under_load(bench: Bench, cell: Cell, server: Server) -> Sample:
+    arguments = list(cell.load)
+    if cell.kind == "tls":
+        arguments.append("--tls")
+    if cell.bytes:
+        arguments += ["--bytes", str(cell.bytes)]
+    found = finish(bench, start_load(bench, server, arguments, cell.pinned))
+    found["pss"] = server.pss()
+    return found
+
+
+def holding_idle(bench: Bench, cell: Cell, server: Server) -> Sample:
+    """Memory before and after many connections have had one echo each. A few that come and go
+    before that warm the server up."""
+    finish(bench, start_load(bench, server, ["--connections", "8", "--seconds", "0.1"]))
+    before = server.pss()
+    load = start_load(bench, server, list(cell.load))
+    assert load.stdout is not None
+    ready = read_line(load.stdout.fileno(), LOAD_EXTRA_SECONDS)
+    held = int(ready.removeprefix("ready ")) if ready.startswith("ready ") else 0
+    during = server.pss()
+    found = finish(bench, load)
+    if not held:
+        raise LoadError(f"no connections held: {ready!r}")
+    return {**found, "pss": during, "held": held, "bytes_each": (during - before) / held}
+
+
+def beside_blocked(bench: Bench, cell: Cell, server: Server) -> Sample:
+    """The latency of many connections while one whose callback blocks is never quiet."""
+    one = ["--connections", "1", "--size", "16", "--marked"]
+    blocked = start_load(bench, server, one)
+    found = under_load(bench, cell, server)
+    other = finish(bench, blocked)
+    found["blocked_messages"] = other["messages"]
+    return found
+
+
+METHODS = {"load": under_load, "idle": holding_idle, "block": beside_blocked}

@@ -1,0 +1,1 @@
+"""The servers on iocpcore, written as its users would write them."""
