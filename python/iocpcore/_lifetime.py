@@ -7,15 +7,17 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 
 from iocpcore import _core
 from iocpcore._core import CompletionPort
 
+STOP_LIMIT = 1.0  # seconds for servers and clients to send what was queued
 WORKERS_LIMIT = 1.0  # seconds for all run()s to return; one may be stuck in a callback
 CLOSE_LIMIT = 1.0  # seconds for the kernel to give everything of one port back
 
-
+_first: list[Callable[[float], object]] = []
 _unclosed: list[str] = []  # what was in flight when the interpreter began to end
 
 
@@ -34,7 +36,20 @@ def register() -> None:
         os.register_at_fork(after_in_child=_core._set_main_thread)
 
 
+def stop_first(function: Callable[[float], object]) -> None:
+    """Have this called with STOP_LIMIT before ports are closed: it may still need them."""
+    _first.append(function)
+
+
 def close_all() -> None:
+    try:
+        for function in _first:
+            function(STOP_LIMIT)
+    finally:
+        _close_ports()
+
+
+def _close_ports() -> None:
     """Stop the workers of every open port, and close it.
 
     A worker that is stopped returns from run(); had its port been closed first, it would end with

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import Any, TypeAlias
 
+from iocpcore import _check
 from iocpcore._core import Connection, Delimited, FixedSize, LengthPrefixed
 from iocpcore.framing import Framer
 
@@ -78,6 +80,33 @@ def check_framing(callbacks: Mapping[str, Any], framing: Framing | None) -> None
         raise ValueError("on_data cannot be used with framing: messages go to on_message")
     if "on_message" not in callbacks:
         raise ValueError("on_message is needed with framing")
+
+
+def limits(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What servers and clients have in common, as the C service takes it.
+
+    Raises TypeError or ValueError that names the argument.
+    """
+    checked: dict[str, Any] = {
+        name: _check.whole(name, given[name], least, most)
+        for name, least, most in (
+            ("write_high", 0, 2**63 - 1),
+            ("write_low", 0, 2**63 - 1),
+            ("max_write_buffer", 1, 2**63 - 1),
+            ("read_size", 1, 2**30),
+        )
+    }
+    if checked["write_low"] > checked["write_high"]:
+        raise ValueError("write_low must not be above write_high")
+    checked["idle_timeout"] = _check.seconds("idle_timeout", given["idle_timeout"])
+    return checked
+
+
+def check_executor(executor: Executor | None) -> None:
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}"
+        )
 
 
 def _is_async(function: Any) -> bool:

@@ -1,0 +1,320 @@
+"""A port, the threads that run it, what lives on it, and how all of that ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from iocpcore import _check, _lifetime
+from iocpcore._core import CompletionPort
+from iocpcore.workers import Workers, choose
+
+logger = logging.getLogger("iocpcore")
+
+STOP_TIMEOUT = 5.0  # seconds; in time for a container, which is killed after ten
+
+# After the time limit of a stop is up. Together less than a second, which stop() promises.
+ABORT_LIMIT = 0.4  # for on_close of the connections that were aborted
+JOIN_LIMIT = 0.2  # for the workers; one that is in a callback is left to itself
+CLOSE_LIMIT = 0.2  # for the kernel to give everything back
+
+
+class Member(Protocol):
+    """What lives on a port: a server's connections, its listeners, a client's connection."""
+
+    @property
+    def count(self) -> int:
+        """How many connections have not ended."""
+
+    def shutdown(self) -> None:
+        """Begin to end, without waiting."""
+
+    def abort(self) -> int:
+        """End at once; how many connections that hit."""
+
+
+class Engine:
+    """One port and its workers. All methods may be called from any thread.
+
+    `workers` is None for a port that its user runs: nothing here stops that one.
+    """
+
+    def __init__(
+        self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
+    ) -> None:
+        self.port = port
+        self.exit: BaseException | None = None  # a KeyboardInterrupt or SystemExit of a callback
+        self._workers = None if workers is None else Workers(port, workers, self._leave)
+        self._lock = threading.Lock()
+        self._executor = executor
+        self._own_executor = executor is None
+        self._blocked = 0  # workers that wait for a connect()
+        self._started = False
+        # How it ends. Guarded by `_changed`, which is told of everything that ends.
+        self._changed = threading.Condition()
+        self._members: dict[Member, None] = {}  # in order
+        self._deadline: float | None = None  # of the stop that is under way
+        self._stopped = threading.Event()
+        self._when_stopped: list[Callable[[], object]] = []
+        self._aborted = 0
+        with _registry_lock:
+            _engines[id(port)] = self
+
+    # ---- members
+
+    def add(self, member: Member) -> bool:
+        """Let it take part in the end. False: that has begun already."""
+        with self._changed:
+            if self._deadline is not None:
+                return False
+            self._members[member] = None
+            return True
+
+    def remove(self, member: Member) -> None:
+        with self._changed:
+            self._members.pop(member, None)
+            self._changed.notify_all()
+
+    def changed(self) -> None:
+        """Something that a stop may be waiting for has happened."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def executor(self) -> Executor:
+        """Where offload() runs functions: the user's executor, or a pool made now."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(thread_name_prefix="iocpcore-offload")
+            return self._executor
+
+    @contextmanager
+    def blocking(self) -> Iterator[None]:
+        """Around a wait for something that a worker must do.
+
+        Raises RuntimeError in a worker if none other would be left to do it.
+        """
+        if not self.inside():
+            yield
+            return
+        assert self._workers is not None
+        with self._lock:
+            if self._blocked + 1 >= len(self._workers):
+                raise RuntimeError(
+                    "connect() in a callback would wait for ever, as no other worker is free to "
+                    "finish it: use connect_nowait()"
+                )
+            self._blocked += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocked -= 1
+
+    # ---- beginning and end
+
+    def inside(self) -> bool:
+        """Whether the calling thread is one of the workers."""
+        return self._workers is not None and self._workers.inside()
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    @property
+    def stopping(self) -> bool:
+        return self._deadline is not None
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def start(self) -> None:
+        """Start the workers, once. Raises RuntimeError after a stop."""
+        assert self._workers is not None
+        with self._lock:
+            if self.stopping:
+                raise RuntimeError("it was stopped, and cannot be started again")
+            if self._started:
+                return
+            self._workers.start()
+            self._started = True
+        with _registry_lock:
+            _running[self] = None
+
+    def stop(self, timeout: float) -> int:
+        """End everything within `timeout` and less than a second; how many were aborted.
+
+        A second call brings the time limit forward, and waits as well. In a worker it waits for
+        nothing and returns 0.
+        """
+        deadline = time.monotonic() + _check.duration("timeout", timeout)
+        inside = self.inside()
+        if inside or not self._begin(deadline):
+            if inside:
+                self._stop_elsewhere(deadline)
+                return 0
+            left = max(0.0, (self._deadline or 0.0) - time.monotonic()) + 1.0
+            self._stopped.wait(min(left, threading.TIMEOUT_MAX))
+            return self._aborted
+        self._end()
+        return self._aborted
+
+    def begin_stop(self, timeout: float) -> None:
+        """The same without waiting."""
+        self._stop_elsewhere(time.monotonic() + timeout)
+
+    def wait_stopped(self) -> None:
+        self._stopped.wait()
+
+    def when_stopped(self, function: Callable[[], object]) -> None:
+        """Call this, in any thread, when everything has ended; now if it has already."""
+        with self._changed:
+            if not self.stopped:
+                self._when_stopped.append(function)
+                return
+        function()
+
+    def _begin(self, deadline: float) -> bool:
+        """Whether it is the first to stop; else it brings the time limit forward, at most."""
+        with self._changed:
+            first = self._deadline is None
+            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+            self._changed.notify_all()
+            return first
+
+    def _stop_elsewhere(self, deadline: float) -> None:
+        with self._changed:
+            if self._deadline is None:
+                threading.Thread(target=self._end, name="iocpcore-stop", daemon=True).start()
+            self._begin(deadline)
+
+    def _end(self) -> None:
+        try:
+            for member in self._present():
+                member.shutdown()
+            self._wait_until_empty()
+        finally:
+            try:
+                self._tear_down()
+            finally:
+                with self._changed:
+                    self._stopped.set()
+                    told, self._when_stopped = self._when_stopped, []
+                with _registry_lock:
+                    _running.pop(self, None)
+                for function in told:
+                    function()
+
+    def _tear_down(self) -> None:
+        """Bounded, whatever callbacks do."""
+        with self._changed:
+            self._deadline = 0.0  # nobody gets more time
+        members = self._present()
+        self._aborted = sum(member.abort() for member in members)
+        if self._aborted and self._started:
+            with self._changed:
+                self._changed.wait_for(self._empty, ABORT_LIMIT)
+        with suppress(ValueError):  # closed by its user
+            self.port.stop()
+        if self._workers is not None and not self._workers.join(JOIN_LIMIT):
+            logger.warning("a callback has not returned; its thread is left to itself")
+        self.port.close(CLOSE_LIMIT)
+        with self._lock:
+            executor = self._executor if self._own_executor else None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _present(self) -> list[Member]:
+        with self._changed:
+            return list(self._members)
+
+    def _empty(self) -> bool:
+        return all(member.count == 0 for member in self._members)
+
+    def _wait_until_empty(self) -> None:
+        with self._changed:
+            while self._started and not self._empty():
+                left = (self._deadline or 0.0) - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+
+    def _leave(self, error: BaseException) -> None:
+        """A callback wants the process to end: everything here does, gracefully."""
+        self.exit = error
+        logger.info("stopping: a callback raised %r", error)
+        self.begin_stop(STOP_TIMEOUT)
+
+
+# ---- all of them --------------------------------------------------------------------------------
+
+_registry_lock = threading.Lock()
+_engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()  # by id(port)
+_running: dict[Engine, None] = {}
+_default: Engine | None = None
+
+
+def engine_of(port: CompletionPort | None) -> Engine:
+    """The engine of this port; without one, that of the process, which is made when needed."""
+    if port is None:
+        return _default_engine()
+    if not isinstance(port, CompletionPort):
+        raise TypeError(f"completion_port must be a CompletionPort, not {type(port).__name__}")
+    with _registry_lock:
+        engine = _engines.get(id(port))
+    if port.closed:
+        raise ValueError("completion_port is closed")
+    return engine if engine is not None else Engine(port)
+
+
+def _default_engine() -> Engine:
+    global _default
+    with _default_lock:
+        if _default is None or _default.stopping:
+            workers, concurrency = choose(None, None)
+            # One more than at once, so that a callback of one connection may block.
+            engine = Engine(CompletionPort(concurrency), max(workers, concurrency + 1))
+            engine.start()
+            _default = engine
+        return _default
+
+
+_default_lock = threading.Lock()
+
+
+def stop_default(timeout: float = STOP_TIMEOUT) -> int:
+    """Stop the port of the process. The next connect() makes another."""
+    with _default_lock:
+        engine = _default
+    return 0 if engine is None else engine.stop(timeout)
+
+
+def _stop_all(limit: float) -> None:
+    """At exit: what was queued by then may still be sent."""
+    deadline = time.monotonic() + limit
+    with _registry_lock:
+        engines = list(_running)
+    for engine in engines:
+        engine.stop(max(0.0, deadline - time.monotonic()))
+
+
+def _forget_all() -> None:
+    """In a forked child, where there are no workers and every port is dead."""
+    global _registry_lock, _default_lock, _default
+    _registry_lock = threading.Lock()
+    _default_lock = threading.Lock()
+    _default = None
+    _engines.clear()
+    _running.clear()
+
+
+_lifetime.stop_first(_stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,94 @@
+"""Waiting in the main thread for Ctrl-C, SIGTERM and the end of what is served."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from iocpcore._engine import Engine
+
+logger = logging.getLogger("iocpcore")
+
+NUMBERS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+def serve(engine: Engine, timeout: float) -> None:
+    """Wait until the engine has stopped; in the main thread, signals make it do so.
+
+    The first one stops it gracefully, within `timeout`; the second at once. Raises the
+    KeyboardInterrupt or SystemExit of a callback, if that is why it stopped.
+    """
+    if threading.current_thread() is threading.main_thread():
+        with Signals() as signals:
+            engine.when_stopped(signals.wake)
+            _serve(engine, signals, timeout)
+    else:
+        engine.wait_stopped()
+    if engine.exit is not None:
+        raise engine.exit
+
+
+def _serve(engine: Engine, signals: Signals, timeout: float) -> None:
+    heard = 0
+    while not engine.stopped:
+        signals.wait()
+        if signals.count == heard:
+            continue
+        if heard == 0:
+            logger.info("stopping, within %g s; a second signal ends it at once", timeout)
+        engine.begin_stop(timeout if heard == 0 and signals.count == 1 else 0.0)
+        heard = signals.count
+
+
+class Signals:
+    """Counts the signals that mean "end" while it is entered, and can be waited on.
+
+    A signal may be taken by any thread, and only the main thread runs its handler. So the main
+    thread waits for a byte that Python's own C handler writes, whichever thread it runs in.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()  # wake() against the end
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in NUMBERS:
+            self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._old.items():
+            if handler is not None:  # None: not installed by Python, which cannot bring it back
+                signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        with self._lock:
+            self._reader.close()
+            self._writer.close()
+
+    def wait(self) -> None:
+        """Until a signal or wake() comes."""
+        self._reader.recv(64)
+
+    def wake(self) -> None:
+        """From any thread."""
+        with self._lock, suppress(OSError):  # full, or closed
+            self._writer.send(b"\0")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1

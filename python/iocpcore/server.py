@@ -1,0 +1,356 @@
+"""A server: listening sockets, their connections, and the threads that serve them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl as _ssl
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
+from typing import Any, Self
+
+from iocpcore import _check, _core, _listening, _signals, callbacks, tls
+from iocpcore._core import CompletionPort, Connection, Listener, Service
+from iocpcore._engine import STOP_TIMEOUT, Engine
+from iocpcore._journal import Journal
+from iocpcore._stage import StageFactory
+from iocpcore.callbacks import (
+    Framing,
+    OnClose,
+    OnConnect,
+    OnData,
+    OnDrain,
+    OnEof,
+    OnError,
+    OnMessage,
+)
+from iocpcore.proxy_protocol import Trusted, proxy_stage
+from iocpcore.workers import choose
+
+# Of the C service's figures, those that only grow: stats() gives their growth per second, too.
+NOT_GROWING = frozenset({"connections", "pending_bytes", "queued_bytes", "listeners"})
+
+
+class Server:
+    """Accepts connections and calls functions for what happens to them.
+
+    Callbacks, each a keyword argument here or a method of `handler` (a keyword comes first). They
+    are called by worker threads; those of one connection never overlap:
+
+    * ``on_connect(conn)``: first, after the TLS handshake
+    * ``on_data(conn, data)``: bytes as they came, without `framing`
+    * ``on_message(conn, message)``: one message, with `framing`
+    * ``on_eof(conn)``: the peer has ended its stream. Without it the connection then closes
+    * ``on_drain(conn)``: what is pending has fallen from above `write_high` to `write_low`
+    * ``on_close(conn, error)``: last, exactly once. `error` is None after close(), abort() or the
+      peer's orderly end
+    * ``on_error(conn, exception)``: a callback has raised, or framing failed. Without it that goes
+      to ``sys.unraisablehook``. The connection closes in either case
+
+    Parameters:
+        framing: LengthPrefixed, Delimited, FixedSize, or a callable that returns a new Framer
+        ssl: an ``ssl.SSLContext`` for servers, for TLS
+        workers: threads. Default: 1 with the GIL; without it, one more than `concurrency`
+        concurrency: how many of them are in callbacks at once; the others stand by for callbacks
+            that block. Default: 1 with the GIL; without it, the CPUs of this process
+        backend: "iocp", "io_uring", "epoll" or "sim"; None is the best that works here
+        max_connections: so many at once; others wait to be accepted. None: no limit
+        max_connections_per_address: of one IP address at once; others are closed. None: no limit
+        idle_timeout: seconds after which a connection on which nothing moved ends with
+            TimeoutError, or None
+        handshake_timeout: seconds for TLS and the PROXY header, or None
+        write_high, write_low: pending bytes at which a connection stops being read, and goes on
+        max_write_buffer: pending bytes with which another send() ends the connection
+        read_size: bytes received at once, at most
+        proxy_protocol: addresses or networks of the proxies in front, which tell the clients'
+        keepalive: have the system notice peers that are gone (SO_KEEPALIVE)
+        executor: where ``conn.offload()`` runs functions. Default: threads, made when needed.
+            One that is given is not shut down
+
+    Raises TypeError or ValueError that names the argument, and RuntimeError if the backend does
+    not work here. All methods may be called by any thread. A context manager: it starts, and stops
+    with the default time limit. A server that is not started is closed by stop() as well. After
+    ``os.fork()`` it is of no use in the child: make it there.
+    """
+
+    def __init__(
+        self,
+        handler: object | None = None,
+        *,
+        on_connect: OnConnect | None = None,
+        on_data: OnData | None = None,
+        on_message: OnMessage | None = None,
+        on_eof: OnEof | None = None,
+        on_drain: OnDrain | None = None,
+        on_close: OnClose | None = None,
+        on_error: OnError | None = None,
+        framing: Framing | None = None,
+        ssl: _ssl.SSLContext | None = None,
+        workers: int | None = None,
+        concurrency: int | None = None,
+        backend: str | None = None,
+        max_connections: int | None = None,
+        max_connections_per_address: int | None = None,
+        idle_timeout: float | None = None,
+        handshake_timeout: float | None = 10.0,
+        write_high: int = 262144,
+        write_low: int = 65536,
+        max_write_buffer: int = 16777216,
+        read_size: int = 65536,
+        proxy_protocol: Iterable[Trusted] | None = None,
+        keepalive: bool = True,
+        executor: Executor | None = None,
+    ) -> None:
+        given = locals()
+        found = callbacks.collect(handler, given)
+        callbacks.check_framing(found, framing)
+        options = callbacks.limits(given)
+        options["max_connections"] = _check.count("max_connections", max_connections)
+        options["max_connections_per_address"] = _check.count(
+            "max_connections_per_address", max_connections_per_address
+        )
+        options["handshake_timeout"] = _check.seconds("handshake_timeout", handshake_timeout)
+        callbacks.check_executor(executor)
+        self._keepalive = _check.flag("keepalive", keepalive)
+        stage = _stage(ssl, proxy_protocol)
+        count, concurrency = choose(workers, concurrency)
+        self._lock = threading.Lock()  # the listeners; the last stats()
+        self._listening: list[tuple[Listener, Any]] = []
+        self._files = _Files()
+        self._engine = Engine(CompletionPort(concurrency, backend=backend), count, executor)
+        self._service = self._make_service(found, framing=framing, stage=stage, **options)
+        self._engine.add(self._files)
+        self._engine.add(self._service)
+        self._born = self._last_time = time.monotonic()
+        self._last: dict[str, float] = {}
+
+    def _make_service(self, found: Mapping[str, Any], **options: Any) -> Service:
+        journal = Journal()
+        engine = self._engine
+        try:
+            return _core.Service(
+                engine.port,
+                **found,
+                on_failed=journal.on_failed,
+                on_accept_error=journal.on_accept_error,
+                on_refused=journal.on_refused,
+                on_empty=engine.changed,
+                executor=engine.executor,
+                **options,
+            )
+        except BaseException:
+            engine.port.close()
+            raise
+
+    # ---- listening
+
+    def listen(
+        self,
+        host: str | os.PathLike[str] | socket.socket | None,
+        port: int | None = None,
+        *,
+        backlog: int | None = None,
+        reuse_port: bool = False,
+    ) -> Any:
+        """Accept connections here as well; the address, of the first socket if there are several.
+
+        * ``listen("127.0.0.1", 9000)``: an address, or a name, of which all addresses are used. ""
+          or None: every interface, IPv4 and IPv6. Port 0: a free one, the same in each
+        * ``listen("/run/x.sock")``: a unix socket. The file of a server that has died is replaced,
+          and removed by stop()
+        * ``listen(r"\\\\.\\pipe\\x")``: a named pipe (Windows)
+        * ``listen(sock)``: a stream socket that is bound, perhaps listening already. The server
+          takes it over, and `sock` is closed (detached)
+
+        `backlog`: how many connections may wait to be accepted, as far as the system allows;
+        default: many. `reuse_port`: other processes that say so too may listen on the same port,
+        and the kernel distributes connections (Linux).
+
+        May be called before start() and after it. Raises OSError if that is not possible, TypeError
+        or ValueError for bad arguments, RuntimeError after stop().
+        """
+        backlog = _listening.check_backlog(backlog)
+        _check.flag("reuse_port", reuse_port)
+        if self._engine.stopping:
+            raise RuntimeError("the server was stopped")
+        if self.completion_port.backend == "sim":
+            return self._listen_sim()
+        if isinstance(host, str) and _listening.is_pipe(host, port):
+            return self._note(self._service.listen_pipe(host), host)
+        if isinstance(host, socket.socket):
+            if port is not None:
+                raise TypeError("port must not be given with a socket")
+            return self._listen_on(_listening.take_socket(host, backlog, self._keepalive))
+        if host is not None and _listening.is_path(host, port):
+            if reuse_port:
+                raise ValueError("reuse_port is for TCP")
+            return self._listen_on(_listening.listen_path(host, backlog))
+        if isinstance(host, os.PathLike):
+            raise TypeError("port must not be given with a path")
+        number = _check.port_number(port)
+        return self._listen_on(
+            _listening.listen_host(host, number, backlog, reuse_port, self._keepalive)
+        )
+
+    def _listen_on(self, found: list[_listening.Listening]) -> Any:
+        """All of them, or none."""
+        opened: list[Listener] = []
+        try:
+            for item in found:
+                opened.append(self._service.listen(item.sock.fileno(), item.sock.family))
+                item.sock.detach()
+        except BaseException:
+            for listener in opened:
+                listener.close()
+            for item in found:
+                item.sock.close()
+                if item.file is not None:
+                    item.file.remove()
+            raise
+        for listener, item in zip(opened, found, strict=True):
+            if item.file is not None:
+                self._files.add(item.file)
+            self._note(listener, item.address)
+        if self._engine.stopping:  # since a moment ago: stop() has not seen the new files
+            self._files.shutdown()
+        return found[0].address
+
+    def _listen_sim(self) -> Any:
+        """The simulation has a network of its own, and chooses the address."""
+        native, address = _core.sim_listener(self.completion_port)
+        return self._note(self._service.listen(native, socket.AF_INET), address)
+
+    def _note(self, listener: Listener, address: Any) -> Any:
+        with self._lock:
+            self._listening.append((listener, address))
+        return address
+
+    # ---- beginning and end
+
+    def start(self) -> None:
+        """Start the workers; does nothing if they run. They do not keep the process alive.
+
+        Raises RuntimeError after stop(), and if the system has no threads left.
+        """
+        self._engine.start()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> int:
+        """End gracefully within `timeout` seconds; how many connections had to be aborted.
+
+        No connection is accepted and nothing is read any more. What is queued is sent, and the
+        connection closed; one with nothing queued closes at once. Those that have unsent bytes
+        left when the time is up are aborted and counted. It returns at most 1 second after
+        `timeout`, even if a callback never does.
+
+        Stopping again brings the time limit forward if it is shorter, waits as well, and returns
+        the same. In a callback of this server it returns 0 at once, and the rest goes on without
+        it; serve_forever() returns when it is done.
+        """
+        return self._engine.stop(timeout)
+
+    def serve_forever(self, *, stop_timeout: float = STOP_TIMEOUT) -> None:
+        """Start, and return when the server has been stopped.
+
+        In the main thread, SIGINT (Ctrl-C) and SIGTERM (on Windows Ctrl-Break too) stop it
+        gracefully within `stop_timeout` seconds, and a second one at once; their handlers are put
+        back afterwards. In other threads signals are left alone.
+
+        Raises RuntimeError without a listen(), and whatever SystemExit or KeyboardInterrupt a
+        callback has raised: that stops the server, too.
+        """
+        stop_timeout = _check.duration("stop_timeout", stop_timeout)
+        if not self._listening:
+            raise RuntimeError("there is nothing to serve: call listen() first")
+        self.start()
+        _signals.serve(self._engine, stop_timeout)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        state = (
+            "stopped"
+            if engine.stopped
+            else "stopping"
+            if engine.stopping
+            else "running"
+            if engine.started
+            else "not started"
+        )
+        return f"<iocpcore.Server {state}, {self.completion_port.backend}, {self.addresses}>"
+
+    # ---- looking at it
+
+    @property
+    def completion_port(self) -> CompletionPort:
+        """The port that everything here lives on; for ``connect(completion_port=...)``, timers."""
+        return self._engine.port
+
+    @property
+    def addresses(self) -> tuple[Any, ...]:
+        """Every address that it listens on."""
+        with self._lock:
+            return tuple(address for _, address in self._listening)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that have not ended, as they are now."""
+        return self._service.connections()
+
+    def stats(self) -> dict[str, float]:
+        """Figures for monitoring.
+
+        What the connections count, what the port counts (as ``port_...``), ``listeners``,
+        ``uptime`` (seconds), and for each count that only grows its growth per second since the
+        last call, as ``..._per_second``; ``interval`` is how long ago that was, in seconds.
+        """
+        figures: dict[str, float] = dict(self._service.stats())
+        port = {} if self.completion_port.closed else self.completion_port.stats()
+        now = time.monotonic()
+        with self._lock:
+            last, self._last = self._last, dict(figures)
+            interval, self._last_time = now - self._last_time, now
+            listeners = len(self._listening)
+        rates = {
+            f"{name}_per_second": (value - last.get(name, 0)) / interval if interval > 0 else 0.0
+            for name, value in figures.items()
+            if name not in NOT_GROWING
+        }
+        figures.update({f"port_{name}": value for name, value in port.items()})
+        figures.update(rates)
+        figures.update(listeners=listeners, uptime=now - self._born, interval=interval)
+        return figures
+
+
+class _Files:
+    """The files of unix sockets: they go first when the server stops."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        self._files: list[_listening.SocketFile] = []
+
+    def add(self, file: _listening.SocketFile) -> None:
+        self._files.append(file)
+
+    def shutdown(self) -> None:
+        while self._files:
+            self._files.pop().remove()
+
+    def abort(self) -> int:
+        self.shutdown()
+        return 0
+
+
+def _stage(
+    ssl: _ssl.SSLContext | None, proxy_protocol: Iterable[Trusted] | None
+) -> StageFactory | None:
+    stage = None if ssl is None else tls.server_stage(ssl)
+    return stage if proxy_protocol is None else proxy_stage(proxy_protocol, stage)

@@ -1,0 +1,100 @@
+"""Threads that run a port."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from iocpcore import _check
+from iocpcore._core import CompletionPort
+
+_numbers = itertools.count(1)
+
+
+def free_threaded() -> bool:
+    """Whether Python code runs on several CPUs at once."""
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
+    """How many threads there are, and how many of them are in callbacks at once.
+
+    With the GIL one each. Without, as many at once as there are CPUs, and one thread more, for one
+    that blocks. What is given decides about the other.
+    """
+    if workers is not None:
+        workers = _check.whole("workers", workers, 1, 4096)
+    if concurrency is not None:
+        concurrency = _check.whole("concurrency", concurrency, 1, 4096)
+    if concurrency is None:
+        concurrency = cpus() if free_threaded() else 1
+        if workers is not None:
+            concurrency = min(concurrency, max(1, workers - 1))
+    if workers is None:
+        workers = concurrency + 1 if free_threaded() or concurrency > 1 else 1
+    return workers, concurrency
+
+
+class Workers:
+    """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
+
+    They end when the port is stopped or closed. `on_exit` is told of a KeyboardInterrupt or
+    SystemExit that a callback raised; the thread goes on afterwards.
+    """
+
+    def __init__(
+        self, port: CompletionPort, count: int, on_exit: Callable[[BaseException], None]
+    ) -> None:
+        self._port = port
+        self._on_exit = on_exit
+        self._threads = [
+            threading.Thread(target=self._work, name=f"iocpcore-{next(_numbers)}", daemon=True)
+            for _ in range(count)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def start(self) -> None:
+        """Start all threads, or none: raises RuntimeError if the system has none left."""
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:
+            self._port.stop()
+            raise
+
+    def inside(self) -> bool:
+        """Whether the calling thread is one of them."""
+        return threading.current_thread() in self._threads
+
+    def join(self, limit: float) -> bool:
+        """Wait for all of them to end; False if one has not, after so many seconds."""
+        deadline = time.monotonic() + limit
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self._port.run()
+                return
+            except ValueError:
+                if self._port.closed:  # while a callback was blocked, in this thread
+                    return
+                raise
+            except (KeyboardInterrupt, SystemExit) as error:
+                self._on_exit(error)
