@@ -9,3 +9,7 @@ class InvalidStateError(RuntimeError):
 
 class FramingError(ValueError):
     """A message is too large for its framing, or malformed."""
+
+
+class SlowReaderError(ConnectionError):
+    """More than ``max_write_buffer`` bytes waited to be sent, since the peer did not read them."""

@@ -145,6 +145,15 @@ void io_lane_push(io_lane *lane, io_list *done) {
         lane->backend->wake(lane);
 }
 
+void io_lane_give_back(io_lane *lane, io_op **ops, int count) {
+    io_list done;
+    io_list_init(&done);
+    for (int i = 0; i < count; i++)
+        io_list_push_back(&done, &ops[i]->link);
+    atomic_fetch_add_explicit(&lane->port->in_flight, count, memory_order_relaxed);
+    io_lane_push(lane, &done);
+}
+
 void io_lane_wake_all(io_lane *lane) {
     io_mutex_lock(&lane->lock);
     while (!io_list_empty(&lane->parked))

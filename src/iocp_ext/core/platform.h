@@ -20,6 +20,7 @@
 typedef WSABUF io_vec;
 typedef int io_socklen;
 #else
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 typedef struct iovec io_vec;

@@ -199,7 +199,7 @@ static void submit(io_op *op, io_handle *handle, io_list *done) {
     atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
 
     int error = 0;
-    if (op->kind == IO_SEND_FILE && lane->backend->hold_file != NULL)
+    if (op->kind == IO_SEND_FILE && lane->backend->hold_file != NULL && !((io_send_file *)op)->held)
         error = lane->backend->hold_file((io_send_file *)op);
 
     io_mutex_lock(&handle->lock);

@@ -76,6 +76,10 @@ static inline void io_signals_restore(const io_signals *saved) {
     (void)saved;
 }
 
+static inline uintptr_t io_thread_self(void) {
+    return (uintptr_t)GetCurrentThreadId();
+}
+
 /* So that only what happens from now on ends a wait for the event. */
 static inline void io_event_reset(void *event) {
     ResetEvent(event);
@@ -142,6 +146,10 @@ static inline void io_cond_wait(io_cond *cond, io_mutex *mutex, uint64_t deadlin
     struct timespec until = {(time_t)(deadline_ns / IO_NS_PER_SECOND),
                              (long)(deadline_ns % IO_NS_PER_SECOND)};
     pthread_cond_timedwait(cond, mutex, &until);
+}
+
+static inline uintptr_t io_thread_self(void) {
+    return (uintptr_t)pthread_self();
 }
 
 /* Blocks every signal in this thread, so that one that arrives before the wait ends the wait. */

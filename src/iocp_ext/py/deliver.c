@@ -11,7 +11,7 @@
  * Handlers run while no signal is blocked, because threads and processes that they start inherit
  * the mask. So once signals are blocked it is only asked whether SIGINT has come after the look
  * before; another signal that comes in that instant waits until the main thread looks again. */
-#include "pyio.h"
+#include "pyconn.h"
 
 #ifdef _WIN32
 PyAPI_FUNC(void *) _PyOS_SigintEvent(void);
@@ -99,7 +99,7 @@ py_operation *py_hand_out(io_op *op) {
     return self;
 }
 
-void py_hand_out_cancelled(io_op *op, bool leaked) {
+static void hand_out_cancelled(io_op *op, bool leaked) {
     py_operation *self = op->owner;
     if (op->kind == IO_ACCEPT && !leaked && op->result >= 0) /* nobody will take it */
         py_native_close(self->port, ((io_accept *)op)->accepted);
@@ -115,6 +115,31 @@ void py_hand_out_cancelled(io_op *op, bool leaked) {
     io_op_release(op);
     Py_XDECREF(pinned);
     Py_DECREF((PyObject *)self);
+}
+
+/* An operation that is not a user's: callbacks of its connection. False: an exception is to leave
+ * run(). */
+static bool serve(io_op *op) {
+    if (op->sink == IO_SINK_CONNECTION)
+        return py_connection_take(op);
+    if (op->sink == IO_SINK_LISTENER)
+        py_listener_take(op);
+    else
+        py_service_tick(op);
+    return true;
+}
+
+void py_collect(io_op *op, bool leaked) {
+    if (op->sink == IO_SINK_OPERATION)
+        hand_out_cancelled(op, leaked);
+    else if (leaked)
+        return;
+    else if (op->sink == IO_SINK_CONNECTION)
+        io_connection_collected(op->owner, op);
+    else if (op->sink == IO_SINK_LISTENER)
+        py_listener_collect(op);
+    else
+        py_service_collect(op);
 }
 
 /* ---- waiting --------------------------------------------------------------------------------- */
@@ -226,6 +251,39 @@ static int take(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
     return wait_until(&getter, timeout_ns < IO_NEVER - now_ns ? now_ns + timeout_ns : IO_NEVER);
 }
 
+/* Serves what belongs to connections; how many operations are left. With an exception that is to be
+ * raised they go back, for the next getter. */
+static int serve_all(py_port *self, io_op **ops, int count) {
+    int kept = 0;
+    bool go_on = true;
+    for (int i = 0; i < count; i++) {
+        if (ops[i]->sink == IO_SINK_OPERATION)
+            ops[kept++] = ops[i];
+        else
+            go_on &= serve(ops[i]);
+    }
+    if (go_on)
+        return kept;
+    io_lane_give_back(&self->port->lane, ops, kept);
+    return -IOE_INTR;
+}
+
+/* The same, of operations only. */
+static int take_operations(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
+    uint64_t began_ns = io_clock_ns();
+    for (;;) {
+        uint64_t waited_ns =
+            timeout_ns == IO_NEVER || timeout_ns == 0 ? 0 : io_clock_ns() - began_ns;
+        int count = take(self, waited_ns < timeout_ns ? timeout_ns - waited_ns : 0, ops, maximum);
+        if (count > 0)
+            count = serve_all(self, ops, count);
+        else
+            return count;
+        if (count != 0)
+            return count;
+    }
+}
+
 const char py_port_get_doc[] =
     "get($self, /, timeout=None)\n--\n\n"
     "Wait for one operation and hand it out.\n\n"
@@ -243,7 +301,7 @@ PyObject *py_port_get(PyObject *object, PyObject *const *args, Py_ssize_t count,
         !py_arg_timeout(timeout, "timeout", &timeout_ns))
         return NULL;
     io_op *op;
-    int taken = take(self, timeout_ns, &op, 1);
+    int taken = take_operations(self, timeout_ns, &op, 1);
     if (taken < 0)
         return raise_wait_error(-taken);
     return taken == 0 ? Py_NewRef(Py_None) : (PyObject *)py_hand_out(op);
@@ -279,7 +337,8 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
         !py_arg_timeout(values[1], "timeout", &timeout_ns))
         return NULL;
     io_op *ops[GET_MANY_MAX];
-    int taken = take(self, timeout_ns, ops, maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);
+    int taken = take_operations(self, timeout_ns, ops,
+                                maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);
     return taken < 0 ? raise_wait_error(-taken) : hand_out_all(ops, taken);
 }
 
@@ -287,6 +346,8 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
 
 /* False: an exception leaves run(). */
 static bool call_back(io_op *op) {
+    if (op->sink != IO_SINK_OPERATION)
+        return serve(op);
     py_operation *operation = py_hand_out(op);
     bool go_on = true;
     if (operation->callback != NULL) {

@@ -1,5 +1,5 @@
 /* module.c: the module iocpcore._core: its state, its types, its functions. Wiring only. */
-#include "pyio.h"
+#include "pyconn.h"
 
 static py_state *state_of(PyObject *module) {
     return PyModule_GetState(module);
@@ -24,9 +24,22 @@ static bool make_type(PyObject *module, PyType_Spec *spec, bool is_public, PyTyp
     return *place != NULL && (!is_public || PyModule_AddType(module, *place) == 0);
 }
 
+/* What stages and framers are called by. */
+static bool intern_stage_names(py_state *state) {
+    return intern("feed", &state->str_feed) && intern("receive", &state->str_receive) &&
+           intern("peer_ended", &state->str_peer_ended) && intern("eof", &state->str_eof) &&
+           intern("start", &state->str_start) && intern("room", &state->str_room) &&
+           intern("send", &state->str_send) && intern("close", &state->str_close) &&
+           intern("encode", &state->str_encode) && intern("ssl_object", &state->str_ssl_object);
+}
+
 static bool import_names(py_state *state) {
     if (!import_name("iocpcore.errors", "InvalidStateError", &state->invalid_state_error) ||
         !import_name("iocpcore.errors", "FramingError", &state->framing_error) ||
+        !import_name("iocpcore.errors", "SlowReaderError", &state->slow_reader_error) ||
+        !import_name("iocpcore._strand", "offload", &state->offload) ||
+        !import_name("iocpcore._strand", "call_later", &state->call_later) ||
+        !import_name("iocpcore._strand", "cancel_timers", &state->cancel_timers) ||
         !import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
         !import_name("socket", "socket", &state->socket_class))
         return false;
@@ -35,8 +48,9 @@ static bool import_names(py_state *state) {
     if (!import_name("msvcrt", "get_osfhandle", &state->get_osfhandle))
         return false;
 #endif
-    return state->open_ports != NULL && intern("fileno", &state->str_fileno) &&
-           intern("setblocking", &state->str_setblocking) && intern("detach", &state->str_detach);
+    return state->open_ports != NULL && intern_stage_names(state) &&
+           intern("fileno", &state->str_fileno) && intern("setblocking", &state->str_setblocking) &&
+           intern("detach", &state->str_detach);
 }
 
 /* The main thread of the process at import; of a forked child: _set_main_thread. */
@@ -63,6 +77,9 @@ static int module_exec(PyObject *module) {
         !make_type(module, &py_length_prefixed_spec, true, &state->length_prefixed_type) ||
         !make_type(module, &py_delimited_spec, true, &state->delimited_type) ||
         !make_type(module, &py_fixed_size_spec, true, &state->fixed_size_type) ||
+        !make_type(module, &py_service_spec, true, &state->service_type) ||
+        !make_type(module, &py_listener_spec, true, &state->listener_type) ||
+        !make_type(module, &py_connection_spec, true, &state->connection_type) ||
         !make_type(module, &py_port_spec, true, &state->port_type))
         return -1;
     return PyModule_AddFunctions(module, py_sim_methods);
@@ -77,7 +94,14 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->delimited_type);
     Py_VISIT(state->fixed_size_type);
     Py_VISIT(state->invalid_state_error);
+    Py_VISIT(state->service_type);
+    Py_VISIT(state->listener_type);
+    Py_VISIT(state->connection_type);
     Py_VISIT(state->framing_error);
+    Py_VISIT(state->slow_reader_error);
+    Py_VISIT(state->offload);
+    Py_VISIT(state->call_later);
+    Py_VISIT(state->cancel_timers);
     Py_VISIT(state->unsupported_operation);
     Py_VISIT(state->socket_class);
     Py_VISIT(state->get_osfhandle);
@@ -94,12 +118,29 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->delimited_type);
     Py_CLEAR(state->fixed_size_type);
     Py_CLEAR(state->invalid_state_error);
+    Py_CLEAR(state->service_type);
+    Py_CLEAR(state->listener_type);
+    Py_CLEAR(state->connection_type);
     Py_CLEAR(state->framing_error);
+    Py_CLEAR(state->slow_reader_error);
+    Py_CLEAR(state->offload);
+    Py_CLEAR(state->call_later);
+    Py_CLEAR(state->cancel_timers);
     Py_CLEAR(state->unsupported_operation);
     Py_CLEAR(state->socket_class);
     Py_CLEAR(state->get_osfhandle);
     Py_CLEAR(state->open_ports);
     Py_CLEAR(state->str_fileno);
+    Py_CLEAR(state->str_feed);
+    Py_CLEAR(state->str_receive);
+    Py_CLEAR(state->str_peer_ended);
+    Py_CLEAR(state->str_eof);
+    Py_CLEAR(state->str_start);
+    Py_CLEAR(state->str_room);
+    Py_CLEAR(state->str_send);
+    Py_CLEAR(state->str_close);
+    Py_CLEAR(state->str_encode);
+    Py_CLEAR(state->str_ssl_object);
     Py_CLEAR(state->str_setblocking);
     Py_CLEAR(state->str_detach);
     return 0;

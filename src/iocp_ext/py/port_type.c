@@ -1,7 +1,7 @@
 /* port_type.c: iocpcore.CompletionPort: opening and closing it, its handles, its figures.
  *
  * Its submitting methods are in submit.c; get, get_many and run in deliver.c. */
-#include "pyio.h"
+#include "pyconn.h"
 
 static const uint64_t close_timeout_ns = 5 * IO_NS_PER_SECOND;
 
@@ -92,7 +92,7 @@ PyObject *py_open_ports(py_state *state) {
 
 static bool open_port(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
-    if (!py_table_open(&self->table))
+    if (!py_table_open(&self->table) || !py_registry_open(&self->registry))
         return false;
     int error = io_port_open(&self->port, backend, concurrency, &os_error);
     if (error) {
@@ -124,7 +124,7 @@ static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 /* ---- closing --------------------------------------------------------------------------------- */
 
 static void end_operation(io_op *op, bool leaked, void *Py_UNUSED(context)) {
-    py_hand_out_cancelled(op, leaked);
+    py_collect(op, leaked);
 }
 
 static bool warn_of_leak(py_port *self, size_t leaked) {
@@ -145,6 +145,7 @@ static bool close_port(py_port *self, uint64_t timeout_ns) {
     size_t leaked = io_port_drain(port, timeout_ns);
     PyEval_RestoreThread(thread);
     io_port_take_remaining(port, end_operation, NULL);
+    py_registry_end(self, leaked > 0);
     py_table_clear(self);
     thread = PyEval_SaveThread();
     io_port_finish_close(port, leaked);
@@ -226,6 +227,7 @@ static void port_dealloc(PyObject *object) {
         PyObject_ClearWeakRefs(object);
     if (self->port != NULL)
         io_port_destroy(self->port);
+    py_registry_close(&self->registry);
     py_table_close(self);
     type->tp_free(object);
     Py_DECREF(type);

@@ -22,6 +22,9 @@ typedef struct py_state {
     PyTypeObject *port_type;
     PyTypeObject *operation_type;
     PyTypeObject *association_type;
+    PyTypeObject *service_type;
+    PyTypeObject *listener_type;
+    PyTypeObject *connection_type;
     PyTypeObject *length_prefixed_type;
     PyTypeObject *delimited_type;
     PyTypeObject *fixed_size_type;
@@ -31,7 +34,22 @@ typedef struct py_state {
     PyObject *socket_class;          /* socket.socket */
     PyObject *get_osfhandle;         /* msvcrt.get_osfhandle; NULL elsewhere */
     PyObject *open_ports;            /* dict: address of a port to its weak reference */
+    PyObject *slow_reader_error;     /* iocpcore.SlowReaderError */
+    PyObject *offload;               /* iocpcore._strand.offload */
+    PyObject *call_later;            /* iocpcore._strand.call_later */
+    PyObject *cancel_timers;         /* iocpcore._strand.cancel_timers */
+    _Atomic uint64_t connection_ids;
     PyObject *str_fileno;
+    PyObject *str_feed;
+    PyObject *str_receive;
+    PyObject *str_peer_ended;
+    PyObject *str_eof;
+    PyObject *str_start;
+    PyObject *str_room;
+    PyObject *str_send;
+    PyObject *str_close;
+    PyObject *str_encode;
+    PyObject *str_ssl_object;
     PyObject *str_setblocking;
     PyObject *str_detach;
     _Atomic unsigned long main_thread; /* whose waits signals end */
@@ -95,10 +113,18 @@ typedef struct py_table { /* association.c */
     size_t count;
 } py_table;
 
+/* What lives on a port besides operations. Each in a list is referred to by it. */
+typedef struct py_registry { /* service_type.c */
+    io_mutex lock;           /* before a connection's */
+    io_list connections;     /* that are not gone */
+    io_list listeners;       /* that are not closed */
+} py_registry;
+
 typedef struct py_port {
     PyObject_HEAD
     py_state *state;
     io_port *port;
+    py_registry registry;
     PyObject *weak_references;
     py_table table;
     _Atomic unsigned long closer; /* the thread that closed it */
@@ -293,7 +319,7 @@ py_operation *py_operation_new(py_port *port, py_kind kind);
 /* Makes the Operation of one that was taken from the core done, and returns the core's reference
  * to it. */
 py_operation *py_hand_out(io_op *op);
-/* The same as the port ends: cancelled. What the kernel still owns is never released. */
-void py_hand_out_cancelled(io_op *op, bool leaked);
+/* What is left as the port ends: cancelled. What the kernel still owns is never released. */
+void py_collect(io_op *op, bool leaked);
 
 #endif

@@ -1,0 +1,583 @@
+/* connection.c: the strand of a connection, and its way from open to closed.
+ *
+ * The rules that keep it right: only the runner looks at input and hands events on; operations come
+ * back one way only, through io_connection_taken; the socket is closed when nothing is in flight,
+ * and only then is the connection gone. Whoever else wants something changes flags or the phase
+ * under the lock, and calls for a worker if nobody runs it. */
+#include "outbox.h"
+
+#include "backend.h"
+
+#include <string.h>
+
+enum { LINGER_NS = 2 * 1000 * 1000 * 1000LL }; /* for the peer to read what it was sent */
+
+static bool run_here(const io_connection *self) {
+    return self->running && self->runner == io_thread_self();
+}
+
+/* Whatever may submit is between these two. False: the port is closed, or the parent process's, and
+ * its end is this connection's. */
+static bool enter(io_connection *self) {
+    return io_port_enter(self->strand.lane->port) == 0;
+}
+
+static void leave(io_connection *self) {
+    io_port_leave(self->strand.lane->port);
+}
+
+/* Word was left: a worker is to come, unless the runner will see it. */
+static void unlock_and_call(io_connection *self) {
+    bool post =
+        !self->running && !self->scheduled && self->phase != IO_CONNECTION_CLOSED && enter(self);
+    if (post)
+        self->scheduled = true;
+    io_mutex_unlock(&self->lock);
+    if (post) {
+        io_post_submit(&self->strand);
+        leave(self);
+    }
+}
+
+static void set_hold(io_connection *self, uint8_t holds) {
+    atomic_fetch_or_explicit(&self->hold, holds, memory_order_relaxed);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
+                       const io_connection_limits *limits, uint32_t *os_error) {
+    if (io_mutex_init(&self->lock))
+        return -IOE_NOMEM;
+    int error = io_handle_adopt(lane, native, family, &self->handle, os_error);
+    if (error) {
+        io_mutex_destroy(&self->lock);
+        return error;
+    }
+    self->limits = limits;
+    io_op_embed(&self->strand, lane, IO_POST, IO_SINK_CONNECTION, self);
+    io_op_embed(&self->receive.op, lane, IO_RECEIVE, IO_SINK_CONNECTION, self);
+    self->receive.capacity = limits->read_size;
+    self->scheduled = true;
+    io_post_submit(&self->strand);
+    return 0;
+}
+
+void io_connection_free(io_connection *self) {
+    if (self->limits == NULL)
+        return;
+    io_mutex_destroy(&self->lock);
+}
+
+/* ---- what operations bring ------------------------------------------------------------------- */
+
+static void broken(io_connection *self, io_connection_cause cause, int error, uint32_t os_error) {
+    if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
+        self->cause = (uint8_t)cause;
+        self->error = error;
+        self->os_error = os_error;
+    }
+    self->phase = IO_CONNECTION_ENDING;
+    set_hold(self, IO_HOLD_CLOSING);
+}
+
+static void received(io_connection *self) {
+    io_op *op = &self->receive.op;
+    self->receiving = false;
+    self->input_start = 0;
+    if (op->result > 0) {
+        self->bytes_received += (uint64_t)op->result;
+        self->idle_ticks = 0;
+        if (self->phase != IO_CONNECTION_OPEN)
+            io_receive_release(&self->receive);
+    } else if (op->result == 0) {
+        self->eof = true;
+    } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_ENDING) {
+        broken(self, IO_CAUSE_RECEIVE, (int)-op->result, op->os_error);
+    }
+}
+
+static void note(io_connection *self, io_op *op) {
+    if (op == &self->strand) {
+        self->scheduled = false;
+    } else if (op == &self->receive.op) {
+        received(self);
+    } else if (op == (io_op *)self->timer) {
+        self->linger_over = op->result >= 0;
+        self->timer = NULL;
+        io_op_release(op);
+    } else {
+        outbox_sent(self, op);
+    }
+}
+
+/* Under the lock. */
+static bool run(io_connection *self) {
+    bool idle = !self->running;
+    if (idle) {
+        self->running = true;
+        self->runner = io_thread_self();
+    }
+    return idle;
+}
+
+bool io_connection_taken(io_connection *self, io_op *op) {
+    io_mutex_lock(&self->lock);
+    note(self, op);
+    bool ours = run(self);
+    io_mutex_unlock(&self->lock);
+    return ours;
+}
+
+/* ---- running: what the user is to hear of ---------------------------------------------------- */
+
+static bool has_room(const io_connection *self) {
+    return self->room_asked && self->phase == IO_CONNECTION_OPEN &&
+           self->bytes_queued <= self->limits->write_low;
+}
+
+static io_connection_event for_embedder(io_connection *self) {
+    if (self->phase == IO_CONNECTION_CLOSED) {
+        if (self->closed_told)
+            return IO_CONNECTION_IDLE;
+        if (!self->receiving)
+            io_receive_release(&self->receive);
+        self->closed_told = true;
+        return IO_CONNECTION_GONE;
+    }
+    if (!self->started) {
+        self->started = true;
+        return IO_CONNECTION_STARTED;
+    }
+    if (self->jobs_head != NULL)
+        return IO_CONNECTION_JOBS;
+    if (has_room(self)) {
+        self->room_asked = false;
+        return IO_CONNECTION_ROOM;
+    }
+    uint8_t hold = atomic_load_explicit(&self->hold, memory_order_relaxed);
+    if (hold & (IO_HOLD_CLOSING | IO_HOLD_SERIAL))
+        return IO_CONNECTION_IDLE;
+    if (self->drain_due && !(hold & IO_HOLD_THROTTLED)) { /* also while it is paused */
+        self->drain_due = false;
+        return IO_CONNECTION_DRAINED;
+    }
+    if (hold)
+        return IO_CONNECTION_IDLE;
+    if (self->receive.buffer != NULL && !self->receiving)
+        return IO_CONNECTION_INPUT;
+    if (self->input_kept)
+        return IO_CONNECTION_INPUT;
+    if (self->eof && !self->eof_told) {
+        self->eof_told = true;
+        return IO_CONNECTION_EOF;
+    }
+    return IO_CONNECTION_IDLE;
+}
+
+/* ---- running: what the socket is to do ------------------------------------------------------- */
+
+static void receive(io_connection *self) {
+    if (self->receiving || self->eof)
+        return;
+    if (self->phase != IO_CONNECTION_OPEN)
+        io_receive_release(&self->receive);
+    else if (self->receive.buffer != NULL || self->input_kept || !io_connection_delivers(self))
+        return;
+    self->receiving = true;
+    io_op_submit(&self->receive.op, self->handle);
+}
+
+static void end_stream(io_connection *self) {
+    self->ended = true;
+    if (self->strand.lane->backend->shutdown(self->handle) != 0)
+        self->linger_over = true; /* there is nobody to wait for */
+}
+
+static void end(io_connection *self) {
+    self->phase = IO_CONNECTION_ENDING;
+    set_hold(self, IO_HOLD_CLOSING);
+}
+
+static void start_timer(io_connection *self) {
+    if (self->timer != NULL || self->linger_over)
+        return;
+    io_op *op = io_op_new(self->strand.lane, IO_TIMER, self);
+    if (op == NULL) {
+        self->linger_over = true;
+        return;
+    }
+    op->sink = IO_SINK_CONNECTION;
+    self->timer = (io_timer *)op;
+    io_timer_submit(self->timer, (uint64_t)LINGER_NS);
+}
+
+/* Each of these: true if there is something new for the embedder, or another phase. */
+static bool progress_open(io_connection *self) {
+    outbox_flush(self);
+    if (self->end_asked && !self->ended && outbox_empty(self) && !self->send_failed)
+        end_stream(self);
+    /* Broken for sending, what has arrived is still read, unless nobody does. */
+    bool useless = self->send_failed && (self->eof_told || self->hold & IO_HOLD_PAUSED);
+    if (useless || (self->ended && self->eof_told)) {
+        end(self);
+        return true;
+    }
+    receive(self);
+    return has_room(self) ||
+           (self->drain_due &&
+            !(self->hold & (IO_HOLD_SERIAL | IO_HOLD_THROTTLED | IO_HOLD_CLOSING)));
+}
+
+static bool progress_flushing(io_connection *self) {
+    if (self->limited)
+        start_timer(self);
+    outbox_flush(self);
+    if (self->send_failed || (self->limited && self->linger_over)) {
+        self->aborted = !outbox_empty(self);
+        end(self);
+        return true;
+    }
+    if (outbox_empty(self)) {
+        if (!self->eof && !self->ended)
+            end_stream(self);
+        self->phase = IO_CONNECTION_LINGERING;
+        return true;
+    }
+    receive(self);
+    return false;
+}
+
+static bool progress_lingering(io_connection *self) {
+    if (self->eof || self->linger_over || self->no_linger) {
+        end(self);
+        return true;
+    }
+    start_timer(self);
+    receive(self);
+    return false;
+}
+
+/* Nothing may be in flight when the socket is closed, nor when the connection is gone. */
+static bool progress_ending(io_connection *self) {
+    if (self->receiving)
+        (void)io_op_cancel(&self->receive.op);
+    if (self->timer != NULL)
+        (void)io_op_cancel(&self->timer->op);
+    if (self->send != NULL)
+        (void)io_op_cancel(self->send);
+    if (self->receiving || self->timer != NULL || self->send != NULL || self->scheduled)
+        return false;
+    outbox_drop(self);
+    io_receive_release(&self->receive);
+    io_handle *handle = self->handle;
+    self->handle = NULL;
+    handle->lane->backend->prepare_close(handle, self->aborted);
+    io_handle_close(handle);
+    self->phase = IO_CONNECTION_CLOSED;
+    return true;
+}
+
+static bool progress(io_connection *self) {
+    switch ((io_connection_phase)self->phase) {
+    case IO_CONNECTION_OPEN:
+        return progress_open(self);
+    case IO_CONNECTION_FLUSHING:
+        return progress_flushing(self);
+    case IO_CONNECTION_LINGERING:
+        return progress_lingering(self);
+    case IO_CONNECTION_ENDING:
+        return progress_ending(self);
+    case IO_CONNECTION_CLOSED:
+        break;
+    }
+    return !self->closed_told;
+}
+
+io_connection_event io_connection_next(io_connection *self) {
+    io_connection_event event = IO_CONNECTION_IDLE;
+    io_mutex_lock(&self->lock);
+    if (enter(self)) {
+        do
+            event = for_embedder(self);
+        while (event == IO_CONNECTION_IDLE && progress(self));
+        leave(self);
+    } else if (self->phase == IO_CONNECTION_CLOSED) {
+        event = for_embedder(self);
+    }
+    if (event == IO_CONNECTION_IDLE)
+        self->running = false;
+    io_mutex_unlock(&self->lock);
+    return event;
+}
+
+/* ---- input ----------------------------------------------------------------------------------- */
+
+const char *io_connection_input(io_connection *self, size_t *length) {
+    *length = 0;
+    if (self->receive.buffer == NULL)
+        return NULL;
+    *length = (size_t)self->receive.op.result - self->input_start;
+    return self->receive.buffer + self->input_start;
+}
+
+void io_connection_used(io_connection *self, size_t used) {
+    self->input_start += (uint32_t)used;
+    if (self->input_start == (uint32_t)self->receive.op.result)
+        io_receive_release(&self->receive);
+}
+
+void io_connection_keep_input(io_connection *self, bool kept) {
+    io_mutex_lock(&self->lock);
+    self->input_kept = kept;
+    io_mutex_unlock(&self->lock);
+}
+
+void io_connection_end_input(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    self->eof = true;
+    io_mutex_unlock(&self->lock);
+}
+
+/* ---- what anybody may ask for ---------------------------------------------------------------- */
+
+static bool takes(io_connection *self) {
+    if (self->phase != IO_CONNECTION_OPEN || self->end_asked || self->send_failed)
+        return false;
+    if (self->bytes_queued < self->limits->max_write_buffer)
+        return true;
+    broken(self, IO_CAUSE_OVERFLOW, IOE_NOBUFS, 0);
+    self->aborted = true;
+    return false;
+}
+
+/* After something was queued. Leaves the lock. */
+static void send_now(io_connection *self) {
+    bool here = run_here(self);
+    if ((!here || self->bytes_queued > self->limits->write_high) && enter(self)) {
+        outbox_flush(self);
+        leave(self);
+    }
+    if (!here && (self->drain_due || self->send_failed || self->phase != IO_CONNECTION_OPEN))
+        unlock_and_call(self);
+    else
+        io_mutex_unlock(&self->lock);
+}
+
+int io_connection_send(io_connection *self, io_piece *pieces, size_t count) {
+    io_mutex_lock(&self->lock);
+    if (!takes(self)) {
+        unlock_and_call(self);
+        return 0;
+    }
+    if (!outbox_append(self, pieces, count)) {
+        io_mutex_unlock(&self->lock);
+        return -IOE_NOMEM;
+    }
+    send_now(self);
+    return 1;
+}
+
+static io_chunk *file_chunk(io_connection *self, io_native native, uint64_t offset, uint64_t count,
+                            int *error, uint32_t *os_error) {
+    io_lane *lane = self->strand.lane;
+    io_op *op = io_op_new(lane, IO_SEND_FILE, self);
+    if (op == NULL)
+        return NULL;
+    io_send_file *file = (io_send_file *)op;
+    file->file = native;
+    file->offset = offset;
+    file->remaining = count;
+    *error = lane->backend->hold_file ? lane->backend->hold_file(file) : 0;
+    *os_error = op->os_error;
+    io_chunk *chunk = *error ? NULL : outbox_new_chunk(self, 0);
+    if (chunk != NULL) {
+        chunk->file = op;
+        return chunk;
+    }
+    if (file->held) {
+        io_native_close_file(file->file);
+        *error = -IOE_NOMEM;
+    }
+    io_op_release(op);
+    return NULL;
+}
+
+int io_connection_send_file(io_connection *self, io_native file, uint64_t offset, uint64_t count,
+                            uint32_t *os_error) {
+    int error = -IOE_NOMEM;
+    io_mutex_lock(&self->lock);
+    if (!takes(self)) {
+        unlock_and_call(self);
+        return 0;
+    }
+    io_chunk *chunk = file_chunk(self, file, offset, count, &error, os_error);
+    if (chunk == NULL) {
+        io_mutex_unlock(&self->lock);
+        return error;
+    }
+    outbox_append_chunk(self, chunk);
+    send_now(self);
+    return 1;
+}
+
+void io_connection_ask_for_room(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    self->room_asked = true;
+    unlock_and_call(self);
+}
+
+io_chunk *io_connection_take_spent(io_connection *self) {
+    if (atomic_load_explicit(&self->spent, memory_order_relaxed) == NULL)
+        return NULL;
+    io_mutex_lock(&self->lock);
+    io_chunk *spent = self->spent;
+    self->spent = NULL;
+    io_mutex_unlock(&self->lock);
+    return spent;
+}
+
+static void flush_and_close(io_connection *self, bool linger) {
+    if (self->phase == IO_CONNECTION_OPEN) {
+        self->phase = IO_CONNECTION_FLUSHING;
+        set_hold(self, IO_HOLD_CLOSING);
+    }
+    if (!linger)
+        self->no_linger = true;
+}
+
+void io_connection_close(io_connection *self, bool linger) {
+    io_mutex_lock(&self->lock);
+    flush_and_close(self, linger);
+    unlock_and_call(self);
+}
+
+void io_connection_shutdown(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    self->end_asked = true;
+    unlock_and_call(self);
+}
+
+bool io_connection_abort(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    bool ends = self->phase < IO_CONNECTION_ENDING;
+    if (ends) {
+        self->aborted = true;
+        self->phase = IO_CONNECTION_ENDING;
+        set_hold(self, IO_HOLD_CLOSING);
+    }
+    unlock_and_call(self);
+    return ends;
+}
+
+bool io_connection_fail(io_connection *self, io_connection_cause cause, int error) {
+    io_mutex_lock(&self->lock);
+    bool first = self->phase == IO_CONNECTION_OPEN && self->cause == IO_CAUSE_NONE;
+    if (first) {
+        self->cause = (uint8_t)cause;
+        self->error = error;
+    }
+    self->limited = true;
+    flush_and_close(self, true);
+    unlock_and_call(self);
+    return first;
+}
+
+void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
+    io_mutex_lock(&self->lock);
+    if (held) {
+        set_hold(self, holds);
+        io_mutex_unlock(&self->lock);
+        return;
+    }
+    atomic_fetch_and_explicit(&self->hold, (uint8_t)~holds, memory_order_relaxed);
+    unlock_and_call(self);
+}
+
+bool io_connection_post(io_connection *self, io_job *job) {
+    io_mutex_lock(&self->lock);
+    bool open = self->phase != IO_CONNECTION_CLOSED;
+    job->next = NULL;
+    if (!open) {
+        io_mutex_unlock(&self->lock);
+        return false;
+    }
+    if (self->jobs_tail != NULL)
+        self->jobs_tail->next = job;
+    else
+        self->jobs_head = job;
+    self->jobs_tail = job;
+    unlock_and_call(self);
+    return true;
+}
+
+io_job *io_connection_take_jobs(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    io_job *jobs = self->jobs_head;
+    self->jobs_head = self->jobs_tail = NULL;
+    io_mutex_unlock(&self->lock);
+    return jobs;
+}
+
+uint32_t io_connection_tick(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    /* A send under way that gets on is no silence. */
+    uint64_t moved = self->send != NULL ? io_op_progress(self->send) : 0;
+    if (moved > self->sent_seen)
+        self->idle_ticks = 0;
+    self->sent_seen = moved;
+    uint32_t ticks = self->phase < IO_CONNECTION_ENDING ? self->idle_ticks++ : 0;
+    io_mutex_unlock(&self->lock);
+    return ticks;
+}
+
+void io_connection_collected(io_connection *self, io_op *op) {
+    io_mutex_lock(&self->lock);
+    note(self, op);
+    io_mutex_unlock(&self->lock);
+}
+
+bool io_connection_orphaned(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    if (self->phase != IO_CONNECTION_CLOSED) {
+        if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
+            self->cause = IO_CAUSE_PORT;
+            self->error = IOE_CANCELED;
+        }
+        self->phase = IO_CONNECTION_CLOSED;
+        set_hold(self, IO_HOLD_CLOSING);
+        outbox_drop(self);
+        io_handle *handle = self->handle;
+        self->handle = NULL;
+        if (handle != NULL)
+            io_handle_close(handle);
+    }
+    bool tell = !self->closed_told && run(self);
+    io_mutex_unlock(&self->lock);
+    return tell;
+}
+
+uint64_t io_connection_pending(io_connection *self, uint64_t *received_bytes,
+                               uint64_t *sent_bytes) {
+    io_mutex_lock(&self->lock);
+    uint64_t pending = self->bytes_queued;
+    *received_bytes = self->bytes_received;
+    *sent_bytes = self->bytes_sent;
+    io_mutex_unlock(&self->lock);
+    return pending;
+}
+
+void io_connection_address(io_connection *self, bool peer, io_address *address) {
+    io_mutex_lock(&self->lock);
+    address->length = 0;
+    if (self->handle != NULL)
+        self->strand.lane->backend->address(self->handle, peer, address);
+    io_mutex_unlock(&self->lock);
+}
+
+io_native io_connection_native(io_connection *self) {
+    io_mutex_lock(&self->lock);
+    io_native native = self->handle != NULL ? self->handle->native : IO_NATIVE_NONE;
+    io_mutex_unlock(&self->lock);
+    return native;
+}

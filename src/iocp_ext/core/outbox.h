@@ -1,0 +1,22 @@
+/* outbox.h: a connection's write queue, for connection.c and outbox.c only. All under its lock. */
+#ifndef IOCPCORE_OUTBOX_H
+#define IOCPCORE_OUTBOX_H
+
+#include "connection.h"
+
+/* False without memory, and nothing was queued. */
+bool outbox_append(io_connection *self, io_piece *pieces, size_t count);
+void outbox_append_chunk(io_connection *self, io_chunk *chunk);
+io_chunk *outbox_new_chunk(io_connection *self, size_t room);
+/* Sends what is queued until the socket takes no more. */
+void outbox_flush(io_connection *self);
+/* The send under way has ended. */
+void outbox_sent(io_connection *self, io_op *op);
+/* Nobody wants what is left. */
+void outbox_drop(io_connection *self);
+
+static inline bool outbox_empty(const io_connection *self) {
+    return self->queue_head == NULL && self->send == NULL;
+}
+
+#endif

@@ -1,0 +1,273 @@
+/* listener_type.c: accepting connections for a service.
+ *
+ * One accept is in the kernel at a time. Whatever becomes of one client, the next accept follows.
+ * When the system has no descriptors or memory left, accepting pauses for a moment, and that is
+ * told once. At max_connections what has been accepted waits, and no further accept is made, so
+ * that the system's backlog holds the rest. */
+#include "pyconn.h"
+
+#define PAUSE_NS (100 * IO_NS_PER_MS) /* long enough for others to give something back */
+
+static io_lane *lane_of(const py_listener *self) {
+    return &self->service->port->port->lane;
+}
+
+static py_registry *registry_of(const py_listener *self) {
+    return &self->service->port->registry;
+}
+
+static bool full(const py_service *service) {
+    return service->max_connections != 0 && service->count >= service->max_connections;
+}
+
+/* ---- under the registry's lock, in an entered port ------------------------------------------- */
+
+static bool prepare(py_listener *self, io_kind kind) {
+    io_op *op = io_op_new(lane_of(self), kind, self);
+    if (op == NULL)
+        return false;
+    op->sink = IO_SINK_LISTENER;
+    self->op = op;
+    Py_INCREF((PyObject *)self); /* the operation's */
+    return true;
+}
+
+static void pause_accepting(py_listener *self) {
+    if (self->handle != NULL && self->op == NULL && prepare(self, IO_TIMER))
+        io_timer_submit((io_timer *)self->op, PAUSE_NS);
+}
+
+static void accept_next(py_listener *self) {
+    if (self->handle == NULL || self->op != NULL || self->waiting != IO_NATIVE_NONE ||
+        full(self->service))
+        return;
+    if (prepare(self, IO_ACCEPT))
+        io_op_submit(self->op, self->handle);
+    else
+        pause_accepting(self);
+}
+
+/* ---- making and closing ---------------------------------------------------------------------- */
+
+PyObject *py_listener_new(py_service *service, io_native native, int family) {
+    PyTypeObject *type = service->port->state->listener_type;
+    py_listener *self = (py_listener *)type->tp_alloc(type, 0);
+    uint32_t os_error = 0;
+    if (self == NULL)
+        return NULL;
+    self->service = (py_service *)Py_NewRef((PyObject *)service);
+    self->waiting = IO_NATIVE_NONE;
+    self->family = family;
+    io_list_init(&self->link);
+    if (!py_port_enter(service->port)) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    int error = io_handle_open(lane_of(self), native, &self->handle, &os_error);
+    if (error == 0) {
+        io_mutex_lock(&registry_of(self)->lock);
+        io_list_push_back(&registry_of(self)->listeners, &self->link);
+        Py_INCREF((PyObject *)self); /* the registry's */
+        accept_next(self);
+        io_mutex_unlock(&registry_of(self)->lock);
+    }
+    py_port_leave(service->port);
+    if (error == 0)
+        return (PyObject *)self;
+    self->handle = NULL;
+    Py_DECREF((PyObject *)self);
+    return py_error_raise(-error, os_error, "listen");
+}
+
+void py_listener_close(py_listener *self) {
+    io_mutex_lock(&registry_of(self)->lock);
+    io_handle *handle = self->handle;
+    io_native waiting = self->waiting;
+    io_op *timer = self->op != NULL && self->op->kind == IO_TIMER ? self->op : NULL;
+    self->handle = NULL;
+    self->waiting = IO_NATIVE_NONE;
+    io_list_remove(&self->link);
+    if (timer != NULL)
+        (void)io_op_cancel(timer);
+    io_mutex_unlock(&registry_of(self)->lock);
+    if (handle == NULL)
+        return;
+    py_native_close(self->service->port, waiting);
+    io_handle_close(handle);
+    io_handle_release(handle);
+    Py_DECREF((PyObject *)self);
+}
+
+/* ---- accepting ------------------------------------------------------------------------------- */
+
+static void report_failure(py_listener *self, int error, uint32_t os_error) {
+    py_service *service = self->service;
+    atomic_fetch_add_explicit(&service->accept_errors, 1, memory_order_relaxed);
+    if (self->failing)
+        return;
+    self->failing = true;
+    PyObject *exception = py_error_object(error, os_error, "accept");
+    if (exception == NULL)
+        PyErr_WriteUnraisable((PyObject *)self);
+    else
+        py_service_report(service, PY_ON_ACCEPT_ERROR, (PyObject *)self, exception);
+    Py_XDECREF(exception);
+}
+
+static void begin(py_listener *self, io_native native, const io_address *peer) {
+    py_service *service = self->service;
+    py_connection *connection =
+        py_service_adopt(service, native, self->family, peer, NULL, service->make_stage);
+    if (connection == NULL && PyErr_Occurred())
+        PyErr_WriteUnraisable((PyObject *)self);
+    Py_XDECREF((PyObject *)connection);
+}
+
+/* A client is there: it begins, or waits for others to go. */
+static void accepted(py_listener *self, io_native native, const io_address *peer) {
+    py_service *service = self->service;
+    atomic_fetch_add_explicit(&service->accepted, 1, memory_order_relaxed);
+    io_mutex_lock(&registry_of(self)->lock);
+    bool waits = self->handle != NULL && full(service);
+    if (waits) {
+        self->waiting = native;
+        self->waiting_peer = *peer;
+    }
+    bool closed = self->handle == NULL;
+    io_mutex_unlock(&registry_of(self)->lock);
+    if (closed)
+        py_native_close(service->port, native);
+    else if (!waits)
+        begin(self, native, peer);
+}
+
+void py_listener_take(io_op *op) {
+    py_listener *self = op->owner;
+    int64_t result = op->result;
+    uint32_t os_error = op->os_error;
+    bool accepts = op->kind == IO_ACCEPT;
+    io_native native = IO_NATIVE_NONE;
+    io_address peer = {0};
+    if (accepts && result >= 0) {
+        native = ((io_accept *)op)->accepted;
+        peer = ((io_accept *)op)->peer;
+    }
+    io_mutex_lock(&registry_of(self)->lock);
+    self->op = NULL;
+    io_mutex_unlock(&registry_of(self)->lock);
+    io_op_release(op);
+    if (native != IO_NATIVE_NONE) {
+        self->failing = false;
+        accepted(self, native, &peer);
+    } else if (accepts && result != -IOE_CANCELED) {
+        report_failure(self, (int)-result, os_error);
+    }
+    if (io_port_enter(self->service->port->port) == 0) {
+        io_mutex_lock(&registry_of(self)->lock);
+        if (accepts && result < 0)
+            pause_accepting(self);
+        else
+            accept_next(self);
+        io_mutex_unlock(&registry_of(self)->lock);
+        io_port_leave(self->service->port->port);
+    }
+    Py_DECREF((PyObject *)self);
+}
+
+void py_listener_collect(io_op *op) {
+    py_listener *self = op->owner;
+    if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
+        py_native_close(self->service->port, ((io_accept *)op)->accepted);
+    self->op = NULL;
+    io_op_release(op);
+    Py_DECREF((PyObject *)self);
+}
+
+/* One of the service's listeners that can go on; a new reference. Takes what waits there. */
+static py_listener *next_to_resume(py_service *service, io_native *native, io_address *peer) {
+    py_registry *registry = &service->port->registry;
+    py_listener *found = NULL;
+    *native = IO_NATIVE_NONE;
+    io_mutex_lock(&registry->lock);
+    for (io_link *link = registry->listeners.next;
+         link != &registry->listeners && !full(service) && found == NULL; link = link->next) {
+        py_listener *listener = IO_CONTAINER(link, py_listener, link);
+        if (listener->service != service || listener->handle == NULL || listener->op != NULL)
+            continue;
+        if (listener->waiting != IO_NATIVE_NONE) {
+            *native = listener->waiting;
+            *peer = listener->waiting_peer;
+            listener->waiting = IO_NATIVE_NONE;
+            found = listener;
+            Py_INCREF((PyObject *)found);
+        } else {
+            accept_next(listener);
+        }
+    }
+    io_mutex_unlock(&registry->lock);
+    return found;
+}
+
+void py_listeners_resume(py_service *service) {
+    if (service->max_connections == 0 || io_port_enter(service->port->port) != 0)
+        return;
+    py_listener *listener;
+    io_native native;
+    io_address peer;
+    while ((listener = next_to_resume(service, &native, &peer)) != NULL) {
+        begin(listener, native, &peer);
+        Py_DECREF((PyObject *)listener);
+    }
+    io_port_leave(service->port->port);
+}
+
+/* ---- the type -------------------------------------------------------------------------------- */
+
+static int listener_traverse(PyObject *object, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((py_listener *)object)->service);
+    return 0;
+}
+
+static void listener_dealloc(PyObject *object) {
+    py_listener *self = (py_listener *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    Py_CLEAR(self->service);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *listener_close(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_listener *self = (py_listener *)object;
+    if (io_port_enter(self->service->port->port) == 0) {
+        py_listener_close(self);
+        io_port_leave(self->service->port->port);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(listener_close_doc, "close($self, /)\n--\n\nAccept no more; close the socket.");
+
+static PyMethodDef listener_methods[] = {
+    {"close", listener_close, METH_NOARGS, listener_close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(listener_doc, "A listening socket of a Service. Private: see Server.listen().");
+
+static PyType_Slot listener_slots[] = {
+    {Py_tp_doc, (void *)listener_doc},
+    {Py_tp_methods, listener_methods},
+    {Py_tp_traverse, listener_traverse},
+    {Py_tp_dealloc, listener_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec py_listener_spec = {
+    .name = "iocpcore._core.Listener",
+    .basicsize = sizeof(py_listener),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = listener_slots,
+};

@@ -1,0 +1,160 @@
+/* pyconn.h: servers and connections: what service_type.c, listener_type.c, connection_type.c and
+ * events.c share.
+ *
+ * A *service* is what the connections of one server, or of one kind of client, have in common:
+ * callbacks, framing, limits, figures. The connections of a port are in its registry, which owns
+ * them until they are gone. */
+#ifndef IOCPCORE_PYCONN_H
+#define IOCPCORE_PYCONN_H
+
+#include "pyio.h"
+#include "../core/connection.h"
+
+typedef enum py_callback {
+    PY_ON_CONNECT,
+    PY_ON_DATA,
+    PY_ON_MESSAGE,
+    PY_ON_EOF,
+    PY_ON_DRAIN,
+    PY_ON_CLOSE,
+    PY_ON_ERROR,
+    PY_ON_FAILED,
+    PY_ON_EMPTY,
+    PY_ON_ACCEPT_ERROR,
+    PY_ON_REFUSED,
+    PY_CALLBACKS
+} py_callback;
+
+typedef struct py_service {
+    PyObject_HEAD
+    py_port *port;
+    PyObject *callbacks[PY_CALLBACKS]; /* NULL: none */
+    PyObject *framing;                 /* of `frames`, or makes a framer for each connection */
+    const io_framing *frames;
+    PyObject *make_stage;
+    PyObject *get_executor;
+    PyObject *addresses; /* dict: host to number of connections; used under its critical section */
+    io_connection_limits limits;
+    size_t max_connections, max_per_address; /* 0: no limit */
+    uint64_t tick_ns;                        /* of the clock behind the two below */
+    uint32_t idle_ticks, handshake_ticks;    /* 0: no limit */
+    /* Under the registry's lock: */
+    size_t count; /* connections that are not gone */
+    bool shut;
+    io_timer *clock; /* in flight, which holds a reference */
+    /* Figures: */
+    _Atomic uint64_t accepted, refused, failed, closed, aborted, accept_errors, messages, runs;
+    _Atomic uint64_t callback_ns, callback_max_ns;
+    _Atomic uint64_t bytes_received, bytes_sent; /* of those that are gone */
+} py_service;
+
+/* The beginning of a message whose end has not come. */
+typedef struct py_carry {
+    size_t length, capacity;
+    char data[];
+} py_carry;
+
+typedef union py_peer {
+    struct sockaddr any;
+    struct sockaddr_in inet;
+    struct sockaddr_in6 inet6;
+} py_peer;
+
+typedef struct py_connection {
+    PyObject_HEAD
+    io_connection io;
+    io_link link; /* in the registry */
+    py_service *service;
+    PyObject *context;
+    PyObject *stage;    /* NULL: none. Until it is started, what makes it */
+    PyObject *framer;   /* of one's own; NULL: none */
+    PyObject *error;    /* why it was ended, if Python knows */
+    PyObject *peername; /* that somebody has asked for, or has set */
+    PyObject *sockname;
+    PyObject *timers; /* of call_later; NULL: none yet */
+    PyObject *input;  /* bytes, or a list of messages, that are not all handed on */
+    PyObject *weak_references;
+    py_carry *carry;
+    uint64_t id;
+    py_peer peer;
+    uint32_t input_used;
+    uint16_t handshake_ticks;
+    bool peer_known;
+    bool stage_sends;        /* what is sent goes through the stage */
+    bool established;        /* the stage is through */
+    bool told;               /* on_connect has been called */
+    _Atomic bool ending;     /* no more is taken for sending */
+    _Atomic bool closing;    /* its end has been asked for */
+    _Atomic uint8_t goodbye; /* py_goodbye */
+} py_connection;
+
+typedef enum py_goodbye {
+    PY_GOODBYE_NONE,
+    PY_GOODBYE_SAID,
+    PY_GOODBYE_CLOSE,
+    PY_GOODBYE_SHUTDOWN
+} py_goodbye;
+
+/* Work for the strand: function() */
+typedef struct py_job {
+    io_job job;
+    PyObject *function;
+} py_job;
+
+typedef struct py_listener {
+    PyObject_HEAD
+    py_service *service;
+    io_link link; /* in the registry */
+    /* Under the registry's lock: */
+    io_handle *handle; /* NULL: closed */
+    io_op *op;         /* an accept, or the timer of a pause */
+    io_native waiting; /* accepted, and over max_connections */
+    io_address waiting_peer;
+    int family;
+    bool failing; /* the last accept failed, and that has been told */
+} py_listener;
+
+extern PyType_Spec py_service_spec, py_listener_spec, py_connection_spec;
+
+/* ---- registry (service_type.c) --------------------------------------------------------------- */
+
+bool py_registry_open(py_registry *registry);
+void py_registry_close(py_registry *registry);
+/* The end of a port. */
+void py_registry_end(py_port *port, bool leaked);
+/* Takes over a native socket, also when it fails. NULL with an exception. */
+py_connection *py_service_adopt(py_service *service, io_native native, int family,
+                                const io_address *peer, PyObject *context, PyObject *make_stage);
+void py_service_gone(py_connection *connection); /* out of the registry, with its reference */
+void py_service_tick(io_op *op);                 /* its clock */
+void py_service_collect(io_op *op);              /* the same as the port ends */
+void py_service_report(py_service *service, py_callback which, PyObject *one, PyObject *two);
+
+/* ---- listeners (listener_type.c) ------------------------------------------------------------- */
+
+PyObject *py_listener_new(py_service *service, io_native native, int family);
+void py_listener_take(io_op *op);
+void py_listener_collect(io_op *op); /* as the port ends */
+void py_listener_close(py_listener *listener);
+void py_listeners_resume(py_service *service); /* there is room for more connections */
+
+/* ---- connections (connection_type.c, events.c) ----------------------------------------------- */
+
+py_connection *py_connection_new(py_service *service, const io_address *peer);
+/* An operation of a connection: its callbacks. False: an exception is to leave run(). */
+bool py_connection_take(io_op *op);
+/* The same for one that is run already. */
+bool py_connection_run(py_connection *self);
+/* Takes a reference of its own. NULL: none from now on. */
+void py_connection_set_stage(py_connection *self, PyObject *stage);
+void py_connection_release_spent(py_connection *self);
+/* Ends it because of an exception, which it takes over. `polite`: the stage may say goodbye. */
+void py_connection_fail(py_connection *self, PyObject *error, bool polite);
+/* Flushes and closes (`whole`), or ends our stream, through the stage. */
+void py_connection_end(py_connection *self, bool whole, bool linger);
+PyObject *py_connection_peername(py_connection *self);
+void py_connection_what(py_connection *self, const char *verb, char *text, size_t size);
+/* What on_close is given; a new reference. */
+PyObject *py_connection_reason(py_connection *self);
+
+#endif
