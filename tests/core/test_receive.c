@@ -1,147 +1,19 @@
 /* test_receive.c: what connections are built of, for every backend of the platform: receives
- * without memory of their own (IO_RECEIVE), and handles that belong to nobody else.
- *
- * The operations are embedded here, as they are in a connection. A receive that leaves something
- * behind in the socket shows itself as one that never ends. */
-#include "scene.h"
+ * without memory of their own (IO_RECEIVE), and handles that belong to nobody else. */
+#include "duplex.h"
 
-#ifndef _WIN32
-#include <fcntl.h>
+#ifdef _WIN32
+typedef SOCKET native_socket;
+typedef int native_length;
+#else
 #include <sys/socket.h>
 #include <unistd.h>
+typedef int native_socket;
+typedef size_t native_length;
 #endif
-
-/* Both ends of a connection, each with a receive of its own. */
-typedef struct duplex {
-    test_world world;
-    test_random random;
-    io_native native[2];
-    io_handle *handle[2]; /* NULL: closed */
-    io_receive receive[2];
-} duplex;
-
-static char pattern[1 << 20];
-
-/* With a seed, the simulated backend does everything but fail. */
-static void duplex_begin(duplex *both, const char *backend, uint64_t seed) {
-    memset(both, 0, sizeof(*both));
-    both->random.state = seed;
-    world_open(&both->world, backend, 1);
-    if (both->world.sim && seed != 0)
-        io_sim_configure(both->world.lane, seed,
-                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
-                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
-    if (pattern[1] == 0)
-        for (size_t i = 0; i < sizeof(pattern); i++)
-            pattern[i] = (char)(i * 31 >> 3);
-}
-
-static void duplex_open(duplex *both, const char *backend, uint64_t seed) {
-    duplex_begin(both, backend, seed);
-    world_pair(&both->world, both->native);
-    for (int i = 0; i < 2; i++)
-        both->handle[i] = world_adopt(&both->world, both->native[i]);
-}
-
-static void duplex_close(duplex *both) {
-    io_port_figures figures;
-    for (int i = 0; i < 2; i++)
-        if (both->handle[i] != NULL)
-            io_handle_close(both->handle[i]);
-    for (io_op *op; atomic_load(&both->world.port->in_flight) > 0;) {
-        op = world_get(&both->world, 10000);
-        CHECK(op != NULL && op->kind == IO_SEND);
-        io_op_release(op);
-    }
-    io_port_stats(both->world.port, &figures);
-    CHECK_INT(figures.handles, 0);
-    world_close(&both->world);
-}
-
-/* ---- operations ------------------------------------------------------------------------------ */
-
-/* Takes completions until this one is among them. The others are sends, which must have worked. */
-static int64_t finish(duplex *both, io_op *op) {
-    for (;;) {
-        io_op *got = world_get(&both->world, 10000);
-        if (got == NULL)
-            FAIL("%s: %s never ended", both->world.backend->name, io_kind_name((io_kind)op->kind));
-        CHECK_INT(got->state, IO_OP_COMPLETED);
-        if (got == op)
-            return op->result;
-        CHECK_INT(got->kind, IO_SEND);
-        CHECK_INT(got->result, ((io_transfer *)got)->length);
-        io_op_release(got);
-    }
-}
-
-/* True: it has ended. */
-static bool start_receive(duplex *both, int side, uint32_t capacity) {
-    io_receive *receive = &both->receive[side];
-    memset(receive, 0xAA, sizeof(*receive));
-    io_op_embed(&receive->op, both->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, both);
-    receive->buffer = NULL;
-    receive->capacity = capacity;
-    receive->lent = 0;
-    if (test_below(&both->random, 2) == 0)
-        return io_op_submit_now(&receive->op, both->handle[side]);
-    io_op_submit(&receive->op, both->handle[side]);
-    return false;
-}
-
-/* There is a buffer if there is something in it. */
-static int64_t received(duplex *both, int side) {
-    const io_receive *receive = &both->receive[side];
-    CHECK_INT(receive->op.state, IO_OP_COMPLETED);
-    int64_t result = receive->op.result;
-    CHECK((receive->buffer != NULL) == (result > 0));
-    CHECK(result <= (int64_t)receive->capacity);
-    if (result > 0)
-        test_kernel_wrote(receive->buffer, (size_t)result);
-    return result;
-}
-
-static int64_t finish_receive(duplex *both, int side, bool ended) {
-    if (!ended)
-        finish(both, &both->receive[side].op);
-    return received(both, side);
-}
-
-static int64_t receive_some(duplex *both, int side, uint32_t capacity) {
-    return finish_receive(both, side, start_receive(both, side, capacity));
-}
-
-static void send_some(duplex *both, int side, const void *data, size_t length) {
-    io_op_submit(new_send(&both->world, data, length), both->handle[side]);
-}
-
-static void send_now(duplex *both, int side, const void *data, size_t length) {
-    io_op *op = new_send(&both->world, data, length);
-    io_op_submit(op, both->handle[side]);
-    CHECK_INT(finish(both, op), length);
-    io_op_release(op);
-}
-
-/* Receives that many bytes of the pattern, from `from` on. */
-static void receive_all(duplex *both, int side, size_t from, size_t length, uint32_t capacity) {
-    while (length > 0) {
-        int64_t result = receive_some(both, side, capacity);
-        CHECK(result > 0 && (size_t)result <= length);
-        CHECK(memcmp(both->receive[side].buffer, pattern + from, (size_t)result) == 0);
-        io_receive_release(&both->receive[side]);
-        CHECK(both->receive[side].buffer == NULL);
-        from += (size_t)result;
-        length -= (size_t)result;
-    }
-}
 
 static int shut_down(duplex *both, int side) {
     return both->world.backend->shutdown(both->handle[side]);
-}
-
-static void close_side(duplex *both, int side) {
-    io_handle_close(both->handle[side]);
-    both->handle[side] = NULL;
 }
 
 /* ---- data and its end ------------------------------------------------------------------------ */
@@ -150,21 +22,21 @@ static void receives(const char *backend) {
     duplex both;
     duplex_open(&both, backend, 0);
     for (int round = 0; round < 20; round++) {
-        bool ended = round % 2 == 0 && start_receive(&both, 0, 4096);
-        CHECK(!ended);
-        send_now(&both, 1, pattern, 100);
+        if (round % 2 == 0)
+            duplex_start(&both, 0, 4096);
+        CHECK(!both.came[0] || round % 2 == 1);
+        duplex_send_now(&both, 1, duplex_pattern, 100);
         if (round % 2 == 1)
-            ended = start_receive(&both, 0, 4096);
-        int64_t result = finish_receive(&both, 0, ended);
-        CHECK_INT(result, 100);
-        CHECK(memcmp(both.receive[0].buffer, pattern, 100) == 0);
+            duplex_start(&both, 0, 4096);
+        CHECK_INT(duplex_received(&both, 0), 100);
+        CHECK(memcmp(both.receive[0].buffer, duplex_pattern, 100) == 0);
         io_receive_release(&both.receive[0]);
     }
-    bool ended = start_receive(&both, 0, 4096);
+    duplex_start(&both, 0, 4096);
     CHECK_INT(shut_down(&both, 1), 0);
-    CHECK_INT(finish_receive(&both, 0, ended), 0);
+    CHECK_INT(duplex_received(&both, 0), 0);
     for (int i = 0; i < 3; i++)
-        CHECK_INT(receive_some(&both, 0, 512), 0);
+        CHECK_INT(duplex_receive(&both, 0, 512), 0);
     duplex_close(&both);
 }
 
@@ -179,50 +51,28 @@ static void nothing_stays_behind(const char *backend) {
         for (int round = 0; round < 8; round++) {
             uint32_t capacity = capacities[test_below(&both.random, COUNT_OF(capacities))];
             size_t most = capacity == 1 ? 50 : 20000, total = 0;
-            bool first = test_below(&both.random, 2) == 0;
-            bool ended = first && start_receive(&both, 0, capacity);
+            if (test_below(&both.random, 2) == 0)
+                duplex_start(&both, 0, capacity);
             for (uint64_t parts = 1 + test_below(&both.random, 5); parts > 0; parts--) {
                 size_t length = 1 + test_below(&both.random, most);
                 if (capacity <= 5000 && test_below(&both.random, 2) == 0)
                     length = capacity; /* filled to the last byte */
                 if (total + length > 60000)
                     break;
-                if (!first && test_below(&both.random, 2) == 0)
-                    send_now(&both, 1, pattern + total, length);
+                if (test_below(&both.random, 2) == 0)
+                    duplex_send_now(&both, 1, duplex_pattern + total, length);
                 else
-                    send_some(&both, 1, pattern + total, length);
+                    duplex_send(&both, 1, duplex_pattern + total, length);
                 total += length;
             }
-            size_t moved = 0;
-            if (first) {
-                moved = (size_t)finish_receive(&both, 0, ended);
-                CHECK(moved > 0 && moved <= total);
-                CHECK(memcmp(both.receive[0].buffer, pattern, moved) == 0);
-                io_receive_release(&both.receive[0]);
-            }
-            receive_all(&both, 0, moved, total - moved, capacity);
+            duplex_receive_all(&both, 0, 0, total, capacity);
         }
-        send_now(&both, 1, pattern, 3000);
+        duplex_send_now(&both, 1, duplex_pattern, 3000);
         CHECK_INT(shut_down(&both, 1), 0);
-        receive_all(&both, 0, 0, 3000, seed % 2 == 0 ? 65536 : 1000);
-        CHECK_INT(receive_some(&both, 0, 4096), 0);
+        duplex_receive_all(&both, 0, 0, 3000, seed % 2 == 0 ? 65536 : 1000);
+        CHECK_INT(duplex_receive(&both, 0, 4096), 0);
         duplex_close(&both);
     }
-}
-
-/* Sends, while a receive of the other side may end as well: true if it did. */
-static bool send_beside(duplex *both, int side, const void *data, size_t length) {
-    io_op *op = new_send(&both->world, data, length), *got = NULL;
-    bool ended = false;
-    io_op_submit(op, both->handle[side]);
-    while (got != op) {
-        got = world_get(&both->world, 10000);
-        CHECK(got == op || got == &both->receive[1 - side].op);
-        ended = ended || got != op;
-    }
-    CHECK_INT(op->result, length);
-    io_op_release(op);
-    return ended;
 }
 
 /* Data and the end of the stream arrive in the same moment, and the receive was there before. */
@@ -230,24 +80,18 @@ static void end_with_data(const char *backend) {
     for (uint64_t round = 0; round < test_scaled(100); round++) {
         duplex both;
         duplex_open(&both, backend, round);
-        bool waits = round % 3 != 0;
-        bool ended = waits && start_receive(&both, 0, 65536);
+        if (round % 3 != 0)
+            duplex_start(&both, 0, 65536);
         if (both.world.sim)
-            ended = send_beside(&both, 1, pattern, 10) || ended;
+            duplex_send_now(&both, 1, duplex_pattern, 10);
         else
-            send_some(&both, 1, pattern, 10);
+            duplex_send(&both, 1, duplex_pattern, 10);
         if (round % 2 == 0)
             CHECK_INT(shut_down(&both, 1), 0);
         else
-            close_side(&both, 1);
-        if (!waits)
-            ended = start_receive(&both, 0, 65536);
-        int64_t moved = finish_receive(&both, 0, ended);
-        CHECK(moved > 0 && (both.world.sim || moved == 10));
-        CHECK(memcmp(both.receive[0].buffer, pattern, (size_t)moved) == 0);
-        io_receive_release(&both.receive[0]);
-        receive_all(&both, 0, (size_t)moved, (size_t)(10 - moved), 65536);
-        CHECK_INT(receive_some(&both, 0, 65536), 0);
+            duplex_close_side(&both, 1);
+        duplex_receive_all(&both, 0, 0, 10, 65536);
+        CHECK_INT(duplex_receive(&both, 0, 65536), 0);
         duplex_close(&both);
     }
 }
@@ -259,13 +103,13 @@ static void buffers_come_back(const char *backend) {
     duplex both;
     duplex_open(&both, backend, 0);
     for (int i = 0; i < HELD; i++) {
-        send_now(&both, 1, pattern + i * 100, 100);
-        CHECK_INT(receive_some(&both, 0, i % 2 == 0 ? 512 : 2048), 100);
+        duplex_send_now(&both, 1, duplex_pattern + i * 100, 100);
+        CHECK_INT(duplex_receive(&both, 0, i % 2 == 0 ? 512 : 2048), 100);
         held[i] = both.receive[0];
     }
     bool pooled = !io_guard_enabled();
     for (int i = 0; i < HELD; i++) {
-        CHECK(memcmp(held[i].buffer, pattern + i * 100, 100) == 0);
+        CHECK(memcmp(held[i].buffer, duplex_pattern + i * 100, 100) == 0);
         pooled = pooled && held[i].lent == 0;
         io_receive_release(&held[i]);
         CHECK(held[i].buffer == NULL);
@@ -279,14 +123,9 @@ static void buffers_come_back(const char *backend) {
     duplex_close(&both);
 }
 
-#ifndef _WIN32
-typedef int native_socket;
-#else
-typedef SOCKET native_socket;
-#endif
-
 static void send_raw(io_native native, const char *data, int flags) {
-    CHECK_INT(send((native_socket)native, data, (unsigned)strlen(data), flags), strlen(data));
+    native_length length = (native_length)strlen(data);
+    CHECK_INT(send((native_socket)native, data, length, flags), length);
 }
 
 /* A receive ends before urgent data, full or not. */
@@ -296,23 +135,22 @@ static void urgent_data(const char *backend) {
     for (uint64_t round = 0; !both.world.sim && round < test_scaled(60); round++) {
         char got[16] = "";
         size_t length = 0;
-        bool ended = round % 2 == 0 && start_receive(&both, 0, 4096);
-        bool waits = round % 2 == 0;
+        if (round % 2 == 0)
+            duplex_start(&both, 0, 4096);
         send_raw(both.native[1], "abc", 0);
-        if (round % 4 == 0) {
-            CHECK(finish_receive(&both, 0, ended) == 3);
+        if (round % 4 == 0) { /* the next one starts before the rest is sent */
+            CHECK_INT(duplex_received(&both, 0), 3);
             io_receive_release(&both.receive[0]);
-            strcpy(got, "abc");
+            memcpy(got, "abc", 3);
             length = 3;
-            waits = false;
+            duplex_start(&both, 0, 4096);
         }
         send_raw(both.native[1], "!", MSG_OOB);
         send_raw(both.native[1], "def", 0);
         while (length < 6) {
-            if (!waits)
-                ended = start_receive(&both, 0, 4096);
-            int64_t result = finish_receive(&both, 0, ended);
-            waits = false;
+            if (!both.started[0])
+                duplex_start(&both, 0, 4096);
+            int64_t result = duplex_received(&both, 0);
             CHECK(result > 0);
             for (int64_t i = 0; i < result; i++)
                 if (both.receive[0].buffer[i] != '!')
@@ -347,8 +185,8 @@ static void send_with_file(io_native native, char *data, size_t length) {
 
 static void unix_streams(const char *backend) {
     duplex both;
-    duplex_begin(&both, backend, 3);
     int made[2];
+    duplex_begin(&both, backend, 3);
     CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, made), 0);
     for (int i = 0; i < 2 && !both.world.sim; i++) {
         uint32_t os_error = 0;
@@ -357,27 +195,22 @@ static void unix_streams(const char *backend) {
                   0);
     }
     for (size_t round = 0; !both.world.sim && round < test_scaled(60); round++) {
-        bool ended = round % 2 == 0 && start_receive(&both, 0, 4096);
-        size_t moved = 0;
+        if (round % 2 == 0)
+            duplex_start(&both, 0, 4096);
         for (size_t i = 0; i < 4; i++) {
             if (round % 3 == 0)
-                send_now(&both, 1, pattern + i * 10, 10);
+                duplex_send_now(&both, 1, duplex_pattern + i * 10, 10);
             else
-                send_with_file(both.native[1], pattern + i * 10, 10);
+                send_with_file(both.native[1], duplex_pattern + i * 10, 10);
         }
-        if (round % 2 == 0) {
-            moved = (size_t)finish_receive(&both, 0, ended);
-            CHECK(moved >= 10 && moved <= 40);
-            io_receive_release(&both.receive[0]);
-        }
-        receive_all(&both, 0, moved, 40 - moved, 4096);
+        duplex_receive_all(&both, 0, 0, 40, 4096);
     }
     if (both.world.sim) {
         close(made[0]);
         close(made[1]);
     } else {
-        close_side(&both, 1);
-        CHECK_INT(receive_some(&both, 0, 4096), 0);
+        duplex_close_side(&both, 1);
+        CHECK_INT(duplex_receive(&both, 0, 4096), 0);
     }
     duplex_close(&both);
 }
@@ -391,20 +224,20 @@ static void cancelled(const char *backend) {
     duplex_open(&both, backend, 5);
     uint64_t rounds = test_scaled(both.world.sim ? 400 : 100);
     for (uint64_t round = 0; round < rounds; round++) {
-        bool ended = start_receive(&both, 0, 512);
+        duplex_start(&both, 0, 512);
         if (round % 3 != 0)
-            send_some(&both, 1, pattern + round, 1);
-        if (!ended)
+            duplex_send(&both, 1, duplex_pattern + round, 1);
+        if (!both.came[0])
             io_op_cancel(&both.receive[0].op);
-        int64_t result = finish_receive(&both, 0, ended);
+        int64_t result = duplex_received(&both, 0);
         if (round % 3 == 0) {
             CHECK_INT(result, -IOE_CANCELED);
             continue;
         }
         if (result == -IOE_CANCELED)
-            result = receive_some(&both, 0, 512);
+            result = duplex_receive(&both, 0, 512);
         CHECK_INT(result, 1);
-        CHECK_INT(both.receive[0].buffer[0], pattern[round]);
+        CHECK_INT(both.receive[0].buffer[0], duplex_pattern[round]);
         io_receive_release(&both.receive[0]);
     }
     duplex_close(&both);
@@ -415,11 +248,10 @@ static void closed_under_a_receive(const char *backend) {
     for (uint64_t round = 0; round < test_scaled(30); round++) {
         duplex both;
         duplex_open(&both, backend, round);
-        bool ended = start_receive(&both, 0, 4096);
-        CHECK(!ended);
-        close_side(&both, 0);
-        CHECK_INT(finish_receive(&both, 0, ended), -IOE_CANCELED);
-        int64_t result = receive_some(&both, 1, 512);
+        duplex_start(&both, 0, 4096);
+        duplex_close_side(&both, 0);
+        CHECK_INT(duplex_received(&both, 0), -IOE_CANCELED);
+        int64_t result = duplex_receive(&both, 1, 512);
         CHECK(result == 0 || result == -IOE_CONNRESET);
         duplex_close(&both);
     }
@@ -438,15 +270,15 @@ static void port_closed(const char *backend) {
     duplex both;
     int count = 0;
     duplex_open(&both, backend, 0);
-    CHECK(!start_receive(&both, 0, 4096));
-    CHECK(!start_receive(&both, 1, 65536));
+    duplex_start(&both, 0, 4096);
+    duplex_start(&both, 1, 65536);
     io_port *port = both.world.port;
     CHECK(io_port_begin_close(port));
     CHECK_INT(io_port_drain(port, 10 * IO_NS_PER_SECOND), 0);
     io_port_take_remaining(port, never_released, &count);
     CHECK_INT(count, 2);
-    close_side(&both, 0);
-    close_side(&both, 1);
+    duplex_close_side(&both, 0);
+    duplex_close_side(&both, 1);
     io_port_finish_close(port, 0);
     io_port_destroy(port);
 }
@@ -456,16 +288,15 @@ static void reset(const char *backend) {
     for (int round = 0; round < 4; round++) {
         duplex both;
         duplex_open(&both, backend, 0);
-        bool waits = round % 2 == 0;
-        bool ended = waits && start_receive(&both, 1, 4096);
-        CHECK(!ended);
+        if (round % 2 == 0)
+            duplex_start(&both, 1, 4096);
         if (round / 2 == 1)
-            send_now(&both, 1, pattern, 100); /* which nobody reads */
+            duplex_send_now(&both, 1, duplex_pattern, 100); /* which nobody reads */
         both.world.backend->prepare_close(both.handle[0], true);
-        close_side(&both, 0);
-        if (!waits)
-            ended = start_receive(&both, 1, 4096);
-        CHECK_INT(finish_receive(&both, 1, ended), -IOE_CONNRESET);
+        duplex_close_side(&both, 0);
+        if (round % 2 != 0)
+            duplex_start(&both, 1, 4096);
+        CHECK_INT(duplex_received(&both, 1), -IOE_CONNRESET);
         duplex_close(&both);
     }
 }
@@ -474,13 +305,13 @@ static void reset(const char *backend) {
 static void closed_in_good_order(const char *backend) {
     duplex both;
     duplex_open(&both, backend, 0);
-    send_now(&both, 1, pattern, 30000);
-    send_now(&both, 0, pattern, 50);
+    duplex_send_now(&both, 1, duplex_pattern, 30000);
+    duplex_send_now(&both, 0, duplex_pattern, 50);
     CHECK_INT(shut_down(&both, 0), 0);
     both.world.backend->prepare_close(both.handle[0], false);
-    close_side(&both, 0);
-    receive_all(&both, 1, 0, 50, 4096);
-    CHECK_INT(receive_some(&both, 1, 4096), 0);
+    duplex_close_side(&both, 0);
+    duplex_receive_all(&both, 1, 0, 50, 4096);
+    CHECK_INT(duplex_receive(&both, 1, 4096), 0);
     duplex_close(&both);
 }
 
@@ -490,17 +321,16 @@ static void closed_in_good_order(const char *backend) {
 static void half_closed(const char *backend) {
     duplex both;
     duplex_open(&both, backend, 0);
-    bool ended = start_receive(&both, 0, 4096);
-    send_some(&both, 0, pattern, 1000);
-    receive_all(&both, 1, 0, 1000, 4096);
+    duplex_start(&both, 0, 4096);
+    duplex_send(&both, 0, duplex_pattern, 1000);
+    duplex_receive_all(&both, 1, 0, 1000, 4096);
     CHECK_INT(shut_down(&both, 0), 0);
-    CHECK_INT(receive_some(&both, 1, 4096), 0);
-    send_some(&both, 1, pattern, 300);
-    CHECK_INT(finish_receive(&both, 0, ended), 300);
-    io_receive_release(&both.receive[0]);
-    io_op *op = new_send(&both.world, pattern, 10);
+    CHECK_INT(duplex_receive(&both, 1, 4096), 0);
+    duplex_send(&both, 1, duplex_pattern, 300);
+    duplex_receive_all(&both, 0, 0, 300, 4096);
+    io_op *op = new_send(&both.world, duplex_pattern, 10);
     io_op_submit(op, both.handle[0]);
-    CHECK_INT(finish(&both, op), -IOE_PIPE);
+    CHECK_INT(duplex_finish(&both, op), -IOE_PIPE);
     io_op_release(op);
     duplex_close(&both);
 }
@@ -534,8 +364,7 @@ static void accepted(const char *backend) {
     test_world *world = &both.world;
     io_native listener = world_listener(world, &address);
     io_handle *listening = world_handle(world, listener);
-    both.native[1] = world_socket(world);
-    io_handle *client = world_handle(world, both.native[1]);
+    io_handle *client = world_handle(world, world_socket(world));
     io_op *accept = new_accept(world), *connect = new_connect(world, &address);
     io_op_submit(accept, listening);
     io_op_submit(connect, client);
@@ -551,13 +380,12 @@ static void accepted(const char *backend) {
     CHECK(same_address(&peer, &((io_accept *)accept)->peer));
     io_op_release(accept);
     io_op_release(connect);
-    bool ended = start_receive(&both, 0, 4096);
-    CHECK_INT(world_do(world, new_send(world, pattern, 100), client), 100);
-    CHECK_INT(finish_receive(&both, 0, ended), 100);
-    io_receive_release(&both.receive[0]);
+    duplex_start(&both, 0, 4096);
+    io_op_submit(new_send(world, duplex_pattern, 100), client);
+    duplex_receive_all(&both, 0, 0, 100, 4096);
     CHECK_INT(world->backend->shutdown(both.handle[0]), 0);
     world_handle_close(client);
-    CHECK_INT(receive_some(&both, 0, 4096), 0);
+    CHECK_INT(duplex_receive(&both, 0, 4096), 0);
     world_handle_close(listening);
     duplex_close(&both);
 }

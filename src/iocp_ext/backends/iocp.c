@@ -4,7 +4,7 @@
  * OVERLAPPED at the beginning of its operation, and the kernel queues one packet when it ends,
  * whether that is at once or later (only a call that is refused queues none). So submit() touches
  * nothing of an operation after a call that was not refused: another thread may have the packet by
- * then.
+ * then. Only handles that are owned queue nothing for what ends at once (winstream.c).
  *
  * Any number of threads wait in GetQueuedCompletionStatusEx; the kernel lets `concurrency` of them
  * run. Besides finished operations they are given packets that we post: operations that completed
@@ -141,7 +141,14 @@ void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
 
 static void report(io_op *op, uint32_t bytes, io_list *done) {
     uint32_t status = (uint32_t)op->overlapped.Internal;
+    if (iocp_is_pipe(op->handle)) {
+        winpipe_report(op, status, bytes, done);
+        return;
+    }
     switch (op->kind) {
+    case IO_RECEIVE:
+        winstream_report((io_receive *)op, status, bytes, done);
+        break;
     case IO_POLL:
         winpoll_report(op, status, done);
         break;
@@ -260,15 +267,37 @@ void iocp_dissociated(io_lane *lane, io_native native) {
 static int iocp_handle_open(io_handle *handle, uint32_t *os_error) {
     handle->identity[0] = (uint64_t)handle->native;
     handle->identity[1] = 0;
+    if (iocp_is_pipe(handle))
+        return winpipe_open(handle, os_error);
+    if (handle->owned)
+        return winstream_open(handle, os_error);
     int error = winsock_open(handle, os_error);
     return error == -IOE_NOTSOCK ? winfile_open(handle, os_error) : error;
 }
 
 static void iocp_handle_close(io_handle *handle, bool close_native) {
-    if (handle->type == IO_FILE)
+    if (iocp_is_pipe(handle))
+        winpipe_close(handle, close_native);
+    else if (handle->type == IO_FILE)
         winfile_close(handle, close_native);
     else
         winsock_close(handle, close_native);
+}
+
+static int iocp_shutdown(io_handle *handle) {
+    return iocp_is_pipe(handle) ? -IOE_OPNOTSUPP : winstream_shutdown(handle);
+}
+
+static void iocp_prepare_close(io_handle *handle, bool reset) {
+    if (!iocp_is_pipe(handle))
+        winstream_prepare_close(handle, reset);
+}
+
+static void iocp_address(io_handle *handle, bool peer, io_address *answer) {
+    if (iocp_is_pipe(handle))
+        answer->length = 0;
+    else
+        winstream_address(handle, peer, answer);
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -282,15 +311,29 @@ int iocp_refused(io_op *op, uint32_t code) {
  * cut off, is none, although the call that meets it fails. To look is safe: the handle's lock keeps
  * who may have the packet already from reporting it. */
 int iocp_started(io_op *op, bool succeeded, uint32_t code) {
+    if (succeeded && op->handle->owned && op->handle->backend.word[WINSTREAM_SKIPS]) {
+        op->result = (int64_t)op->overlapped.InternalHigh;
+        return IO_DONE;
+    }
     if (succeeded || code == ERROR_IO_PENDING)
         return IO_PENDING;
     bool warned = (uint32_t)op->overlapped.Internal >> NT_SEVERITY_SHIFT == NT_WARNING;
     return warned ? IO_PENDING : iocp_refused(op, code);
 }
 
+int iocp_again(io_op *op) {
+    op->overlapped = (OVERLAPPED){0};
+    uint32_t code = post_packet(op->lane->state, IOCP_KEY_IO, &op->overlapped);
+    return code ? iocp_refused(op, code) : IO_PENDING;
+}
+
 static int iocp_submit(io_op *op) {
     op->overlapped = (OVERLAPPED){0};
+    if (iocp_is_pipe(op->handle))
+        return winpipe_submit(op);
     switch (op->kind) {
+    case IO_RECEIVE:
+        return winstream_receive((io_receive *)op);
     case IO_POLL:
         return winpoll_submit(op);
     case IO_READ:
@@ -304,6 +347,8 @@ static int iocp_submit(io_op *op) {
 
 /* That the kernel finds nothing to cancel means that the packet is on its way. */
 static int iocp_cancel(io_op *op) {
+    if (iocp_is_pipe(op->handle))
+        return winpipe_cancel(op);
     switch (op->kind) {
     case IO_POLL:
         return winpoll_cancel(op);
@@ -329,6 +374,9 @@ const io_backend io_backend_iocp = {
     .submit = iocp_submit,
     .cancel = iocp_cancel,
     .hold_file = winfile_hold,
+    .shutdown = iocp_shutdown,
+    .prepare_close = iocp_prepare_close,
+    .address = iocp_address,
     .post = iocp_post,
     .set_timer = iocp_set_timer,
 };

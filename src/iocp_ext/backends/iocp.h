@@ -4,7 +4,9 @@
  *   winsignal.c  Ctrl-C during a wait of the main thread
  *   winsock.c    sockets
  *   winpoll.c    readiness of sockets
- *   winfile.c    files and pipes */
+ *   winstream.c  what is different about sockets that a connection owns
+ *   winpipe.c    named pipes that a connection or a listener owns
+ *   winfile.c    files, and pipes that somebody else opened */
 #ifndef IOCPCORE_IOCP_H
 #define IOCPCORE_IOCP_H
 
@@ -33,9 +35,20 @@ typedef struct iocp_lane {
 /* What io_handle.backend.word holds. */
 enum { WINSOCK_TYPE, WINSOCK_PROTOCOL, WINSOCK_BASE, WINSOCK_LISTENS };
 enum { WINFILE_OVERLAPPED, WINFILE_ACCESS };
+enum {                  /* of handles that are owned */
+       WINSTREAM_SKIPS, /* no packet follows what ends at once */
+       WINSTREAM_ROOM,  /* how much the next receive is given */
+       /* WINSOCK_BASE */
+       WINSTREAM_FLAGS = WINSOCK_BASE + 1,
+       WINPIPE_LISTENER = WINSTREAM_FLAGS, /* of a pipe that listens; such a one has no flags */
+};
 
 static inline iocp_lane *iocp_lane_of(const io_handle *handle) {
     return handle->lane->state;
+}
+
+static inline bool iocp_is_pipe(const io_handle *handle) {
+    return handle->owned && handle->family == IO_FAMILY_PIPE;
 }
 
 /* Binds a socket or overlapped file to the lane's port. 0 or a portable error < 0. */
@@ -44,8 +57,12 @@ int iocp_associate(io_lane *lane, io_native native, uint32_t *os_error);
 void iocp_dissociated(io_lane *lane, io_native native);
 /* The call that started the operation was refused: nothing will be reported. */
 int iocp_refused(io_op *op, uint32_t code);
-/* The same, or IO_PENDING when the call succeeded: a packet follows in either of its ways. */
+/* The same, or IO_PENDING when the call succeeded: a packet follows in either of its ways; or
+ * IO_DONE, when it has ended and none follows. */
 int iocp_started(io_op *op, bool succeeded, uint32_t code);
+/* Queues a packet of no bytes for the operation, which the kernel has given back without a result:
+ * its report tries it again. IO_PENDING, or a portable error < 0. */
+int iocp_again(io_op *op);
 /* Reports what a packet says, when it means nothing special. */
 void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done);
 uint32_t iocp_status_code(uint32_t status); /* the Win32 code of an NTSTATUS, for messages */
@@ -55,6 +72,7 @@ uint32_t iocp_status_code(uint32_t status); /* the Win32 code of an NTSTATUS, fo
 #define IOCP_STATUS_BUFFER_OVERFLOW 0x80000005u
 #define IOCP_STATUS_END_OF_FILE 0xC0000011u
 #define IOCP_STATUS_PIPE_BROKEN 0xC000014Bu
+#define IOCP_STATUS_PIPE_DISCONNECTED 0xC00000B0u
 
 /* ---- winsignal.c ----------------------------------------------------------------------------- */
 
@@ -77,6 +95,27 @@ void winsock_close(io_handle *handle, bool close_native);
 int winsock_submit(io_op *op);
 int winsock_cancel(io_op *op);
 void winsock_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done);
+
+/* ---- winstream.c ----------------------------------------------------------------------------- */
+
+int winstream_open(io_handle *handle, uint32_t *os_error);
+int winstream_shutdown(io_handle *handle);
+void winstream_prepare_close(io_handle *handle, bool reset);
+void winstream_address(io_handle *handle, bool peer, io_address *address);
+/* Finds the receive a buffer: how large it is, or 0 without memory. */
+uint32_t winstream_acquire(io_receive *receive);
+/* So much has come, and decides on the next buffer; 0: this one is given back. */
+void winstream_received(io_receive *receive, uint32_t bytes);
+int winstream_receive(io_receive *receive);
+void winstream_report(io_receive *receive, uint32_t status, uint32_t bytes, io_list *done);
+
+/* ---- winpipe.c ------------------------------------------------------------------------------- */
+
+int winpipe_open(io_handle *handle, uint32_t *os_error);
+void winpipe_close(io_handle *handle, bool close_native);
+int winpipe_submit(io_op *op);
+int winpipe_cancel(io_op *op);
+void winpipe_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done);
 
 /* ---- winpoll.c ------------------------------------------------------------------------------- */
 

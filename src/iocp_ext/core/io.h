@@ -41,6 +41,22 @@ void io_native_close_file(io_native native);
 /* Family, type and protocol of a socket; 0 or a portable error (NOTSOCK). */
 int io_socket_describe(io_native native, int *family, int *type, int *protocol);
 
+#ifdef _WIN32
+/* ---- named pipes, on ports of the backend iocp (backends/winpipe.c) --------------------------
+ *
+ * A pipe is a stream of this family: io_handle_adopt(lane, native, IO_FAMILY_PIPE, ...) takes what
+ * was connected or accepted. It has no addresses, and cannot be shut down. A native that nobody
+ * adopted is closed with io_native_close_file. Functions return 0 or a portable error < 0. */
+#define IO_FAMILY_PIPE 0 /* AF_UNSPEC */
+
+/* An owned handle for accepts, and only those. -IOE_ADDRINUSE: the name is taken. */
+int io_pipe_listen(io_lane *lane, const wchar_t *name, io_handle **handle, uint32_t *os_error);
+/* Opens the client's end, without waiting. -IOE_AGAIN: the server is busy; try again. */
+int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error);
+/* Blocks until a busy server may have become free, or -IOE_TIMEDOUT. */
+int io_pipe_wait(const wchar_t *name, uint32_t ms, uint32_t *os_error);
+#endif
+
 /* ---- addresses (address.c) ------------------------------------------------------------------ */
 
 typedef struct io_address {

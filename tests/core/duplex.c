@@ -1,0 +1,129 @@
+/* duplex.c: see duplex.h. */
+#include "duplex.h"
+
+char duplex_pattern[1 << 20];
+
+void duplex_begin(duplex *both, const char *backend, uint64_t seed) {
+    memset(both, 0, sizeof(*both));
+    both->random.state = seed;
+    world_open(&both->world, backend, 1);
+    if (both->world.sim && seed != 0)
+        io_sim_configure(both->world.lane, seed,
+                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
+                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+    if (duplex_pattern[1] == 0)
+        for (size_t i = 0; i < sizeof(duplex_pattern); i++)
+            duplex_pattern[i] = (char)(i * 31 >> 3 | 1);
+}
+
+void duplex_open(duplex *both, const char *backend, uint64_t seed) {
+    duplex_begin(both, backend, seed);
+    world_pair(&both->world, both->native);
+    for (int i = 0; i < 2; i++)
+        both->handle[i] = world_adopt(&both->world, both->native[i]);
+}
+
+void duplex_close_side(duplex *both, int side) {
+    io_handle_close(both->handle[side]);
+    both->handle[side] = NULL;
+}
+
+void duplex_close(duplex *both) {
+    io_port_figures figures;
+    for (int i = 0; i < 2; i++)
+        if (both->handle[i] != NULL)
+            io_handle_close(both->handle[i]);
+    while (atomic_load(&both->world.port->in_flight) > 0) {
+        io_op *op = world_get(&both->world, 10000);
+        CHECK(op != NULL && op->kind == IO_SEND);
+        io_op_release(op);
+    }
+    io_port_stats(both->world.port, &figures);
+    CHECK_INT(figures.handles, 0);
+    world_close(&both->world);
+}
+
+/* The next completion: a receive is marked, a send (but for the one that is waited for) released.
+ */
+static io_op *take(duplex *both, const io_op *wanted) {
+    io_op *op = world_get(&both->world, 10000);
+    if (op == NULL)
+        FAIL("%s: %s never ended", both->world.backend->name, io_kind_name((io_kind)wanted->kind));
+    CHECK_INT(op->state, IO_OP_COMPLETED);
+    if (op->kind == IO_RECEIVE) {
+        int side = op == &both->receive[1].op;
+        CHECK(op == &both->receive[side].op && !both->came[side]);
+        both->came[side] = true;
+    } else if (op != wanted) {
+        CHECK_INT(op->kind, IO_SEND);
+        CHECK_INT(op->result, ((io_transfer *)op)->length);
+        io_op_release(op);
+    }
+    return op;
+}
+
+int64_t duplex_finish(duplex *both, io_op *op) {
+    while (take(both, op) != op)
+        continue;
+    return op->result;
+}
+
+void duplex_start(duplex *both, int side, uint32_t capacity) {
+    io_receive *receive = &both->receive[side];
+    CHECK(!both->started[side]);
+    memset(receive, 0xAA, sizeof(*receive));
+    io_op_embed(&receive->op, both->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, both);
+    receive->buffer = NULL;
+    receive->capacity = capacity;
+    receive->lent = 0;
+    both->started[side] = true;
+    both->came[side] = false;
+    if (test_below(&both->random, 2) == 0)
+        both->came[side] = io_op_submit_now(&receive->op, both->handle[side]);
+    else
+        io_op_submit(&receive->op, both->handle[side]);
+}
+
+int64_t duplex_received(duplex *both, int side) {
+    const io_receive *receive = &both->receive[side];
+    while (!both->came[side])
+        take(both, &receive->op);
+    both->started[side] = false;
+    int64_t result = receive->op.result;
+    CHECK_INT(receive->op.state, IO_OP_COMPLETED);
+    CHECK((receive->buffer != NULL) == (result > 0));
+    CHECK(result <= (int64_t)receive->capacity);
+    if (result > 0)
+        test_kernel_wrote(receive->buffer, (size_t)result);
+    return result;
+}
+
+int64_t duplex_receive(duplex *both, int side, uint32_t capacity) {
+    duplex_start(both, side, capacity);
+    return duplex_received(both, side);
+}
+
+void duplex_receive_all(duplex *both, int side, size_t from, size_t length, uint32_t capacity) {
+    while (length > 0) {
+        if (!both->started[side])
+            duplex_start(both, side, capacity);
+        int64_t result = duplex_received(both, side);
+        CHECK(result > 0 && (size_t)result <= length);
+        CHECK(memcmp(both->receive[side].buffer, duplex_pattern + from, (size_t)result) == 0);
+        io_receive_release(&both->receive[side]);
+        CHECK(both->receive[side].buffer == NULL);
+        from += (size_t)result;
+        length -= (size_t)result;
+    }
+}
+
+void duplex_send(duplex *both, int side, const void *data, size_t length) {
+    io_op_submit(new_send(&both->world, data, length), both->handle[side]);
+}
+
+void duplex_send_now(duplex *both, int side, const void *data, size_t length) {
+    io_op *op = new_send(&both->world, data, length);
+    io_op_submit(op, both->handle[side]);
+    CHECK_INT(duplex_finish(both, op), length);
+    io_op_release(op);
+}
