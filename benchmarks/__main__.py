@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-from benchmarks import cells, markdown, picture, rows
+from benchmarks import cells, markdown, picture
 from benchmarks.build import build
 from benchmarks.measure import Bench, LoadError, sample
 from benchmarks.process import StartError
 from benchmarks.results import Line, Table, machine
-from benchmarks.rows import Row, Things
+from benchmarks.rows import READS, ROWS, Row, Things, missing, variants
 
 
 def arguments() -> argparse.Namespace:
@@ -50,14 +51,31 @@ def chosen_cells(options: argparse.Namespace) -> list[cells.Cell]:
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Row]:
+    if options.rows:
+        patterns = options.rows.split(",")
+        return [row for row in ROWS if any(fnmatch(row.name, pattern) for pattern in patterns)]
+    return [row for row in ROWS if row.quick or not options.quick]
+
+
+def rows_of(cell: cells.Cell, candidates: list[Row], options: argparse.Namespace) -> list[Row]:
+    """Those that can run in this cell. What is not installed is said once."""
     pythons = {"": options.python}
     if options.free_threaded:
         pythons["-ft"] = options.free_threaded
-    found = rows.rows_for(pythons)
-    if options.rows:
-        patterns = options.rows.split(",")
-        return [row for row in found if any(fnmatch(row.name, pattern) for pattern in patterns)]
-    return [row for row in found if row.quick or not options.quick]
+    found = [row for each in candidates for row in variants(each, cell, pythons)]
+    return [row for row in found if not missing(row.python, row.needs)]
+
+
+def absent(candidates: list[Row], options: argparse.Namespace) -> list[str]:
+    """What will not be compared with, and why."""
+    needed = {row.needs for row in candidates}
+    pythons = [options.python, *filter(None, [options.free_threaded])]
+    return [
+        f"without {package} on {python}: {why}"
+        for python in pythons
+        for package in sorted(needed)
+        if (why := missing(python, package))
+    ]
 
 
 def certificate(path: Path) -> Path:
@@ -81,16 +99,16 @@ def prepare(options: argparse.Namespace, chosen: list[cells.Cell]) -> Things:
     folder.mkdir(parents=True, exist_ok=True)
     things = Things(build(folder / "bin", options.cc), folder / "file", folder / "certificate.pem")
     kinds = {cell.kind for cell in chosen}
-    if "file" in kinds:
+    if kinds & {"file", *READS}:
         cells.make_file(things.file)
     if "tls" in kinds:
         certificate(things.certificate)
     return things
 
 
-def run_cell(bench: Bench, cell: cells.Cell, candidates: list[Row], repeats: int) -> Table:
+def run_cell(bench: Bench, cell: cells.Cell, chosen: list[Row], repeats: int) -> Table:
     """The rows take turns, so that what changes meanwhile changes for all."""
-    table = Table(cell, [Line(row) for row in candidates if cell.kind in row.kinds])
+    table = Table(cell, [Line(row) for row in chosen])
     for number in range(repeats):
         for line in table.lines:
             if line.failure:
@@ -120,22 +138,22 @@ def main() -> int:
     candidates = chosen_rows(options)
     if options.list:
         print("cells:", *(cell.name for cell in chosen), sep="\n  ")
-        print("rows:", *(row.name for row in candidates), sep="\n  ")
+        print("rows:", *dict.fromkeys(row.name for row in candidates), sep="\n  ")
         return 0
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for those that are started
     if len(os.sched_getaffinity(0)) < 2:
         print("benchmarks: one core only: servers and load share it", file=sys.stderr)
     repeats = options.repeats or (1 if options.quick else 5)
     seconds = options.seconds or (0.7 if options.quick else 3.0)
     things = prepare(options, chosen)
-    absent = {row.name: why for row in candidates if (why := rows.missing(row))}
-    for name, why in absent.items():
-        print(f"without {name}: {why}", file=sys.stderr)
-    candidates = [row for row in candidates if row.name not in absent]
+    for line in absent(candidates, options):
+        print(line, file=sys.stderr)
     bench = Bench(things, seconds)
     tables = []
     settings = f"{repeats} x {seconds:g} s per row"
     for cell in chosen:
-        tables.append(run_cell(bench, cell, candidates, repeats))
+        tables.append(run_cell(bench, cell, rows_of(cell, candidates, options), repeats))
         text = write(tables, settings, things.file.parent)
     print(text)
     for path in picture.draw(tables, things.file.parent):

@@ -16,6 +16,7 @@ LIMITS = {
     "uring": ["uring.c", "ring.c"],
     "bulk": ["bulk.c"],
     "datagram": ["datagram.c"],
+    "reads": ["reads.c", "ring.c"],
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,7 @@ class Figure:
 
 CPU = Figure("cpu_us", "µs", "server CPU per message")
 CPU_TRANSFER = Figure("cpu_us", "s", "server CPU per GiB", 1e-6)
+CPU_READ = Figure("cpu_us", "µs", "CPU per read")
 P99 = Figure("p99_us", "ms", "p99 of the other connections", 1e-3)
 RATE = Figure("rate", "/s", "messages per second")
 MEMORY = Figure("bytes_each", "bytes", "memory per idle connection")
@@ -38,13 +40,15 @@ class Cell:
     kind: str  # of the servers
     load: tuple[str, ...]  # further arguments of the load generator
     figure: Figure = CPU
-    server: tuple[str, ...] = ()  # further arguments of Python servers
+    server: tuple[str, ...] = ()  # further arguments of all Python servers
     receives: int = 1024  # bytes that come at once, for the limit's buffers
     method: str = "load"  # of measure.py
     pinned: bool = True
     quick: bool = False
     bytes: int = 0  # of one bulk transfer
-    workers: tuple[int, ...] = (1,)  # of our servers
+    workers: tuple[int, ...] = (1,)  # of our servers; none: they take no such argument
+    ours: tuple[str, ...] = ()  # further arguments of our servers
+    interpreters: bool = False  # rows with each of them
 
 
 def echo(size: str, size_bytes: int, connections: int, quick: bool) -> Cell:
@@ -70,6 +74,37 @@ def framed(depth: int) -> Cell:
     )
 
 
+def work(microseconds: int) -> Cell:
+    return Cell(
+        f"work-{microseconds}us",
+        f"echo, 64 B, 32 connections, {microseconds} µs of Python work per message, not pinned",
+        "work",
+        ("--size", "64", "--connections", "32"),
+        figure=RATE,
+        server=("--work-us", str(microseconds)),
+        pinned=False,
+        workers=(1, 2, 4),
+        interpreters=True,
+    )
+
+
+def reads(cache: str, title: str) -> Cell:
+    return Cell(
+        f"reads-{cache}",
+        f"random reads of 4 KiB {title}, depth 32",
+        f"reads-{cache}",
+        (),
+        figure=CPU_READ,
+        method="alone",
+        workers=(),
+    )
+
+
+def most_connections() -> int:
+    """What the load generator and the server may open, a few less."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 64
+
+
 CELLS = [
     echo("1 KiB", 1024, 1, quick=True),
     echo("1 KiB", 1024, 10, quick=False),
@@ -93,6 +128,65 @@ CELLS = [
         ("--mode", "visit", "--size", "1024", "--connections", "32"),
         quick=True,
     ),
+    Cell(
+        "idle-10000",
+        "10,000 idle connections that have had one echo",
+        "echo",
+        ("--mode", "idle", "--connections", "10000", "--size", "64"),
+        figure=MEMORY,
+        method="idle",
+    ),
+    Cell(
+        "idle-most",
+        "as many idle connections as descriptors allow",
+        "echo",
+        ("--mode", "idle", "--connections", str(most_connections()), "--size", "64"),
+        figure=MEMORY,
+        method="idle",
+    ),
+    Cell(
+        "block",
+        "echo, 1 KiB, 100 connections, beside one whose callback blocks for 1 s",
+        "block",
+        ("--size", "1024", "--connections", "100"),
+        figure=P99,
+        workers=(2,),
+        ours=("--concurrency", "1"),
+        method="block",
+        quick=True,
+    ),
+    *(work(microseconds) for microseconds in (0, 10, 50)),
+    Cell(
+        "bulk",
+        "sending 1 GiB from memory",
+        "bulk",
+        ("--mode", "bulk"),
+        figure=CPU_TRANSFER,
+        bytes=GIB,
+    ),
+    Cell(
+        "file",
+        "sending a file of 1 GiB",
+        "file",
+        ("--mode", "bulk"),
+        figure=CPU_TRANSFER,
+        bytes=FILE_BYTES,
+    ),
+    Cell(
+        "tls",
+        "TLS echo, 1 KiB, 100 connections",
+        "tls",
+        ("--size", "1024", "--connections", "100"),
+    ),
+    Cell(
+        "datagram",
+        "UDP echo, 1 KiB, 32 sockets, depth 2",
+        "datagram",
+        ("--mode", "datagram", "--size", "1024", "--connections", "32", "--depth", "2"),
+        workers=(),
+    ),
+    reads("cached", "from the page cache"),
+    reads("direct", "past the page cache"),
 ]
 
 

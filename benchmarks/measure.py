@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks import serving
 from benchmarks.cells import Cell
-from benchmarks.process import Server, pin, read_line
+from benchmarks.process import ROOT, Server, StartError, pin, read_line
 from benchmarks.rows import Row, Things, command
 
 Sample = dict[str, Any]
@@ -33,7 +35,10 @@ class Bench:
 def sample(bench: Bench, row: Row, cell: Cell) -> Sample:
     """Raises StartError or LoadError."""
     cores = SERVER_CORES if cell.pinned else None
-    with Server(command(row, cell, bench.things), cores) as server:
+    starts = command(row, cell, bench.things, bench.seconds)
+    if cell.method == "alone":
+        return alone(starts, cores)
+    with Server(starts, cores) as server:
         found = METHODS[cell.method](bench, cell, server)
         found["runs_on"] = server.runs_on
     return found
@@ -103,13 +108,37 @@ def holding_idle(bench: Bench, cell: Cell, server: Server) -> Sample:
 
 
 def beside_blocked(bench: Bench, cell: Cell, server: Server) -> Sample:
-    """The latency of many connections while one whose callback blocks is never quiet."""
-    one = ["--connections", "1", "--size", "16", "--marked"]
-    blocked = start_load(bench, server, one)
-    found = under_load(bench, cell, server)
-    other = finish(bench, blocked)
-    found["blocked_messages"] = other["messages"]
-    return found
+    """The latency of many connections while one whose callback blocks is never quiet. That one
+    comes when the others are open and warming up, since some servers would take long to accept
+    them beside it, and stays longer. They are measured for a few of its blocks at least."""
+    seconds = max(bench.seconds, 3 * serving.BLOCK_SECONDS)
+    long = replace(bench, seconds=seconds, warmup=2 * serving.BLOCK_SECONDS)
+    longer = replace(bench, seconds=seconds + 2 * serving.BLOCK_SECONDS, warmup=0.0)
+    many = start_load(long, server, list(cell.load))
+    time.sleep(serving.BLOCK_SECONDS)
+    one = start_load(longer, server, ["--connections", "1", "--size", "16", "--marked"])
+    try:
+        found = finish(long, many)
+    finally:
+        other = finish(longer, one)
+    return {**found, "blocked_messages": other["messages"]}
+
+
+def alone(command: list[str], cores: set[int] | None) -> Sample:
+    """A program without a load, that measures itself."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LOAD_EXTRA_SECONDS,
+        preexec_fn=lambda: pin(cores),
+    )
+    said = done.stderr.strip().splitlines() or [""]
+    if done.returncode:
+        raise StartError(said[-1])
+    return {**json.loads(done.stdout), "runs_on": said[0].removeprefix("runs on ")}
 
 
 METHODS = {"load": under_load, "idle": holding_idle, "block": beside_blocked}

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.cells import Cell
 from benchmarks.measure import Sample
-from benchmarks.rows import CONTROL, Row
+from benchmarks.rows import Row
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Table:
 
     def control(self, key: str) -> float | None:
         for line in self.lines:
-            if line.row.name == CONTROL:
+            if line.row.control:
                 return line.middle(key)
         return None
 

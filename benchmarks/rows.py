@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+from benchmarks import reading
 from benchmarks.build import Programs
 from benchmarks.cells import Cell
 
-STREAM = frozenset({"echo", "framed", "lines", "visit", "block", "bulk", "file", "tls"})
 CONTROL = "asyncio-protocol"
+READS = frozenset({"reads-cached", "reads-direct"})
+# What comes in frames is the same to a server that gives back every byte.
+RAW = frozenset({"echo", "framed", "lines"})
+STREAM = RAW | {"visit", "block", "bulk", "file", "tls"}
+OURS = ("epoll", "io_uring")
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,20 @@ class Row:
     program: str = ""
     arguments: tuple[str, ...] = ()
     needs: str = ""  # a package
-    python: str = ""
     quick: bool = False
+    python: str = ""  # filled in by variants()
 
     @property
     def limit(self) -> bool:
         return bool(self.program)
+
+    @property
+    def ours(self) -> bool:
+        return self.needs == "iocpcore"
+
+    @property
+    def control(self) -> bool:
+        return self.name in (CONTROL, "asyncio-threads")
 
 
 @dataclass(frozen=True)
@@ -40,71 +54,116 @@ class Things:
     certificate: Path
 
 
-# What comes in frames is the same to a server that gives back every byte.
-RAW = frozenset({"echo", "framed", "lines"})
-
-
-def loop_rows(name: str, kinds: frozenset[str], streams: frozenset[str], quick: bool) -> list[Row]:
-    needs = "" if name in ("asyncio", "proactor") else name
+def loop_rows(name: str, lacks: frozenset[str] = frozenset(), quick: bool = False) -> list[Row]:
+    """An asyncio loop, with both of asyncio's ways to write a server."""
+    needs = "" if name == "asyncio" else name
     loop = ("--loop", name)
-    protocol = f"{name}-protocol", kinds, "benchmarks.peers.protocol"
-    stream = f"{name}-streams", streams, "benchmarks.peers.streams"
+    kinds = STREAM - lacks
+    more = frozenset({"work", "datagram"}) - lacks
+    protocol, streams = "benchmarks.peers.protocol", "benchmarks.peers.streams"
     return [
-        Row(*protocol, arguments=loop, needs=needs, quick=quick),
-        Row(*stream, arguments=loop, needs=needs),
+        Row(f"{name}-protocol", kinds | more, protocol, "", loop, needs, quick),
+        Row(f"{name}-streams", kinds, streams, "", loop, needs),
     ]
 
 
-def rows_for(pythons: dict[str, str]) -> list[Row]:
-    """All rows; those that say so run on each of the interpreters, by suffix of their names."""
-    python = pythons[""]
-    protocols = STREAM | {"work", "datagram"}
+def our_rows(backend: str) -> list[Row]:
+    """One name for the modules that do the different kinds."""
+    stream, reads = "benchmarks.servers.stream", "benchmarks.servers.reads"
+    datagram = "benchmarks.servers.datagram"
+    name, chosen = f"iocpcore-{backend}", ("--backend", backend)
+    return [
+        Row(name, STREAM | {"work"}, stream, "", chosen, "iocpcore", quick=True),
+        Row(name, frozenset({"datagram"}), datagram, "", chosen, "iocpcore"),
+        Row(name, READS, reads, "", (backend,), "iocpcore"),
+    ]
+
+
+def library(name: str, lacks: frozenset[str] = frozenset()) -> Row:
+    kinds = (STREAM | {"datagram"}) - lacks
+    return Row(name, kinds, f"benchmarks.peers.{name}_server", needs=name)
+
+
+ROWS = [
+    Row("c-epoll", RAW | {"visit"}, program="epoll", quick=True),
+    Row("c-io_uring", RAW | {"visit"}, program="uring", quick=True),
+    Row("c-blocking", frozenset({"bulk", "file"}), program="bulk"),
+    Row("c-recvfrom", frozenset({"datagram"}), program="datagram"),
+    Row("c-io_uring", READS, program="reads"),
+    *loop_rows("asyncio", quick=True),
+    *loop_rows("uvloop", lacks=frozenset({"file"}), quick=True),
+    *loop_rows("rloop", lacks=frozenset({"file", "tls", "datagram"})),
+    library("gevent"),
+    library("twisted", lacks=frozenset({"tls"})),
+    library("trio"),
+    Row("asyncio-threads", READS, "benchmarks.peers.reads", "", ("threads",)),
+    Row(
+        "aiofiles",
+        frozenset({"reads-cached"}),
+        "benchmarks.peers.reads",
+        "",
+        ("aiofiles",),
+        "aiofiles",
+    ),
+    *(row for backend in OURS for row in our_rows(backend)),
+]
+
+
+def variants(row: Row, cell: Cell, pythons: dict[str, str]) -> list[Row]:
+    """The row as it runs in this cell: with each interpreter and number of workers of the cell."""
+    if cell.kind not in row.kinds:
+        return []
+    if row.limit:
+        return [row]
+    chosen = pythons if cell.interpreters else {"": pythons[""]}
     rows = [
-        Row("c-epoll", RAW | {"visit"}, program="epoll", quick=True),
-        Row("c-io_uring", RAW | {"visit"}, program="uring", quick=True),
-        Row("c-blocking", frozenset({"bulk", "file"}), program="bulk", quick=True),
-        Row("c-recvfrom", frozenset({"datagram"}), program="datagram", quick=True),
-        *loop_rows("asyncio", protocols, STREAM, quick=True),
-        *loop_rows("uvloop", protocols - {"file"}, STREAM - {"file"}, quick=True),
-        *loop_rows("rloop", STREAM - {"file", "tls"}, STREAM - {"file", "tls"}, quick=False),
-        *(our_row(backend) for backend in ("epoll", "io_uring")),
+        replace(row, name=row.name + suffix, python=python) for suffix, python in chosen.items()
     ]
-    return [replace(row, python=python) for row in rows]
+    if not row.ours or not cell.workers:
+        return rows
+    return [
+        replace(
+            each,
+            name=each.name + (f"-w{workers}" if len(cell.workers) > 1 else ""),
+            arguments=(*each.arguments, "--workers", str(workers), *cell.ours),
+        )
+        for each in rows
+        for workers in cell.workers
+    ]
 
 
-def our_row(backend: str) -> Row:
-    return Row(
-        f"iocpcore-{backend}",
-        STREAM | {"work"},
-        "benchmarks.servers.stream",
-        arguments=("--backend", backend),
-        needs="iocpcore",
-        quick=True,
-    )
-
-
-def command(row: Row, cell: Cell, things: Things) -> list[str]:
+def command(row: Row, cell: Cell, things: Things, seconds: float) -> list[str]:
     """What starts this row's server for this cell."""
     if row.limit:
-        return [things.programs.path(row.program), *limit_arguments(row, cell, things)]
-    kind = "echo" if cell.kind == "tls" else cell.kind
-    arguments = [row.python, "-m", row.module, *row.arguments, *cell.server, kind]
+        arguments = limit_arguments(row, cell, things, seconds)
+        return [things.programs.path(row.program), *arguments]
+    start = [row.python, "-m", row.module, *row.arguments]
+    if cell.kind in READS:
+        return [*start, str(things.file), str(seconds), cache_use(cell)]
+    arguments = ["echo" if cell.kind == "tls" else cell.kind, *cell.server]
     if cell.kind == "tls":
         arguments += ["--certificate", str(things.certificate)]
     if cell.kind == "file":
         arguments += ["--file", str(things.file)]
     if cell.bytes:
         arguments += ["--bytes", str(cell.bytes)]
-    return arguments
+    return [*start, *arguments]
 
 
-def limit_arguments(row: Row, cell: Cell, things: Things) -> list[str]:
+def limit_arguments(row: Row, cell: Cell, things: Things, seconds: float) -> list[str]:
     if row.program == "bulk":
         return ["file", str(things.file)] if cell.kind == "file" else ["send", str(cell.bytes)]
     if row.program == "datagram":
         return []
+    if row.program == "reads":
+        numbers = [str(seconds), str(reading.DEPTH), str(reading.BYTES)]
+        return [str(things.file), *numbers, cache_use(cell)]
     kind = "visit" if cell.kind == "visit" else "echo"
     return [kind, str(buffer_size(cell.receives))] if row.program == "uring" else [kind]
+
+
+def cache_use(cell: Cell) -> str:
+    return cell.kind.removeprefix("reads-")
 
 
 def buffer_size(receives: int) -> int:
@@ -112,11 +171,12 @@ def buffer_size(receives: int) -> int:
     return min(65536, max(2048, 1 << (receives - 1).bit_length()))
 
 
-def missing(row: Row) -> str | None:
-    """Why this row cannot run at all, if so."""
-    if not row.needs:
-        return None
+@cache
+def missing(python: str, package: str) -> str:
+    """Why this interpreter cannot import the package, or an empty text."""
+    if not package:
+        return ""
     done = subprocess.run(
-        [row.python, "-c", f"import {row.needs}"], capture_output=True, text=True, check=False
+        [python, "-c", f"import {package}"], capture_output=True, text=True, check=False
     )
-    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+    return done.stderr.strip().splitlines()[-1] if done.returncode else ""

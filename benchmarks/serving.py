@@ -31,6 +31,11 @@ def arguments(kinds: dict[str, object], *extra: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def sleep() -> None:
+    """What a callback that blocks does."""
+    time.sleep(BLOCK_SECONDS)
+
+
 def listener() -> tuple[socket.socket, tuple[str, int]]:
     """A bound socket and its address, asked before a loop takes the socket: rloop's server, asked
     for its sockets, closes them."""
@@ -51,10 +56,12 @@ def qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+def tls(
+    options: argparse.Namespace, kind: type[ssl.SSLContext] = ssl.SSLContext
+) -> ssl.SSLContext | None:
     if options.certificate is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = kind(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate)
     return context
 

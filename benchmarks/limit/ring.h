@@ -58,7 +58,7 @@ struct ring_buffers {
 _Static_assert(sizeof(struct ring_buffers) == 40, "layout");
 
 enum { SYS_RING_SETUP = 425, SYS_RING_ENTER = 426, SYS_RING_REGISTER = 427 };
-enum { OP_ACCEPT = 13, OP_CLOSE = 19, OP_SEND = 26, OP_RECV = 27 };
+enum { OP_ACCEPT = 13, OP_CLOSE = 19, OP_READ = 22, OP_SEND = 26, OP_RECV = 27 };
 enum { REGISTER_BUFFER_RING = 22 };
 
 #define SETUP_CQSIZE (1u << 3)

@@ -98,7 +98,8 @@ static void give_up_lost(struct peers *peers, uint64_t now) {
             if (peer->slots[j].number && now - peer->slots[j].sent_at > lost_ns) {
                 peer->slots[j].number = 0;
                 peers->under_way--;
-                peers->report->lost++;
+                if (peers->report->phase == PHASE_MEASURING)
+                    peers->report->lost++;
             }
         }
         send_free(peers, peer);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ class Visit(Echo):
 class Block(Echo):
     def data_received(self, data: bytes) -> None:
         if data[0] == serving.MARK:
-            time.sleep(serving.BLOCK_SECONDS)
+            serving.sleep()
         self.transport.write(data)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opti
 async def block(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: Any) -> None:
     while data := await reader.read(65536):
         if data[0] == serving.MARK:
-            time.sleep(serving.BLOCK_SECONDS)
+            serving.sleep()
         writer.write(data)
         await writer.drain()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,7 @@ def visit(conn: Any, data: bytes) -> None:
 
 def block(conn: Any, data: bytes) -> None:
     if data[0] == serving.MARK:
-        time.sleep(serving.BLOCK_SECONDS)
+        serving.sleep()
     conn.send(data)
 
 
@@ -90,8 +89,8 @@ def main() -> None:
         **KINDS[options.kind](options),
         ssl=serving.tls(options),
         backend=options.backend,
-        workers=int(options.workers or 1),
-        concurrency=int(options.concurrency or 0),
+        workers=int(options.workers),
+        concurrency=int(options.concurrency) if options.concurrency else None,
     )
     address = server.listen("127.0.0.1", 0)
     serving.listening(address[:2], f"iocpcore.Server, {options.backend}")
