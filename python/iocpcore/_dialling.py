@@ -1,0 +1,174 @@
+"""Streams that are about to be connected: sockets of the system, those of the simulation, pipes."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from iocpcore import _core
+from iocpcore._core import CompletionPort, Connection, Service
+
+if sys.platform == "win32":
+    import _winapi
+
+PIPE_BUSY = 231  # ERROR_PIPE_BUSY: every instance of the pipe has a client
+
+
+class Target(NamedTuple):
+    """One address to try."""
+
+    family: int
+    address: Any
+
+
+class Stream(Protocol):
+    """Not connected yet. Owned by whoever made it, until adopt() or close()."""
+
+    handle: Any  # as the port takes it
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        """Make a connection of it. If that raises, it is still there to be closed."""
+
+    def close(self) -> None:
+        """Nothing is in flight on it any more, or the port is closed."""
+
+
+def open_stream(
+    port: CompletionPort, target: Target, local: Target | None, keepalive: bool
+) -> Stream:
+    """Raises OSError."""
+    if port.backend == "sim":
+        return _SimulatedStream(port)
+    return _SystemStream(port, target, local, keepalive)
+
+
+class _SystemStream:
+    def __init__(
+        self, port: CompletionPort, target: Target, local: Target | None, keepalive: bool
+    ) -> None:
+        self._port = port
+        self.handle = sock = socket.socket(target.family, socket.SOCK_STREAM)
+        try:
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive))
+            if local is not None:
+                _bind(sock, local)
+        except OSError:
+            sock.close()
+            raise
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        self._port.dissociate(self.handle)
+        conn = service.adopt(self.handle.fileno(), self.handle.family, context)
+        self.handle.detach()
+        return conn
+
+    def close(self) -> None:
+        try:
+            self._port.close_handle(self.handle)
+        except ValueError:  # the port is closed
+            self.handle.close()
+
+
+class _SimulatedStream:
+    def __init__(self, port: CompletionPort) -> None:
+        self._port = port
+        self.handle = _core.sim_socket(port)
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        self._port.dissociate(self.handle)
+        return service.adopt(self.handle, socket.AF_INET, context)
+
+    def close(self) -> None:
+        with suppress(ValueError):  # the port is closed, and the simulation with it
+            self._port.dissociate(self.handle)
+            _core.sim_close(self._port, self.handle)
+
+
+def _bind(sock: socket.socket, local: Target) -> None:
+    if sock.family != local.family:
+        raise OSError(errno.EAFNOSUPPORT, f"local_address {local.address[0]} is of another family")
+    try:
+        sock.bind(local.address)
+    except OSError as error:
+        text = f"bind to {local.address[0]} port {local.address[1]}: {error.strerror}"
+        raise OSError(error.errno, text, None, getattr(error, "winerror", None)) from None
+
+
+# ---- addresses ----------------------------------------------------------------------------------
+
+
+def numeric(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target] | None:
+    """What the host is, if it is an address and no name."""
+    try:
+        return _lookup(host, port, kind, socket.AI_NUMERICHOST)
+    except OSError:
+        return None
+
+
+def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target]:
+    """All addresses of a name. It blocks. Raises socket.gaierror that says which name."""
+    try:
+        return _lookup(host, port, kind, 0)
+    except UnicodeError as error:
+        raise socket.gaierror(
+            socket.EAI_NONAME, f"{host!r} is no name of a host: {error}"
+        ) from None
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"{host}: {error.strerror}") from None
+
+
+def _lookup(host: str, port: int, kind: int, flags: int) -> list[Target]:
+    found = socket.getaddrinfo(host, port, type=kind, flags=flags)
+    return list(dict.fromkeys(Target(family, address) for family, _, _, _, address in found))
+
+
+def local_target(value: Any, kind: int = socket.SOCK_STREAM) -> Target | None:
+    """A ``local_address=(host, port)`` with a numeric host."""
+    if value is None:
+        return None
+    if not (isinstance(value, tuple) and len(value) >= 2 and isinstance(value[0], str)):
+        raise TypeError("local_address must be (host, port)")
+    flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
+    try:
+        return _lookup(value[0] or "0.0.0.0", value[1], kind, flags)[0]
+    except OSError:
+        raise ValueError(f"local_address must have a numeric host, not {value[0]!r}") from None
+
+
+# ---- named pipes --------------------------------------------------------------------------------
+
+if sys.platform == "win32":
+
+    def open_pipe(name: str, limit: float) -> int:
+        """The handle of a pipe's client end. It waits, so long, for an instance that is free."""
+        access = _winapi.GENERIC_READ | _winapi.GENERIC_WRITE
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                return _winapi.CreateFile(
+                    name, access, 0, 0, _winapi.OPEN_EXISTING, _winapi.FILE_FLAG_OVERLAPPED, 0
+                )
+            except OSError as error:
+                left = deadline - time.monotonic()
+                if error.winerror != PIPE_BUSY or left <= 0:
+                    text = f"connect to {name}: {error.strerror}"
+                    raise OSError(error.errno, text, None, error.winerror) from None
+                with suppress(OSError):  # it times out
+                    _winapi.WaitNamedPipe(name, max(1, min(1000, int(left * 1000))))
+
+    def close_pipe(handle: int) -> None:
+        _winapi.CloseHandle(handle)
+
+else:
+
+    def open_pipe(name: str, limit: float) -> int:
+        raise ValueError("named pipes do not exist here")
+
+    def close_pipe(handle: int) -> None:
+        raise ValueError("named pipes do not exist here")

@@ -1,0 +1,514 @@
+"""Connections to servers."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl as _ssl
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypedDict, Unpack
+
+from iocpcore import _check, _core, _dialling, callbacks, tls
+from iocpcore._core import CompletionPort, Connection, Operation, Service
+from iocpcore._dialling import Stream, Target
+from iocpcore._engine import Engine, engine_of
+from iocpcore._journal import shown
+from iocpcore._listening import is_path, is_pipe
+from iocpcore.callbacks import (
+    Framing,
+    OnConnect,
+    OnData,
+    OnDrain,
+    OnEof,
+    OnError,
+    OnMessage,
+)
+
+logger = logging.getLogger("iocpcore")
+
+# How often a thread that waits looks whether the port still exists; and on Windows, where nothing
+# else interrupts such a wait, whether there was a Ctrl-C.
+TICK = 0.1
+NOBODY_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
+
+UNDER_WAY, CONNECTED, FAILED = "under way", "connected", "failed"
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of connect() and connect_nowait(). See docs/server.md."""
+
+    handler: object | None
+    on_connect: OnConnect | None
+    on_data: OnData | None
+    on_message: OnMessage | None
+    on_eof: OnEof | None
+    on_drain: OnDrain | None
+    on_close: Callable[[Any, BaseException | None], object] | None
+    on_error: OnError | None
+    framing: Framing | None
+    ssl: _ssl.SSLContext | bool | None
+    server_hostname: str | None
+    timeout: float | None
+    completion_port: CompletionPort | None
+    local_address: tuple[str, int] | None
+    context: Any
+    idle_timeout: float | None
+    write_high: int
+    write_low: int
+    max_write_buffer: int
+    read_size: int
+    keepalive: bool
+    executor: Executor | None
+
+
+DEFAULTS = ConnectOptions(
+    handler=None,
+    framing=None,
+    ssl=None,
+    server_hostname=None,
+    timeout=None,
+    completion_port=None,
+    local_address=None,
+    context=None,
+    idle_timeout=None,
+    write_high=262144,
+    write_low=65536,
+    max_write_buffer=16777216,
+    read_size=65536,
+    keepalive=True,
+    executor=None,
+)
+
+
+def connect(
+    host: str | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
+) -> Connection:
+    """Connect, and wait until that is done: TCP, a unix socket's path or a Windows pipe's name.
+
+    All addresses of a name are tried, one after another. With `ssl` the handshake is part of it.
+    The callbacks are those of Server, and are called by the workers of `completion_port`; without
+    one, by those of a port that the process has for this, made when it is first needed.
+
+    Parameters, besides the callbacks and limits of Server:
+        timeout: seconds for all of it, looking up the name and TLS included. Default: none
+        ssl: an ``ssl.SSLContext`` for clients; True is ``ssl.create_default_context()``
+        server_hostname: what the certificate must say. Default: `host`
+        completion_port: a port that is being run: a server's, or your own
+        local_address: (host, port) to connect from; port 0 is any
+        context: what ``conn.context`` is from the beginning
+
+    Raises OSError that names the address, of the last one that was tried (TimeoutError for
+    `timeout`, socket.gaierror for the name); TypeError and ValueError for bad arguments;
+    RuntimeError if it would wait for ever: in a callback on the same port with no other worker
+    free, or on a port that nobody runs. In these cases no callback is called.
+
+    Any thread may call it. In callbacks rather use connect_nowait().
+    """
+    plan = _Plan("connect", host, port, options)
+    engine = engine_of(plan.completion_port)
+    with engine.blocking():
+        return Connecting(plan, engine, waited_for=True)._wait()
+
+
+def connect_nowait(
+    host: str | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
+) -> Connecting:
+    """The same without waiting, for callbacks.
+
+    What comes of it is told by the callbacks, on a worker: ``on_connect(conn)`` when it is
+    connected and ``on_close(conn, error)`` when that has ended; or only ``on_close(None, error)``
+    if it did not come about, also because of Connecting.cancel(). Names are looked up by a thread.
+
+    Raises TypeError and ValueError for bad arguments, and nothing else. If the port is closed
+    meanwhile, nothing is told.
+    """
+    plan = _Plan("connect_nowait", host, port, options)
+    return Connecting(plan, engine_of(plan.completion_port), waited_for=False)
+
+
+class _Plan:
+    """The arguments, checked."""
+
+    def __init__(self, function: str, host: Any, port: int | None, options: ConnectOptions) -> None:
+        for name in options:
+            if name not in DEFAULTS and name not in callbacks.CONNECTION:
+                raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+        given: dict[str, Any] = {**DEFAULTS, **options}
+        self.host = host
+        self.port = 0
+        self.pipe = is_pipe(host, port)
+        self.path = not self.pipe and is_path(host, port)
+        if not self.pipe and not self.path:
+            if not isinstance(host, str):
+                raise TypeError(f"host must be a str, not {type(host).__name__}")
+            if not host:
+                raise ValueError("host must not be empty")
+            self.port = _check.port_number(port)
+        if self.path:
+            self.host = os.fspath(host)
+        if (self.path and not hasattr(socket, "AF_UNIX")) or (self.pipe and os.name != "nt"):
+            raise ValueError("host must not be a path: such sockets do not exist here")
+        self.name = shown((host, port)) if port is not None else str(self.host)
+        self.callbacks = callbacks.collect(given["handler"], given)
+        callbacks.check_framing(self.callbacks, given["framing"])
+        self.framing = given["framing"]
+        self.limits = callbacks.limits(given)
+        callbacks.check_executor(given["executor"])
+        self.executor: Executor | None = given["executor"]
+        self.timeout = _check.seconds("timeout", given["timeout"])
+        self.keepalive = _check.flag("keepalive", given["keepalive"])
+        self.local = _dialling.local_target(given["local_address"])
+        self.context = given["context"]
+        self.completion_port: CompletionPort | None = given["completion_port"]
+        self.stage = self._stage(given["ssl"], given["server_hostname"])
+
+    def _stage(self, context: Any, server_hostname: str | None) -> Any:
+        if context is None or context is False:
+            if server_hostname is not None:
+                raise ValueError("server_hostname is only meaningful with ssl")
+            return None
+        if server_hostname is None:
+            if self.path or self.pipe:
+                raise ValueError("server_hostname is needed with ssl, as host is a path")
+            server_hostname = self.host
+        if context is True:
+            context = _ssl.create_default_context()
+        # "" is how other libraries spell "none".
+        return tls.client_stage(context, server_hostname or None)
+
+
+class Connecting:
+    """A connection on its way; what connect_nowait() returns. Any thread may use it."""
+
+    def __init__(self, plan: _Plan, engine: Engine, *, waited_for: bool) -> None:
+        self._plan = plan
+        self._waited_for = waited_for
+        self._engine = engine
+        self._port = engine.port
+        self._deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
+        self._refusals: list[BaseException] = []  # of addresses that were tried
+        self._targets: list[Target] = []  # that were not
+        self._lock = threading.Lock()  # everything below
+        self._settled = threading.Event()
+        self._state = UNDER_WAY
+        self._told = False  # whoever must be told of a failure, if there was one
+        self._connection: Connection | None = None
+        self._error: BaseException | None = None
+        self._stream: Stream | None = None
+        self._operation: Operation | None = None
+        self._timer: Operation | None = None
+        self._service = self._make_service()
+        self._begin()
+
+    def _make_service(self) -> Service:
+        plan, engine = self._plan, self._engine
+        wrapped: dict[str, Any] = {**plan.callbacks, "on_connect": self._on_connect}
+        if plan.stage is not None and "on_close" in wrapped:
+            wrapped["on_close"] = self._on_close
+        return _core.Service(
+            engine.port,
+            **wrapped,
+            on_failed=self._on_failed,
+            on_empty=self._on_empty,
+            framing=plan.framing,
+            stage=plan.stage,
+            executor=engine.executor if (given := plan.executor) is None else lambda: given,
+            **plan.limits,
+        )
+
+    # ---- for everybody
+
+    def cancel(self) -> bool:
+        """Give it up. False: too late, it is connected or has failed.
+
+        If True, ``on_close(None, error)`` follows, with an OSError of ECANCELED.
+        """
+        return self._fail(OSError(errno.ECANCELED, f"connect to {self._plan.name}: cancelled"))
+
+    @property
+    def done(self) -> bool:
+        """Whether it is connected, or has failed."""
+        return self._state is not UNDER_WAY
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection, once there is one."""
+        return self._connection if self._state is CONNECTED else None
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why there is none."""
+        return self._error
+
+    def __repr__(self) -> str:
+        return f"<iocpcore.Connecting to {self._plan.name}: {self._state}>"
+
+    # ---- as a member of its engine
+
+    @property
+    def count(self) -> int:
+        untold = self._state is FAILED and not self._told
+        return self._service.count + (untold or self._state is UNDER_WAY)
+
+    def shutdown(self) -> None:
+        self._service.shutdown()
+        self._fail(self._closing_error())
+
+    def abort(self) -> int:
+        return self._service.abort()
+
+    def _closing_error(self) -> OSError:
+        text = f"connect to {self._plan.name}: the port is being closed"
+        return ConnectionAbortedError(errno.ECONNABORTED, text)
+
+    # ---- the way to a connection
+
+    def _begin(self) -> None:
+        plan = self._plan
+        if not self._engine.add(self):
+            self._fail(self._closing_error())
+            return
+        if self._deadline is not None and not self._waited_for:
+            assert plan.timeout is not None
+            with self._lock:
+                self._timer = self._port.timer(plan.timeout, callback=self._on_timer)
+        if plan.path:
+            self._targets = [Target(socket.AF_UNIX, plan.host)]
+        elif self._port.backend == "sim":
+            self._targets = [Target(socket.AF_INET, (plan.host, plan.port))]
+        elif not plan.pipe:
+            self._targets = _dialling.numeric(plan.host, plan.port) or []
+        if self._targets:
+            self._try_next()
+        else:
+            threading.Thread(target=self._find, name="iocpcore-resolve", daemon=True).start()
+
+    def _find(self) -> None:
+        """In a thread of its own: what cannot be done without blocking."""
+        plan = self._plan
+        try:
+            if plan.pipe:
+                self._open_pipe()
+                return
+            self._targets = _dialling.resolve(plan.host, plan.port)
+        except (OSError, ValueError) as error:
+            self._fail(error)
+            return
+        self._try_next()
+
+    def _open_pipe(self) -> None:
+        left = 3600.0 if self._deadline is None else self._deadline - time.monotonic()
+        handle = _dialling.open_pipe(self._plan.host, left)
+        try:
+            self._adopted(self._service.adopt(handle, 0, self._plan.context))
+        except BaseException:
+            _dialling.close_pipe(handle)
+            raise
+
+    def _try_next(self) -> None:
+        """Any thread, but only one at a time."""
+        plan = self._plan
+        while self._targets:
+            target = self._targets.pop(0)
+            try:
+                stream = _dialling.open_stream(self._port, target, plan.local, plan.keepalive)
+            except OSError as error:
+                self._refusals.append(error)
+                continue
+            except ValueError:  # the port is closed
+                break
+            if self._launch(stream, target):
+                return
+            stream.close()
+            if self._state is not UNDER_WAY:
+                return
+        self._fail(self._refusal())
+
+    def _launch(self, stream: Stream, target: Target) -> bool:
+        """Whether this address is being tried now."""
+        with self._lock:
+            if self._state is not UNDER_WAY:
+                return False
+            try:
+                self._operation = self._port.connect(
+                    stream.handle, target.address, callback=self._on_operation
+                )
+            except (ValueError, RuntimeError) as error:
+                self._refusals.append(error)
+                return False
+            self._stream = stream
+            return True
+
+    def _refusal(self) -> BaseException:
+        """The last refusal, with the others as notes."""
+        if not self._refusals:
+            return self._closing_error()
+        *others, last = self._refusals
+        self._refusals = []
+        for other in others:
+            last.add_note(f"before that: {other}")
+        return last
+
+    def _on_operation(self, operation: Operation) -> None:
+        """One address has answered, or never will."""
+        with self._lock:
+            stream, self._stream = self._stream, None
+            self._operation = None
+        assert stream is not None
+        if self._state is UNDER_WAY and operation.error is None:
+            self._adopt(stream)
+            return
+        stream.close()
+        if self._state is UNDER_WAY and operation.error is not None:
+            self._refusals.append(operation.error)
+            self._try_next()
+
+    def _adopt(self, stream: Stream) -> None:
+        # Without a stage it is connected from here on; with one, when the stage says so.
+        if self._plan.stage is None and not self._claim(CONNECTED):
+            stream.close()
+            return
+        try:
+            connection = stream.adopt(self._service, self._plan.context)
+        except (OSError, ValueError, RuntimeError) as error:
+            stream.close()
+            with self._lock:
+                self._state = UNDER_WAY
+            self._fail(error)
+            return
+        self._adopted(connection)
+
+    def _adopted(self, connection: Connection) -> None:
+        with self._lock:
+            self._connection = connection
+            failed = self._state is FAILED
+        if failed:
+            connection.abort()
+        elif self._plan.stage is None:
+            self._settled.set()
+
+    # ---- callbacks of the service
+
+    def _on_connect(self, connection: Connection) -> object:
+        if self._plan.stage is None:
+            self._connection = connection
+        else:
+            if not self._claim(CONNECTED):
+                return None  # it was given up, that has been told, and it is being aborted
+            self._connection = connection
+            self._settled.set()
+        on_connect = self._plan.callbacks.get("on_connect")
+        return None if on_connect is None else on_connect(connection)
+
+    def _on_close(self, connection: Connection, error: BaseException | None) -> object:
+        if self._state is FAILED:
+            return None
+        return self._plan.callbacks["on_close"](connection, error)
+
+    def _on_failed(self, connection: Connection, error: BaseException) -> None:
+        self._fail(error)
+
+    def _on_empty(self) -> None:
+        self._leave()
+
+    def _on_timer(self, operation: Operation) -> None:
+        if not operation.cancelled:
+            self._fail(self._timeout_error())
+
+    def _timeout_error(self) -> TimeoutError:
+        text = f"connect to {self._plan.name}: not done within {self._plan.timeout:g} s"
+        return TimeoutError(errno.ETIMEDOUT, text)
+
+    # ---- how it ends, once
+
+    def _claim(self, state: str) -> bool:
+        """Whether this is how it ends. False: it has ended already."""
+        with self._lock:
+            if self._state is not UNDER_WAY:
+                return False
+            self._state = state
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        return True
+
+    def _fail(self, error: BaseException) -> bool:
+        if not self._claim(FAILED):
+            return False
+        with self._lock:
+            self._error = error
+            operation, stream, connection = self._operation, self._stream, self._connection
+        if operation is not None:
+            operation.cancel()  # whose callback closes the stream
+        if connection is not None:
+            connection.abort()
+        if stream is not None and self._port.closed:
+            stream.close()  # no callback comes any more
+        self._tell(error)
+        self._settled.set()
+        return True
+
+    def _tell(self, error: BaseException) -> None:
+        """That it failed: a worker calls on_close, so that nobody is called inside a call."""
+        on_close = self._plan.callbacks.get("on_close")
+        if self._waited_for or on_close is None:
+            if not self._waited_for:
+                logger.warning("%s", error)
+            self._leave(told=True)
+            return
+
+        def tell(_: Operation) -> None:
+            try:
+                on_close(None, error)
+            finally:
+                self._leave(told=True)
+
+        try:
+            self._port.post(callback=tell)
+        except (ValueError, RuntimeError):  # the port is closed
+            logger.debug("nobody is told of: %s", error)
+            self._leave(told=True)
+
+    def _leave(self, *, told: bool = False) -> None:
+        """A stop need not wait for this any more, if there is nothing left of it."""
+        self._told = self._told or told
+        if self.count == 0:
+            self._engine.remove(self)
+
+    def _wait(self) -> Connection:
+        try:
+            self._wait_until_settled()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if self._state is CONNECTED:
+            assert self._connection is not None
+            return self._connection
+        try:
+            assert self._error is not None
+            raise self._error
+        finally:
+            self._error = None  # which refers to this frame, now
+
+    def _wait_until_settled(self) -> None:
+        began = time.monotonic()
+        while not self._settled.wait(self._tick()):
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                self._fail(self._timeout_error())
+            elif self._port.closed:
+                self._fail(self._closing_error())
+            elif time.monotonic() - began > NOBODY_LIMIT and not self._port.stats()["workers"]:
+                raise RuntimeError(
+                    "connect() would wait for ever, as nobody runs completion_port: call its run() "
+                    "in another thread, or use connect_nowait()"
+                )
+
+    def _tick(self) -> float:
+        if self._deadline is None:
+            return TICK
+        return max(0.0, min(TICK, self._deadline - time.monotonic()))
