@@ -563,16 +563,9 @@ static void close_under_workers(const char *backend) {
     BACKENDS(X, close_under_workers)
 /* clang-format on */
 
-/* Valgrind up to 3.19 at least lets no other thread run while one waits in io_uring_enter. */
-static void needs_threads(const char *backend) {
-    const char *without = getenv("TEST_NO_THREADS_ON");
-    if (without != NULL && strcmp(without, backend) == 0)
-        test_skip("this tool lets no other thread run while one waits in the kernel");
-}
-
 #define DEFINE_THREADED(test, backend)   \
     static void test##_##backend(void) { \
-        needs_threads(#backend);         \
+        test_needs_threads(#backend);    \
         test(#backend);                  \
     }
 

@@ -390,6 +390,139 @@ static void accepted(const char *backend) {
     duplex_close(&both);
 }
 
+/* A socket that was connected by way of a handle like any other is adopted afterwards. */
+static void connected(const char *backend) {
+    duplex both;
+    io_address address;
+    uint32_t os_error = 0;
+    duplex_begin(&both, backend, 0);
+    test_world *world = &both.world;
+    io_handle *listening = world_handle(world, world_listener(world, &address));
+    both.native[0] = world_socket(world);
+    io_handle *connecting = world_handle(world, both.native[0]);
+    CHECK_INT(world_do(world, new_connect(world, &address), connecting), 0);
+    CHECK_INT(io_handle_forget(connecting, false), 0);
+    io_handle_release(connecting);
+    CHECK_INT(io_handle_adopt(world->lane, both.native[0], AF_INET, &both.handle[0], &os_error), 0);
+    io_op *accept = new_accept(world);
+    io_op_submit(accept, listening);
+    CHECK_INT(world_finish(world, accept), 0);
+    both.handle[1] = world_adopt(world, ((io_accept *)accept)->accepted);
+    io_op_release(accept);
+    for (int i = 0; i < 2; i++) {
+        duplex_send_now(&both, i, duplex_pattern, 1000);
+        duplex_receive_all(&both, 1 - i, 0, 1000, 4096);
+    }
+    world_handle_close(listening);
+    duplex_close(&both);
+}
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+enum { LINKS = 6, THREADS = 3 };
+
+typedef struct crowd crowd;
+typedef struct crowd_end {
+    io_receive receive;
+    io_handle *handle;
+    crowd *all;
+    uint64_t left; /* receives until it closes; only whoever has the receive looks */
+    bool closed;
+} crowd_end;
+struct crowd {
+    test_world world;
+    crowd_end ends[2 * LINKS];
+    _Atomic int open;
+};
+
+static void crowd_send(crowd_end *end, size_t length) {
+    io_op *op = new_send(&end->all->world, duplex_pattern, length);
+    if (io_op_submit_now(op, end->handle))
+        io_op_release(op);
+}
+
+/* Until one that has not ended at once; what comes is sent back in one piece. */
+static void crowd_receive(crowd_end *end) {
+    for (;;) {
+        io_receive *receive = &end->receive;
+        io_op_embed(&receive->op, end->all->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, end);
+        receive->buffer = NULL;
+        receive->lent = 0;
+        receive->capacity = end->left % 3 == 0 ? 65536 : 700;
+        if (!io_op_submit_now(&receive->op, end->handle))
+            return;
+        if (receive->op.result <= 0)
+            break;
+        size_t length = (size_t)receive->op.result;
+        io_receive_release(receive);
+        if (end->left-- == 0)
+            break;
+        crowd_send(end, length);
+    }
+    end->closed = true;
+    io_handle_close(end->handle);
+    atomic_fetch_sub(&end->all->open, 1);
+}
+
+static void crowd_member(void *argument) {
+    crowd *all = argument;
+    while (atomic_load(&all->open) > 0 || atomic_load(&all->world.port->in_flight) > 0) {
+        io_op *op = world_get(&all->world, 5);
+        if (op == NULL)
+            continue;
+        crowd_end *end = op->owner;
+        if (op->kind == IO_SEND) {
+            io_op_release(op);
+            continue;
+        }
+        int64_t result = end->receive.op.result;
+        CHECK((end->receive.buffer != NULL) == (result > 0));
+        io_receive_release(&end->receive);
+        if (result > 0 && end->left-- > 0) {
+            crowd_send(end, (size_t)result);
+            crowd_receive(end);
+        } else {
+            end->closed = true;
+            io_handle_close(end->handle);
+            atomic_fetch_sub(&all->open, 1);
+        }
+    }
+}
+
+/* Many connections talk, and any thread gets any completion. */
+static void many_threads(const char *backend) {
+    static crowd all;
+    test_thread threads[THREADS];
+    io_port_figures figures;
+    test_needs_threads(backend);
+    memset(&all, 0, sizeof(all));
+    world_open(&all.world, backend, THREADS);
+    all.open = 2 * LINKS;
+    for (int i = 0; i < LINKS; i++) {
+        io_native natives[2];
+        world_pair(&all.world, natives);
+        for (int j = 0; j < 2; j++) {
+            crowd_end *end = &all.ends[2 * i + j];
+            end->handle = world_adopt(&all.world, natives[j]);
+            end->all = &all;
+            end->left = test_scaled(2000) + (uint64_t)j; /* the second one hears of the end */
+        }
+    }
+    for (int i = 0; i < THREADS; i++)
+        test_thread_start(&threads[i], crowd_member, &all);
+    for (int i = 0; i < 2 * LINKS; i++) {
+        crowd_send(&all.ends[i], (size_t)(i / 2 % 3 == 0 ? 2000 : 50));
+        crowd_receive(&all.ends[i]);
+    }
+    for (int i = 0; i < THREADS; i++)
+        test_thread_join(&threads[i]);
+    for (int i = 0; i < 2 * LINKS; i++)
+        CHECK(all.ends[i].closed);
+    io_port_stats(all.world.port, &figures);
+    CHECK_INT(figures.handles, 0);
+    world_close(&all.world);
+}
+
 #define COMMON(X)                       \
     BACKENDS(X, receives)               \
     BACKENDS(X, nothing_stays_behind)   \
@@ -403,7 +536,9 @@ static void accepted(const char *backend) {
     BACKENDS(X, closed_in_good_order)   \
     BACKENDS(X, half_closed)            \
     BACKENDS(X, addresses)              \
-    BACKENDS(X, accepted)
+    BACKENDS(X, accepted)               \
+    BACKENDS(X, connected)              \
+    BACKENDS(X, many_threads)
 #ifdef _WIN32
 #define ALL(X) COMMON(X)
 #else
