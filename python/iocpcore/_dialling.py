@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from iocpcore import _core
 from iocpcore._core import CompletionPort, Connection, Service
+from iocpcore._listening import bind
 
 if sys.platform == "win32":
     import _winapi
@@ -93,11 +94,7 @@ class _SimulatedStream:
 def _bind(sock: socket.socket, local: Target) -> None:
     if sock.family != local.family:
         raise OSError(errno.EAFNOSUPPORT, f"local_address {local.address[0]} is of another family")
-    try:
-        sock.bind(local.address)
-    except OSError as error:
-        text = f"bind to {local.address[0]} port {local.address[1]}: {error.strerror}"
-        raise OSError(error.errno, text, None, getattr(error, "winerror", None)) from None
+    bind(sock, local.address)
 
 
 # ---- addresses ----------------------------------------------------------------------------------

@@ -72,12 +72,12 @@ def listen_path(path: str | os.PathLike[str], backlog: int | None) -> list[Liste
             sock.bind(name)
             return [_listening(sock, backlog)]
         try:
-            _bind(sock, name)
+            bind(sock, name, "listen on")
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_stale(name):
                 raise
             os.unlink(name)
-            _bind(sock, name)
+            bind(sock, name, "listen on")
         file = SocketFile(name, _identity(name))
         try:
             return [_listening(sock, backlog, file)]
@@ -92,8 +92,6 @@ def listen_host(
     """A socket for each address of the host, all with the same port."""
     if host is not None and not isinstance(host, str):
         raise TypeError(f"host must be a str, a socket or None, not {type(host).__name__}")
-    if reuse_port and not (hasattr(socket, "SO_REUSEPORT") and not WINDOWS):
-        raise ValueError("reuse_port is not possible here")
     addresses = _resolve(host or None, port)
     for attempt in range(ATTEMPTS):
         try:
@@ -190,20 +188,28 @@ def _bound(family: socket.AddressFamily, address: Any, reuse_port: bool) -> sock
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            set_reuse_port(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _bind(sock, address)
+        bind(sock, address, "listen on")
         return sock
 
 
-def _bind(sock: socket.socket, address: Any) -> None:
+def bind(sock: socket.socket, address: Any, what: str = "bind to") -> None:
+    """Raises an OSError that says which address."""
     try:
         sock.bind(address)
     except OSError as error:
         where = f"{address[0]} port {address[1]}" if isinstance(address, tuple) else repr(address)
-        text = f"listen on {where}: {error.strerror}"
+        text = f"{what} {where}: {error.strerror}"
         raise OSError(error.errno, text, None, getattr(error, "winerror", None)) from None
+
+
+def set_reuse_port(sock: socket.socket) -> None:
+    """Let other processes bind the same port. Raises ValueError where that is not possible."""
+    if sys.platform == "win32" or not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("reuse_port is not possible here")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def _listening(

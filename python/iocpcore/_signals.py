@@ -6,11 +6,10 @@ import logging
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any, Self
-
-from iocpcore._engine import Engine
+from typing import Any, Protocol, Self
 
 logger = logging.getLogger("iocpcore")
 
@@ -19,31 +18,44 @@ NUMBERS = tuple(
 )
 
 
-def serve(engine: Engine, timeout: float) -> None:
-    """Wait until the engine has stopped; in the main thread, signals make it do so.
+class Served(Protocol):
+    """What is waited for."""
 
-    The first one stops it gracefully, within `timeout`; the second at once. Raises the
-    KeyboardInterrupt or SystemExit of a callback, if that is why it stopped.
+    @property
+    def stopped(self) -> bool: ...
+    @property
+    def exit(self) -> BaseException | None:
+        """The KeyboardInterrupt or SystemExit of a callback, if that is why it stopped."""
+
+    def begin_stop(self, timeout: float) -> None: ...
+    def wait_stopped(self) -> None: ...
+    def when_stopped(self, function: Callable[[], object]) -> None: ...
+
+
+def serve(served: Served, timeout: float) -> None:
+    """Wait until it has stopped, and raise its `exit`; in the main thread, signals stop it.
+
+    The first one does so gracefully, within `timeout`; the second at once.
     """
     if threading.current_thread() is threading.main_thread():
         with Signals() as signals:
-            engine.when_stopped(signals.wake)
-            _serve(engine, signals, timeout)
+            served.when_stopped(signals.wake)
+            _serve(served, signals, timeout)
     else:
-        engine.wait_stopped()
-    if engine.exit is not None:
-        raise engine.exit
+        served.wait_stopped()
+    if served.exit is not None:
+        raise served.exit
 
 
-def _serve(engine: Engine, signals: Signals, timeout: float) -> None:
+def _serve(served: Served, signals: Signals, timeout: float) -> None:
     heard = 0
-    while not engine.stopped:
+    while not served.stopped:
         signals.wait()
         if signals.count == heard:
             continue
         if heard == 0:
             logger.info("stopping, within %g s; a second signal ends it at once", timeout)
-        engine.begin_stop(timeout if heard == 0 and signals.count == 1 else 0.0)
+        served.begin_stop(timeout if heard == 0 and signals.count == 1 else 0.0)
         heard = signals.count
 
 

@@ -206,20 +206,24 @@ class Connecting:
         self._begin()
 
     def _make_service(self) -> Service:
-        plan, engine = self._plan, self._engine
+        plan = self._plan
         wrapped: dict[str, Any] = {**plan.callbacks, "on_connect": self._on_connect}
         if plan.stage is not None and "on_close" in wrapped:
             wrapped["on_close"] = self._on_close
         return _core.Service(
-            engine.port,
+            self._port,
             **wrapped,
             on_failed=self._on_failed,
             on_empty=self._on_empty,
             framing=plan.framing,
             stage=plan.stage,
-            executor=engine.executor if (given := plan.executor) is None else lambda: given,
+            executor=self._executor,
             **plan.limits,
         )
+
+    def _executor(self) -> Executor:
+        own = self._plan.executor
+        return self._engine.executor() if own is None else own
 
     # ---- for everybody
 

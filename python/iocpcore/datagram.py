@@ -1,0 +1,366 @@
+"""UDP."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from iocpcore import _check, _core, _dialling, _signals, callbacks
+from iocpcore._core import CompletionPort, Operation
+from iocpcore._dialling import Target
+from iocpcore._engine import engine_of
+from iocpcore._journal import shown
+from iocpcore._listening import bind, set_reuse_port
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+logger = logging.getLogger("iocpcore")
+
+# Receiving pauses when the system has no memory for it, or fails over and over again. Every other
+# error is about one datagram (ICMP says that one sent earlier found nobody) and costs nothing.
+NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
+FAILURES_MAX = 64  # in a row
+PAUSE_MIN, PAUSE_MAX = 0.01, 1.0  # seconds; it doubles
+LARGEST = 65535  # bytes: no datagram is larger, but for IPv6 jumbograms
+
+
+class Datagram:
+    """A UDP endpoint on a port: calls a function for every datagram.
+
+    Callbacks, each a keyword argument here or a method of `handler`:
+
+    * ``on_datagram(endpoint, data, address)``: one datagram, perhaps empty
+    * ``on_error(endpoint, exception)``: one could not be sent or received (the system's OSError:
+      nobody listens there, it is too large, ...), or a callback has raised. Without it the former
+      is only logged (level DEBUG), and the latter goes to ``sys.unraisablehook``. Nothing of this
+      ends the endpoint
+
+    They are called by the workers of the port. Those for datagrams that arrive never overlap and
+    come in order of arrival; on_error for sends comes at any time.
+
+    Parameters:
+        local_address: (host, port) to bind; host "" is every IPv4 interface ("::" every IPv6 one),
+            port 0 a free port. Default: a free port, on every IPv4 interface
+        remote_address: (host, port) of the only peer: what others send is not received, and
+            send_to() needs no address. A name is looked up here, which blocks
+        sock: a bound UDP socket to take over instead (``sock`` is closed, detached); for multicast
+        completion_port: a port that is being run: a server's or your own. Default: one that the
+            process has for this, which has its own workers
+        reuse_port: other processes that say so too may bind the same port (Linux)
+        broadcast: allow sending to broadcast addresses
+        max_size: bytes of a datagram that are kept; more are cut off
+        max_write_buffer: bytes that may wait to be sent
+
+    Raises OSError that names the address, TypeError or ValueError that names the argument. All
+    methods may be called by any thread. A context manager: it closes.
+    """
+
+    def __init__(
+        self,
+        handler: object | None = None,
+        *,
+        on_datagram: Callable[[Datagram, bytes, Any], object] | None = None,
+        on_error: Callable[[Datagram, BaseException], object] | None = None,
+        local_address: tuple[str, int] | None = None,
+        remote_address: tuple[str, int] | None = None,
+        sock: socket.socket | None = None,
+        completion_port: CompletionPort | None = None,
+        reuse_port: bool = False,
+        broadcast: bool = False,
+        max_size: int = LARGEST,
+        max_write_buffer: int = 1048576,
+        context: Any = None,
+    ) -> None:
+        given = {"on_datagram": on_datagram, "on_error": on_error}
+        found = callbacks.collect(handler, given, ("on_datagram", "on_error"))
+        self._on_datagram = found.get("on_datagram")
+        self._on_error = found.get("on_error")
+        self._max_size = _check.whole("max_size", max_size, 1, LARGEST)
+        self._max_write_buffer = _check.whole("max_write_buffer", max_write_buffer, 1)
+        _check.flag("reuse_port", reuse_port)
+        _check.flag("broadcast", broadcast)
+        if sock is not None and (local_address or remote_address or reuse_port or broadcast):
+            raise ValueError("sock must be given alone: it is bound already")
+        local = _dialling.local_target(local_address, socket.SOCK_DGRAM)
+        remote = _remote_target(remote_address, local)
+        self.context = context
+        self._engine = engine_of(completion_port)
+        self._port = self._engine.port
+        self._remote: Any = None if remote is None else remote.address
+        self._lock = threading.RLock()  # everything below
+        self._closed = threading.Event()
+        self._when_closed: list[Callable[[], object]] = []
+        self._failures = 0  # receives in a row
+        self._pause = PAUSE_MIN
+        self._pending = 0
+        self._counts = dict.fromkeys(
+            ("received", "bytes_received", "sent", "bytes_sent", "dropped", "errors"), 0
+        )
+        self._open(sock, local, remote, reuse_port, broadcast)
+        if not self._engine.add(self):
+            self.close()
+            raise ValueError("completion_port is being closed")
+        self._receive()
+
+    def _open(
+        self,
+        sock: socket.socket | None,
+        local: Target | None,
+        remote: Target | None,
+        reuse_port: bool,
+        broadcast: bool,
+    ) -> None:
+        self._handle: Any
+        if self._port.backend == "sim":
+            self._handle, self._sockname = _core.sim_datagram(self._port)
+            return
+        if sock is None:
+            sock = _make_socket(local, remote, reuse_port, broadcast)
+        elif sock.type != socket.SOCK_DGRAM:
+            raise ValueError("sock must be a datagram socket")
+        else:
+            sock = socket.socket(fileno=sock.detach())
+        sock.setblocking(False)
+        self._handle, self._sockname = sock, sock.getsockname()
+
+    # ---- for everybody
+
+    def send_to(self, data: Buffer, address: Any = None) -> bool:
+        """Send one datagram (bytes-like); False if it was dropped.
+
+        It is dropped when it would have more than `max_write_buffer` bytes wait, and when the
+        endpoint is closed. True promises no arrival. `address` must be numeric; without it the
+        datagram goes to `remote_address`. What the system refuses goes to on_error: a datagram
+        that is too large, for example. Raises TypeError and ValueError for bad arguments.
+        """
+        if address is None:
+            if self._remote is None:
+                raise ValueError("address is needed, as there is no remote_address")
+            address = self._remote
+        size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
+        with self._lock:
+            if self.closed or (self._pending and self._pending + size > self._max_write_buffer):
+                self._counts["dropped"] += 1
+                return False
+            try:
+                callback = functools.partial(self._sent, size)
+                self._port.send_to(self._handle, data, address, callback=callback)
+            except ValueError:
+                if not self._port.closed:
+                    raise
+                self._counts["dropped"] += 1
+                return False
+            self._pending += size
+            return True
+
+    def close(self) -> None:
+        """End it, at once: what waits to be sent is dropped. No on_datagram begins after this.
+
+        One that has begun may still be going on in another thread. Closing twice is harmless.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            self._closed.set()
+            told, self._when_closed = self._when_closed, []
+            try:
+                self._port.close_handle(self._handle)
+            except ValueError:  # the port is closed; a simulated handle is gone with it
+                if isinstance(self._handle, socket.socket):
+                    self._handle.close()
+        self._engine.remove(self)
+        for function in told:
+            function()
+
+    def serve_forever(self) -> None:
+        """Return when it has been closed; in the main thread, SIGINT and SIGTERM close it.
+
+        Raises the SystemExit or KeyboardInterrupt of a callback, if that is why it was closed.
+        """
+        _signals.serve(_Serving(self), 0.0)
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 when it is closed."""
+        return self._handle if isinstance(self._handle, int) else self._handle.fileno()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    @property
+    def sockname(self) -> Any:
+        """The address that it is bound to."""
+        return self._sockname
+
+    @property
+    def remote_address(self) -> Any:
+        """The address of its only peer, or None."""
+        return self._remote
+
+    @property
+    def pending_bytes(self) -> int:
+        """What waits to be sent."""
+        return self._pending
+
+    def stats(self) -> dict[str, int]:
+        """Figures: received, bytes_received, sent, bytes_sent, dropped, errors, pending_bytes."""
+        with self._lock:
+            return {**self._counts, "pending_bytes": self._pending}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"at {shown(self._sockname)}"
+        return f"<iocpcore.Datagram {state}>"
+
+    # ---- as a member of its engine
+
+    count = 0
+
+    def shutdown(self) -> None:
+        self.close()
+
+    def abort(self) -> int:
+        self.close()
+        return 0
+
+    # ---- completions
+
+    def _receive(self, _: Operation | None = None) -> None:
+        with self._lock:
+            if self.closed:
+                return
+            try:
+                self._port.recv_from(self._handle, self._max_size, callback=self._received)
+            except ValueError:
+                if not self._port.closed:
+                    raise
+
+    def _received(self, operation: Operation) -> None:
+        """Only now is the next one asked for: so callbacks never overlap, and keep the order."""
+        if self.closed:
+            return
+        if operation.error is not None:
+            self._not_received(operation.error)
+            return
+        data, address = operation.result()
+        with self._lock:
+            self._failures, self._pause = 0, PAUSE_MIN
+            self._counts["received"] += 1
+            self._counts["bytes_received"] += len(data)
+        try:
+            if self._on_datagram is not None:
+                self._on_datagram(self, data, address)
+        except Exception as error:
+            self._tell(error, of_callback=True)
+        finally:
+            self._receive()
+
+    def _not_received(self, error: BaseException) -> None:
+        with self._lock:
+            self._failures += 1
+            pauses = getattr(error, "errno", None) in NO_MEMORY or self._failures > FAILURES_MAX
+            pause = self._pause
+            if pauses:
+                self._pause = min(2 * pause, PAUSE_MAX)
+        try:
+            self._tell(error)
+        finally:
+            if not pauses:
+                self._receive()
+            elif not self._port.closed:
+                self._port.timer(pause, callback=self._receive)
+
+    def _sent(self, size: int, operation: Operation) -> None:
+        with self._lock:
+            self._pending -= size
+            if operation.error is None:
+                self._counts["sent"] += 1
+                self._counts["bytes_sent"] += size
+        if operation.error is not None and not self.closed:
+            self._tell(operation.error)
+
+    def _tell(self, error: BaseException, *, of_callback: bool = False) -> None:
+        with self._lock:
+            self._counts["errors"] += 1
+        if self._on_error is not None:
+            self._on_error(self, error)
+        elif of_callback:
+            raise error  # to sys.unraisablehook, by the port
+        else:
+            logger.debug("%r: %s", self, error)
+
+
+class _Serving:
+    """What serve_forever() waits for."""
+
+    def __init__(self, endpoint: Datagram) -> None:
+        self._endpoint = endpoint
+
+    @property
+    def exit(self) -> BaseException | None:
+        return self._endpoint._engine.exit
+
+    @property
+    def stopped(self) -> bool:
+        return self._endpoint.closed
+
+    def when_stopped(self, function: Callable[[], object]) -> None:
+        with self._endpoint._lock:
+            if not self._endpoint.closed:
+                self._endpoint._when_closed.append(function)
+                return
+        function()
+
+    def wait_stopped(self) -> None:
+        self._endpoint._closed.wait()
+
+    def begin_stop(self, timeout: float) -> None:
+        self._endpoint.close()
+
+
+def _remote_target(value: Any, local: Target | None) -> Target | None:
+    if value is None:
+        return None
+    if not (isinstance(value, tuple) and len(value) >= 2 and isinstance(value[0], str)):
+        raise TypeError("remote_address must be (host, port)")
+    number = _check.port_number(value[1])
+    found = _dialling.numeric(value[0], number, socket.SOCK_DGRAM)
+    if found is None:
+        found = _dialling.resolve(value[0], number, socket.SOCK_DGRAM)
+    for target in found:
+        if local is None or target.family == local.family:
+            return target
+    raise ValueError("remote_address and local_address must be of one family")
+
+
+def _make_socket(
+    local: Target | None, remote: Target | None, reuse_port: bool, broadcast: bool
+) -> socket.socket:
+    family = next((target.family for target in (local, remote) if target), socket.AF_INET)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if reuse_port:
+            set_reuse_port(sock)
+        if broadcast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if local is not None:
+            bind(sock, local.address)
+        elif remote is None:
+            bind(sock, ("0.0.0.0", 0))  # Windows receives nothing on a socket without an address
+        if remote is not None:
+            sock.connect(remote.address)  # which sends nothing
+    except BaseException:
+        sock.close()
+        raise
+    return sock
