@@ -1,0 +1,55 @@
+"""Certificates for tests of TLS, and contexts that use them.
+
+They lie beside this file, since what makes them cannot be installed wherever the tests run, and
+are valid long enough. They were made by `pip install trustme && python certificates.py`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "certificates"
+HOST = "localhost"
+OTHER_HOST = "other.example"
+
+
+def make() -> None:
+    """ca.pem has signed the others, except for untrusted.pem; each is a key and its chain."""
+    import trustme
+
+    FOLDER.mkdir(exist_ok=True)
+    authority, stranger = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(str(FOLDER / "ca.pem"))
+    issued = {
+        "server.pem": authority.issue_cert(HOST, "127.0.0.1", "::1"),
+        "other.pem": authority.issue_cert(OTHER_HOST),
+        "client.pem": authority.issue_cert("client@example.org"),
+        "untrusted.pem": stranger.issue_cert(HOST, "127.0.0.1", "::1"),
+    }
+    for name, certificate in issued.items():
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(FOLDER / name))
+
+
+def server_context(
+    certificate: str = "server.pem", ask_client: bool = False, alpn: Sequence[str] = ()
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=FOLDER / "ca.pem")
+    context.load_cert_chain(FOLDER / certificate)
+    if ask_client:
+        context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(list(alpn))
+    return context
+
+
+def client_context(certificate: str = "", alpn: Sequence[str] = ()) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=FOLDER / "ca.pem")
+    if certificate:
+        context.load_cert_chain(FOLDER / certificate)
+    context.set_alpn_protocols(list(alpn))
+    return context
+
+
+if __name__ == "__main__":
+    make()
