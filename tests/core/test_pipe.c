@@ -134,16 +134,26 @@ static void gathered(void) {
     }
 }
 
-/* A send that nobody reads is cancelled, and its memory comes back. */
-static void cancelled_send(void) {
+/* Sends that nobody reads are cancelled, and their memory comes back. */
+static void cancelled_sends(void) {
     duplex both;
     pair_open(&both, 0);
-    io_op *op = new_send(&both.world, duplex_pattern, sizeof(duplex_pattern));
-    io_op_submit(op, both.handle[0]);
-    CHECK(io_op_cancel(op));
-    CHECK_INT(duplex_finish(&both, op), -IOE_CANCELED);
-    CHECK(((io_transfer *)op)->pooled == NULL);
-    io_op_release(op);
+    io_op *large = new_send(&both.world, duplex_pattern, sizeof(duplex_pattern));
+    io_op *joined = new_send(&both.world, duplex_pattern, 10);
+    io_transfer *transfer = (io_transfer *)joined;
+    io_vec_set(&transfer->vecs[1], duplex_pattern, 10);
+    transfer->vec_count = 2;
+    transfer->length = 20;
+    io_op_submit(large, both.handle[0]);
+    io_op_submit(joined, both.handle[0]);
+    CHECK(transfer->pooled != NULL);
+    CHECK(io_op_cancel(joined));
+    CHECK_INT(duplex_finish(&both, joined), -IOE_CANCELED);
+    CHECK(transfer->pooled == NULL);
+    io_op_release(joined);
+    CHECK(io_op_cancel(large));
+    CHECK_INT(duplex_finish(&both, large), -IOE_CANCELED);
+    io_op_release(large);
     duplex_close(&both);
 }
 
@@ -400,7 +410,7 @@ int main(int argc, char **argv) {
     static const test_case tests[] = {
         TEST(data),
         TEST(gathered),
-        TEST(cancelled_send),
+        TEST(cancelled_sends),
         TEST(empty_writes),
         TEST(cancelled),
         TEST(closed_under_a_receive),
