@@ -215,7 +215,7 @@ class Service:
         on_failed: Callable[[Connection, BaseException], object] | None = None,
         on_empty: Callable[[], object] | None = None,
         on_accept_error: Callable[[Listener, BaseException | None], object] | None = None,
-        on_refused: Callable[[str], object] | None = None,
+        on_refused: Callable[[Any], object] | None = None,
         framing: LengthPrefixed | Delimited | FixedSize | Callable[[], Framer] | None = None,
         stage: Callable[[Connection], Any] | None = None,
         executor: Callable[[], Executor] | None = None,

@@ -32,10 +32,10 @@ class Stream(Protocol):
     handle: Any  # as the port takes it
 
     def adopt(self, service: Service, context: object) -> Connection:
-        """Make a connection of it. If that raises, it is still there to be closed."""
+        """Make a connection of it. It is given away, also if that raises."""
 
     def close(self) -> None:
-        """Nothing is in flight on it any more, or the port is closed."""
+        """Unless it was given away. Nothing is in flight any more, or the port is closed."""
 
 
 def open_stream(
@@ -64,12 +64,13 @@ class _SystemStream:
             raise
 
     def adopt(self, service: Service, context: object) -> Connection:
+        family = self.handle.family
         self._port.dissociate(self.handle)
-        conn = service.adopt(self.handle.fileno(), self.handle.family, context)
-        self.handle.detach()
-        return conn
+        return service.adopt(self.handle.detach(), family, context)
 
     def close(self) -> None:
+        if self.handle.fileno() < 0:
+            return
         try:
             self._port.close_handle(self.handle)
         except ValueError:  # the port is closed
@@ -79,16 +80,35 @@ class _SystemStream:
 class _SimulatedStream:
     def __init__(self, port: CompletionPort) -> None:
         self._port = port
+        self._own = True
         self.handle = _core.sim_socket(port)
 
     def adopt(self, service: Service, context: object) -> Connection:
         self._port.dissociate(self.handle)
+        self._own = False
         return service.adopt(self.handle, socket.AF_INET, context)
 
     def close(self) -> None:
+        if not self._own:
+            return
         with suppress(ValueError):  # the port is closed, and the simulation with it
-            self._port.dissociate(self.handle)
-            _core.sim_close(self._port, self.handle)
+            self._port.close_handle(self.handle)
+
+
+class Pipe:
+    """The client's end of a named pipe, which is connected from the beginning."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self._own = True
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        self._own = False
+        return service.adopt(self.handle, socket.AF_UNSPEC, context)
+
+    def close(self) -> None:
+        if self._own and sys.platform == "win32":
+            _winapi.CloseHandle(self.handle)
 
 
 def _bind(sock: socket.socket, local: Target) -> None:
@@ -159,13 +179,7 @@ if sys.platform == "win32":
                 with suppress(OSError):  # it times out
                     _winapi.WaitNamedPipe(name, max(1, min(1000, int(left * 1000))))
 
-    def close_pipe(handle: int) -> None:
-        _winapi.CloseHandle(handle)
-
 else:
 
     def open_pipe(name: str, limit: float) -> int:
-        raise ValueError("named pipes do not exist here")
-
-    def close_pipe(handle: int) -> None:
         raise ValueError("named pipes do not exist here")

@@ -34,7 +34,7 @@ class Journal:
         else:
             logger.warning("accepting connections pauses: %s", error)
 
-    def on_refused(self, host: str) -> None:
+    def on_refused(self, address: object) -> None:
         """One more connection than max_connections_per_address."""
         now = time.monotonic()
         with self._lock:
@@ -43,7 +43,8 @@ class Journal:
                 return
             self._last = now
             refusals, self._refusals = self._refusals, 0
-        logger.warning("too many connections from %s; refused so far: %d", host, refusals)
+        host = address[0] if isinstance(address, tuple) else address
+        logger.warning("too many connections from %s: %d refused", host, refusals)
 
 
 def shown(address: object) -> str:

@@ -308,11 +308,7 @@ class Connecting:
     def _open_pipe(self) -> None:
         left = 3600.0 if self._deadline is None else self._deadline - time.monotonic()
         handle = _dialling.open_pipe(self._plan.host, left)
-        try:
-            self._adopted(self._service.adopt(handle, 0, self._plan.context))
-        except BaseException:
-            _dialling.close_pipe(handle)
-            raise
+        self._adopt(_dialling.Pipe(handle))
 
     def _try_next(self) -> None:
         """Any thread, but only one at a time."""

@@ -29,8 +29,18 @@ from iocpcore.callbacks import (
 from iocpcore.proxy_protocol import Trusted, proxy_stage
 from iocpcore.workers import choose
 
-# Of the C service's figures, those that only grow: stats() gives their growth per second, too.
-NOT_GROWING = frozenset({"connections", "pending_bytes", "queued_bytes", "listeners"})
+# The figures that only grow: stats() gives their growth per second, too.
+GROWING = (
+    "accepted",
+    "closed",
+    "failed",
+    "refused",
+    "aborted",
+    "accept_errors",
+    "bytes_received",
+    "bytes_sent",
+    "messages",
+)
 
 
 class Server:
@@ -116,12 +126,11 @@ class Server:
         self._keepalive = _check.flag("keepalive", keepalive)
         stage = _stage(ssl, proxy_protocol)
         count, concurrency = choose(workers, concurrency)
-        self._lock = threading.Lock()  # the listeners; the last stats()
-        self._listening: list[tuple[Listener, Any]] = []
-        self._files = _Files()
+        self._lock = threading.Lock()  # the last stats()
+        self._places = _Places()
         self._engine = Engine(CompletionPort(concurrency, backend=backend), count, executor)
         self._service = self._make_service(found, framing=framing, stage=stage, **options)
-        self._engine.add(self._files)
+        self._engine.add(self._places)
         self._engine.add(self._service)
         self._born = self._last_time = time.monotonic()
         self._last: dict[str, float] = {}
@@ -210,11 +219,7 @@ class Server:
                     item.file.remove()
             raise
         for listener, item in zip(opened, found, strict=True):
-            if item.file is not None:
-                self._files.add(item.file)
-            self._note(listener, item.address)
-        if self._engine.stopping:  # since a moment ago: stop() has not seen the new files
-            self._files.shutdown()
+            self._note(listener, item.address, item.file)
         return found[0].address
 
     def _listen_sim(self) -> Any:
@@ -222,9 +227,12 @@ class Server:
         native, address = _core.sim_listener(self.completion_port)
         return self._note(self._service.listen(native, socket.AF_INET), address)
 
-    def _note(self, listener: Listener, address: Any) -> Any:
-        with self._lock:
-            self._listening.append((listener, address))
+    def _note(
+        self, listener: Listener, address: Any, file: _listening.SocketFile | None = None
+    ) -> Any:
+        self._places.add(listener, address, file)
+        if self._engine.stopping:  # since a moment ago, and stop() has not seen this one
+            self._places.shutdown()
         return address
 
     # ---- beginning and end
@@ -261,7 +269,7 @@ class Server:
         callback has raised: that stops the server, too.
         """
         stop_timeout = _check.duration("stop_timeout", stop_timeout)
-        if not self._listening:
+        if not self._places.addresses:
             raise RuntimeError("there is nothing to serve: call listen() first")
         self.start()
         _signals.serve(self._engine, stop_timeout)
@@ -296,8 +304,7 @@ class Server:
     @property
     def addresses(self) -> tuple[Any, ...]:
         """Every address that it listens on."""
-        with self._lock:
-            return tuple(address for _, address in self._listening)
+        return tuple(self._places.addresses)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -317,32 +324,40 @@ class Server:
         with self._lock:
             last, self._last = self._last, dict(figures)
             interval, self._last_time = now - self._last_time, now
-            listeners = len(self._listening)
         rates = {
-            f"{name}_per_second": (value - last.get(name, 0)) / interval if interval > 0 else 0.0
-            for name, value in figures.items()
-            if name not in NOT_GROWING
+            f"{name}_per_second": (figures[name] - last.get(name, 0)) / max(interval, 1e-9)
+            for name in GROWING
         }
         figures.update({f"port_{name}": value for name, value in port.items()})
         figures.update(rates)
-        figures.update(listeners=listeners, uptime=now - self._born, interval=interval)
+        figures.update(
+            listeners=len(self._places.addresses), uptime=now - self._born, interval=interval
+        )
         return figures
 
 
-class _Files:
-    """The files of unix sockets: they go first when the server stops."""
+class _Places:
+    """Where a server listens. That ends first when it stops."""
 
-    count = 0
+    count = 0  # no connections
 
     def __init__(self) -> None:
-        self._files: list[_listening.SocketFile] = []
+        self._lock = threading.Lock()
+        self._open: list[tuple[Listener, _listening.SocketFile | None]] = []
+        self.addresses: list[Any] = []
 
-    def add(self, file: _listening.SocketFile) -> None:
-        self._files.append(file)
+    def add(self, listener: Listener, address: Any, file: _listening.SocketFile | None) -> None:
+        with self._lock:
+            self._open.append((listener, file))
+            self.addresses.append(address)
 
     def shutdown(self) -> None:
-        while self._files:
-            self._files.pop().remove()
+        with self._lock:
+            ending, self._open = self._open, []
+        for listener, file in ending:
+            if file is not None:
+                file.remove()
+            listener.close()
 
     def abort(self) -> int:
         self.shutdown()
