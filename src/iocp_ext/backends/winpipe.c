@@ -126,10 +126,13 @@ static int start_accept(io_accept *accept) {
 
 static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
     int error = io_error_from_ntstatus(status);
-    if (error == 0)
-        hand_out(accept);
-    else
+    if (error) {
+        io_mutex_lock(&accept->op.handle->lock); /* a cancel may be looking at it */
         drop_accepted(accept);
+        io_mutex_unlock(&accept->op.handle->lock);
+    } else {
+        hand_out(accept);
+    }
     if (error == IOE_PIPE) /* the end of that client, not of the listener */
         io_op_retry(&accept->op, done);
     else

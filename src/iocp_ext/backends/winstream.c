@@ -6,12 +6,13 @@
  * queues its packets itself.
  *
  * A pending receive needs memory: to wait with an empty one and receive without blocking afterwards
- * would be two more calls for each message. So a quiet connection holds a small buffer, as large
- * as its last message; one that had filled its buffer is given all that was asked for. */
+ * would be two more calls for each message. So a quiet connection holds a small buffer, with room
+ * for a message like the last ones, and one that filled its buffer is given a larger one. */
 #include "iocp.h"
 
 enum {
     QUIET_ROOM = 4096,
+    GROWTH = 4,
     DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
 
@@ -96,15 +97,24 @@ uint32_t winstream_acquire(io_receive *receive) {
     return receive->buffer == NULL ? 0 : room;
 }
 
+/* Sizes that are powers of two, as the pool's are. A message that came in two parts is to come in
+ * one the next time, and an equal one is not to fill its buffer again. */
+static uint32_t next_room(uint32_t room, uint32_t bytes, bool filled) {
+    if (filled)
+        return room < IO_BUFFER_POOLED_MAX / GROWTH ? room * GROWTH : IO_BUFFER_POOLED_MAX;
+    uint32_t least = QUIET_ROOM;
+    while (least <= bytes)
+        least *= 2;
+    return least > room / 2 ? least : room / 2;
+}
+
 /* No lock: a connection has one receive at a time, and this is still that one. */
 void winstream_received(io_receive *receive, uint32_t bytes) {
     intptr_t *room = &receive->op.handle->backend.word[WINSTREAM_ROOM];
     if (bytes == 0)
         io_receive_release(receive);
-    else if (bytes == room_of(receive))
-        *room = receive->capacity;
     else
-        *room = bytes > QUIET_ROOM ? (intptr_t)bytes : QUIET_ROOM;
+        *room = (intptr_t)next_room((uint32_t)*room, bytes, bytes == room_of(receive));
 }
 
 int winstream_receive(io_receive *receive) {
