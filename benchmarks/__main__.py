@@ -11,12 +11,12 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-from benchmarks import cells, markdown, picture
+from benchmarks import cells, markdown, picture, windows
 from benchmarks.build import build
-from benchmarks.measure import Bench, LoadError, sample
+from benchmarks.measure import SERVER_CORES, Bench, LoadError, sample
 from benchmarks.process import StartError
 from benchmarks.results import Line, Table, machine
-from benchmarks.rows import READS, ROWS, Row, Things, missing, variants
+from benchmarks.rows import READS, ROWS, WINDOWS_ROWS, Row, Things, missing, variants
 
 
 def arguments() -> argparse.Namespace:
@@ -40,6 +40,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--free-threaded", metavar="PYTHON", help="a free-threaded build, for the scaling cells"
     )
+    parser.add_argument(
+        "--windows", metavar="ABI", help="that Windows Python (cp313), under Wine, instead"
+    )
     parser.add_argument("--cc", default="cc", help="builds the C programs")
     return parser.parse_args()
 
@@ -47,14 +50,17 @@ def arguments() -> argparse.Namespace:
 def chosen_cells(options: argparse.Namespace) -> list[cells.Cell]:
     if options.cells:
         return cells.named(options.cells.split(","))
+    if options.windows:
+        return [cell for cell in cells.CELLS if cell.quick or cell.kind in ("bulk", "file")]
     return [cell for cell in cells.CELLS if cell.quick or not options.quick]
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Row]:
+    every = WINDOWS_ROWS if options.windows else ROWS
     if options.rows:
         patterns = options.rows.split(",")
-        return [row for row in ROWS if any(fnmatch(row.name, pattern) for pattern in patterns)]
-    return [row for row in ROWS if row.quick or not options.quick]
+        return [row for row in every if any(fnmatch(row.name, pattern) for pattern in patterns)]
+    return [row for row in every if row.quick or not options.quick]
 
 
 def rows_of(cell: cells.Cell, candidates: list[Row], options: argparse.Namespace) -> list[Row]:
@@ -132,32 +138,42 @@ def write(tables: list[Table], settings: str, folder: Path) -> str:
     return text
 
 
+def run(options: argparse.Namespace, things: Things, counted: tuple[int, ...]) -> None:
+    chosen, candidates = chosen_cells(options), chosen_rows(options)
+    repeats = options.repeats or (1 if options.quick else 5)
+    seconds = options.seconds or (0.7 if options.quick else 3.0)
+    bench = Bench(things, seconds, counted=counted)
+    folder = things.file.parent
+    for line in absent(candidates, options):
+        print(line, file=sys.stderr)
+    tables = []
+    text = ""
+    for cell in chosen:
+        tables.append(run_cell(bench, cell, rows_of(cell, candidates, options), repeats))
+        text = write(tables, f"{repeats} x {seconds:g} s per row", folder)
+    print(text)
+    for path in picture.draw(tables, folder):
+        print(path)
+
+
 def main() -> int:
     options = arguments()
-    chosen = chosen_cells(options)
-    candidates = chosen_rows(options)
     if options.list:
-        print("cells:", *(cell.name for cell in chosen), sep="\n  ")
-        print("rows:", *dict.fromkeys(row.name for row in candidates), sep="\n  ")
+        print("cells:", *(cell.name for cell in chosen_cells(options)), sep="\n  ")
+        print("rows:", *dict.fromkeys(row.name for row in chosen_rows(options)), sep="\n  ")
         return 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for those that are started
     if len(os.sched_getaffinity(0)) < 2:
         print("benchmarks: one core only: servers and load share it", file=sys.stderr)
-    repeats = options.repeats or (1 if options.quick else 5)
-    seconds = options.seconds or (0.7 if options.quick else 3.0)
-    things = prepare(options, chosen)
-    for line in absent(candidates, options):
-        print(line, file=sys.stderr)
-    bench = Bench(things, seconds)
-    tables = []
-    settings = f"{repeats} x {seconds:g} s per row"
-    for cell in chosen:
-        tables.append(run_cell(bench, cell, rows_of(cell, candidates, options), repeats))
-        text = write(tables, settings, things.file.parent)
-    print(text)
-    for path in picture.draw(tables, things.file.parent):
-        print(path)
+    things = prepare(options, chosen_cells(options))
+    if options.windows is None:
+        run(options, things, ())
+        return 0
+    folder = things.file.parent / "windows"
+    folder.mkdir(exist_ok=True)
+    with windows.wine(options.windows, folder, SERVER_CORES) as (options.python, pid):
+        run(options, things, (pid,))
     return 0
 
 

@@ -30,6 +30,7 @@ class Bench:
     things: Things
     seconds: float
     warmup: float = 0.3
+    counted: tuple[int, ...] = ()  # further processes whose time is the servers'
 
 
 def sample(bench: Bench, row: Row, cell: Cell) -> Sample:
@@ -48,11 +49,12 @@ def start_load(
     bench: Bench, server: Server, arguments: list[str], pinned: bool = True
 ) -> subprocess.Popen[str]:
     cores = LOAD_CORES if pinned else None
+    counted = [f"--server={pid}" for pid in (server.process.pid, *bench.counted)]
     return subprocess.Popen(
         [
             bench.things.programs.path("load"),
             *("--seconds", str(bench.seconds), "--warmup", str(bench.warmup)),
-            *("--server", str(server.process.pid), *arguments, server.address),
+            *(*counted, *arguments, server.address),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,13 @@ from benchmarks import reading
 from benchmarks.build import Programs
 from benchmarks.cells import Cell
 
-CONTROL = "asyncio-protocol"
+# What asyncio itself does: other rows are compared with it.
+CONTROLS = ("asyncio-protocol", "asyncio-threads", "proactor-protocol")
 READS = frozenset({"reads-cached", "reads-direct"})
 # What comes in frames is the same to a server that gives back every byte.
 RAW = frozenset({"echo", "framed", "lines"})
 STREAM = RAW | {"visit", "block", "bulk", "file", "tls"}
+IMPORT_SECONDS = 60.0
 OURS = ("epoll", "io_uring")
 
 
@@ -42,7 +45,7 @@ class Row:
 
     @property
     def control(self) -> bool:
-        return self.name in (CONTROL, "asyncio-threads")
+        return self.name in CONTROLS
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Things:
 
 def loop_rows(name: str, lacks: frozenset[str] = frozenset(), quick: bool = False) -> list[Row]:
     """An asyncio loop, with both of asyncio's ways to write a server."""
-    needs = "" if name == "asyncio" else name
+    needs = "" if name in ("asyncio", "proactor") else name
     loop = ("--loop", name)
     kinds = STREAM - lacks
     more = frozenset({"work", "datagram"}) - lacks
@@ -106,6 +109,18 @@ ROWS = [
         "aiofiles",
     ),
     *(row for backend in OURS for row in our_rows(backend)),
+]
+
+WINDOWS_ROWS = [
+    *loop_rows("proactor", quick=True),
+    *loop_rows("winloop", lacks=frozenset({"file"}), quick=True),
+    replace(
+        library("twisted", lacks=frozenset({"tls"})),
+        name="twisted-iocp",
+        arguments=("--reactor", "iocpreactor"),
+        needs="twisted.internet.iocpreactor",
+    ),
+    *our_rows("iocp"),
 ]
 
 
@@ -173,10 +188,19 @@ def buffer_size(receives: int) -> int:
 
 @cache
 def missing(python: str, package: str) -> str:
-    """Why this interpreter cannot import the package, or an empty text."""
+    """Why this interpreter cannot import the package, or an empty text. What it says goes to a
+    file: under Wine processes that outlive it would hold a pipe open."""
     if not package:
         return ""
-    done = subprocess.run(
-        [python, "-c", f"import {package}"], capture_output=True, text=True, check=False
-    )
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    with tempfile.TemporaryFile("w+") as said:
+        done = subprocess.run(
+            [python, "-c", f"import {package}"],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            check=False,
+            timeout=IMPORT_SECONDS,
+        )
+        said.seek(0)
+        lines = said.read().strip().splitlines()
+    return (lines or ["failed"])[-1] if done.returncode else ""
