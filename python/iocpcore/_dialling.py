@@ -66,7 +66,7 @@ class _SystemStream:
     def adopt(self, service: Service, context: object) -> Connection:
         family = self.handle.family
         self._port.dissociate(self.handle)
-        return service.adopt(self.handle.detach(), family, context)
+        return service.adopt(self.handle.detach(), family, context=context)
 
     def close(self) -> None:
         if self.handle.fileno() < 0:
@@ -86,7 +86,7 @@ class _SimulatedStream:
     def adopt(self, service: Service, context: object) -> Connection:
         self._port.dissociate(self.handle)
         self._own = False
-        return service.adopt(self.handle, socket.AF_INET, context)
+        return service.adopt(self.handle, socket.AF_INET, context=context)
 
     def close(self) -> None:
         if not self._own:
@@ -104,7 +104,7 @@ class Pipe:
 
     def adopt(self, service: Service, context: object) -> Connection:
         self._own = False
-        return service.adopt(self.handle, socket.AF_UNSPEC, context)
+        return service.adopt(self.handle, socket.AF_UNSPEC, context=context)
 
     def close(self) -> None:
         if self._own and sys.platform == "win32":

@@ -375,7 +375,7 @@ class Connecting:
             return
         try:
             connection = stream.adopt(self._service, self._plan.context)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, somebody waits for an answer
             stream.close()
             with self._lock:
                 self._state = UNDER_WAY
