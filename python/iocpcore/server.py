@@ -269,7 +269,7 @@ class Server:
         callback has raised: that stops the server, too.
         """
         stop_timeout = _check.duration("stop_timeout", stop_timeout)
-        if not self._places.addresses:
+        if not self._places.addresses and not self._engine.stopping:
             raise RuntimeError("there is nothing to serve: call listen() first")
         self.start()
         _signals.serve(self._engine, stop_timeout)

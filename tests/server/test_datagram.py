@@ -25,7 +25,10 @@ def endpoint(
     made: list[Datagram] = []
 
     def make(**options: object) -> Datagram:
-        if port.backend != "sim" and not {"sock", "local_address"} & options.keys():
+        if (
+            port.backend != "sim"
+            and not {"sock", "local_address", "remote_address"} & options.keys()
+        ):
             options["local_address"] = LOOPBACK
         made.append(Datagram(completion_port=port, **options))
         return made[-1]
@@ -170,7 +173,7 @@ def test_a_remote_address(endpoint):
 @pytest.mark.system
 def test_a_name_as_remote_address(endpoint):
     server = endpoint(on_datagram=echo)
-    client = endpoint(remote_address=("localhost", server.sockname[1]))
+    client = endpoint(remote_address=("localhost", server.sockname[1]), local_address=LOOPBACK)
     assert client.remote_address == server.sockname
 
 

@@ -1,0 +1,85 @@
+"""Servers that end with their test, and clients of them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import iocpcore
+import pytest
+from iocpcore import Connection, Server, _engine
+from support.system import LIMIT
+
+
+@pytest.fixture
+def make_server(backend: str, ends_at_zero: None) -> Iterator[Callable[..., Server]]:
+    """Makes servers that listen on loopback and run; none outlives its test."""
+    made: list[Server] = []
+
+    def make(*args: Any, listen: bool = True, start: bool = True, **options: Any) -> Server:
+        server = Server(*args, backend=backend, **options)
+        made.append(server)
+        if listen:
+            server.listen("127.0.0.1", 0)
+        if start:
+            server.start()
+        return server
+
+    yield make
+    began = time.monotonic()
+    for server in made:
+        server.stop(0)
+    assert time.monotonic() - began < 1 + len(made), "stop() took too long"
+    _engine.stop_default()
+
+
+@pytest.fixture
+def client_port(backend: str, ends_at_zero: None) -> Iterator[Callable[[], Any]]:
+    """A port for clients, with threads that run it; made when it is asked for."""
+    ports: list[iocpcore.CompletionPort] = []
+    threads: list[threading.Thread] = []
+
+    def get() -> iocpcore.CompletionPort:
+        if not ports:
+            ports.append(iocpcore.CompletionPort(1, backend=backend))
+            threads.extend(threading.Thread(target=ports[0].run) for _ in range(2))
+            for thread in threads:
+                thread.start()
+        return ports[0]
+
+    yield get
+    for port in ports:
+        port.stop()
+        for thread in threads:
+            thread.join(LIMIT)
+        port.close()
+
+
+@pytest.fixture
+def dial(backend: str, client_port: Callable[[], Any]) -> Callable[..., Connection]:
+    """A connection to a server, on another port; simulated ones share their port's world."""
+
+    def connect(server: Server, **options: Any) -> Connection:
+        port = server.completion_port if backend == "sim" else client_port()
+        options.setdefault("timeout", LIMIT)
+        host, number = server.addresses[0][:2]
+        return iocpcore.connect(host, number, completion_port=port, **options)
+
+    return connect
+
+
+@pytest.fixture
+def plain(ends_at_zero: None) -> Iterator[Callable[[Server], socket.socket]]:
+    """A socket of the system that is connected to a server, with a time limit."""
+    made: list[socket.socket] = []
+
+    def connect(server: Server) -> socket.socket:
+        made.append(socket.create_connection(server.addresses[0][:2], LIMIT))
+        return made[-1]
+
+    yield connect
+    for sock in made:
+        sock.close()
