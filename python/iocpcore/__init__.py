@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from iocpcore import _lifetime
-from iocpcore._core import CompletionPort, Delimited, FixedSize, LengthPrefixed, Operation, backends
+from iocpcore._core import (
+    CompletionPort,
+    Connection,
+    Delimited,
+    FixedSize,
+    LengthPrefixed,
+    Operation,
+    backends,
+)
 from iocpcore._version import __version__
-from iocpcore.errors import FramingError, InvalidStateError
+from iocpcore.client import Connecting, connect, connect_nowait
+from iocpcore.datagram import Datagram
+from iocpcore.errors import FramingError, InvalidStateError, SlowReaderError
 from iocpcore.framing import Framer
+from iocpcore.proxy_protocol import ProxyProtocolError
+from iocpcore.server import Server
 
 __all__ = [
     "CompletionPort",
+    "Connecting",
+    "Connection",
+    "Datagram",
     "Delimited",
     "FixedSize",
     "Framer",
@@ -17,8 +32,13 @@ __all__ = [
     "InvalidStateError",
     "LengthPrefixed",
     "Operation",
+    "ProxyProtocolError",
+    "Server",
+    "SlowReaderError",
     "__version__",
     "backends",
+    "connect",
+    "connect_nowait",
 ]
 
 _lifetime.register()

@@ -43,6 +43,15 @@ void duplex_close(duplex *both) {
     world_close(&both->world);
 }
 
+bool duplex_fetched(io_receive *receive, io_handle *handle) {
+    if (receive->op.result == IO_RECEIVE_READY)
+        io_receive_now(receive);
+    if (receive->op.result != -IOE_AGAIN)
+        return true;
+    io_op_submit(&receive->op, handle);
+    return false;
+}
+
 /* The next completion: a receive is marked, a send (but for the one that is waited for) released.
  */
 static io_op *take(duplex *both, const io_op *wanted) {
@@ -53,7 +62,7 @@ static io_op *take(duplex *both, const io_op *wanted) {
     if (op->kind == IO_RECEIVE) {
         int side = op == &both->receive[1].op;
         CHECK(op == &both->receive[side].op && !both->came[side]);
-        both->came[side] = true;
+        both->came[side] = duplex_fetched(&both->receive[side], both->handle[side]);
     } else if (op != wanted) {
         CHECK_INT(op->kind, IO_SEND);
         CHECK_INT(op->result, ((io_transfer *)op)->length);
@@ -79,7 +88,8 @@ void duplex_start(duplex *both, int side, uint32_t capacity) {
     both->started[side] = true;
     both->came[side] = false;
     if (test_below(&both->random, 2) == 0)
-        both->came[side] = io_op_submit_now(&receive->op, both->handle[side]);
+        both->came[side] = io_op_submit_now(&receive->op, both->handle[side]) &&
+                           duplex_fetched(receive, both->handle[side]);
     else
         io_op_submit(&receive->op, both->handle[side]);
 }

@@ -29,6 +29,8 @@ void duplex_close_side(duplex *both, int side);
  * have worked. */
 int64_t duplex_finish(duplex *both, io_op *op);
 void duplex_start(duplex *both, int side, uint32_t capacity);
+/* A receive has been reported. True: it is over; false: it goes on. */
+bool duplex_fetched(io_receive *receive, io_handle *handle);
 /* The result of the receive that was started. There is a buffer if there is something in it. */
 int64_t duplex_received(duplex *both, int side);
 /* Both. */

@@ -449,7 +449,7 @@ static void crowd_receive(crowd_end *end) {
         receive->buffer = NULL;
         receive->lent = 0;
         receive->capacity = end->left % 3 == 0 ? 65536 : 700;
-        if (!io_op_submit_now(&receive->op, end->handle))
+        if (!io_op_submit_now(&receive->op, end->handle) || !duplex_fetched(receive, end->handle))
             return;
         if (receive->op.result <= 0)
             break;
@@ -475,6 +475,8 @@ static void crowd_member(void *argument) {
             io_op_release(op);
             continue;
         }
+        if (!duplex_fetched(&end->receive, end->handle))
+            continue;
         int64_t result = end->receive.op.result;
         CHECK((end->receive.buffer != NULL) == (result > 0));
         io_receive_release(&end->receive);

@@ -137,13 +137,18 @@ static void epoll_handle_close(io_handle *handle, bool close_native) {
 /* Whether the socket may have something to receive. After a receive that was not filled there is
  * nothing until epoll says so, which saves the call that would find it out. Not so where a receive
  * may end early: at urgent data, at the end of the stream, and on unix sockets. */
-static int receive_if_ready(io_op *op) {
-    io_handle *handle = op->handle;
-    if (!(handle->ready & (IO_READABLE | IO_UNUSUAL)))
-        return -IOE_AGAIN;
-    int answer = posix_perform(op);
-    bool filled = answer == IO_DONE &&
-                  (op->result == ((io_receive *)op)->capacity || handle->family == AF_UNIX);
+static int receive_when_ready(io_op *op) {
+    if (!(op->handle->ready & (IO_READABLE | IO_UNUSUAL)))
+        return IO_PENDING;
+    op->result = IO_RECEIVE_READY;
+    return IO_DONE;
+}
+
+static int epoll_receive_now(io_receive *receive) {
+    io_handle *handle = receive->op.handle;
+    int answer = posix_perform(&receive->op);
+    bool filled =
+        answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
     if (!filled)
         handle->ready &= (uint8_t)~IO_READABLE;
     return answer;
@@ -160,7 +165,9 @@ static int epoll_submit(io_op *op) {
         int error = interest_set(op->handle); /* reports it once more if it is ready now */
         return error ? error : IO_PENDING;
     }
-    int answer = op->kind == IO_RECEIVE ? receive_if_ready(op) : posix_perform(op);
+    if (op->kind == IO_RECEIVE)
+        return receive_when_ready(op);
+    int answer = posix_perform(op);
     return answer == -IOE_AGAIN ? IO_PENDING : answer;
 }
 
@@ -235,6 +242,7 @@ const io_backend io_backend_epoll = {
     .submit = epoll_submit,
     .cancel = epoll_cancel,
     .hold_file = posix_hold_file,
+    .receive_now = epoll_receive_now,
     .shutdown = posix_shutdown,
     .prepare_close = posix_prepare_close,
     .address = posix_address,

@@ -217,9 +217,9 @@ int winfile_cancel(io_op *op) {
 
 void winfile_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     if (status == IOCP_STATUS_PENDING) { /* refused, see packet_follows; the lock: by now */
-        io_mutex_lock(&op->handle->lock);
+        io_lock_acquire(&op->handle->lock);
         uint32_t code = op->os_error;
-        io_mutex_unlock(&op->handle->lock);
+        io_lock_release(&op->handle->lock);
         io_op_reported(op, -io_error_from_windows(code), code, done);
         return;
     }

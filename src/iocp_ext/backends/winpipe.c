@@ -127,9 +127,9 @@ static int start_accept(io_accept *accept) {
 static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
     int error = io_error_from_ntstatus(status);
     if (error) {
-        io_mutex_lock(&accept->op.handle->lock); /* a cancel may be looking at it */
+        io_lock_acquire(&accept->op.handle->lock); /* a cancel may be looking at it */
         drop_accepted(accept);
-        io_mutex_unlock(&accept->op.handle->lock);
+        io_lock_release(&accept->op.handle->lock);
     } else {
         hand_out(accept);
     }

@@ -65,6 +65,9 @@ struct io_backend {
     void (*prepare_close)(io_handle *handle, bool reset);
     /* The address of its own end or of the other one; length 0 if there is none. */
     void (*address)(io_handle *handle, bool peer, io_address *answer);
+    /* Optional. For a backend that reports receives as IO_RECEIVE_READY, so that what has arrived
+     * is fetched where and when it is handed on: IO_DONE, -IOE_AGAIN or another error. */
+    int (*receive_now)(io_receive *receive);
     /* Optional. A buffer that the backend lent to a receive (`lent`) comes back, from any thread.
      */
     void (*take_back)(io_receive *receive);

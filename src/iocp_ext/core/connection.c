@@ -32,7 +32,7 @@ static void unlock_and_call(io_connection *self) {
         !self->running && !self->scheduled && self->phase != IO_CONNECTION_CLOSED && enter(self);
     if (post)
         self->scheduled = true;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     if (post) {
         io_post_submit(&self->strand);
         leave(self);
@@ -47,13 +47,9 @@ static void set_hold(io_connection *self, uint8_t holds) {
 
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
                        const io_connection_limits *limits, uint32_t *os_error) {
-    if (io_mutex_init(&self->lock))
-        return -IOE_NOMEM;
     int error = io_handle_adopt(lane, native, family, &self->handle, os_error);
-    if (error) {
-        io_mutex_destroy(&self->lock);
+    if (error)
         return error;
-    }
     self->limits = limits;
     io_op_embed(&self->strand, lane, IO_POST, IO_SINK_CONNECTION, self);
     io_op_embed(&self->receive.op, lane, IO_RECEIVE, IO_SINK_CONNECTION, self);
@@ -61,12 +57,6 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
     self->scheduled = true;
     io_post_submit(&self->strand);
     return 0;
-}
-
-void io_connection_free(io_connection *self) {
-    if (self->limits == NULL)
-        return;
-    io_mutex_destroy(&self->lock);
 }
 
 /* ---- what operations bring ------------------------------------------------------------------- */
@@ -85,6 +75,13 @@ static void received(io_connection *self) {
     io_op *op = &self->receive.op;
     self->receiving = false;
     self->input_start = 0;
+    if (op->result == IO_RECEIVE_READY) {
+        if (self->phase == IO_CONNECTION_OPEN && !io_connection_delivers(self))
+            return; /* it stays where it is */
+        io_receive_now(&self->receive);
+    }
+    if (op->result == -IOE_AGAIN)
+        return;
     if (op->result > 0) {
         self->bytes_received += (uint64_t)op->result;
         self->idle_ticks = 0;
@@ -122,10 +119,10 @@ static bool run(io_connection *self) {
 }
 
 bool io_connection_taken(io_connection *self, io_op *op) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     note(self, op);
     bool ours = run(self);
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return ours;
 }
 
@@ -296,7 +293,7 @@ static bool progress(io_connection *self) {
 
 io_connection_event io_connection_next(io_connection *self) {
     io_connection_event event = IO_CONNECTION_IDLE;
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     if (enter(self)) {
         do
             event = for_embedder(self);
@@ -307,7 +304,7 @@ io_connection_event io_connection_next(io_connection *self) {
     }
     if (event == IO_CONNECTION_IDLE)
         self->running = false;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return event;
 }
 
@@ -328,15 +325,15 @@ void io_connection_used(io_connection *self, size_t used) {
 }
 
 void io_connection_keep_input(io_connection *self, bool kept) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     self->input_kept = kept;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
 }
 
 void io_connection_end_input(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     self->eof = true;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
 }
 
 /* ---- what anybody may ask for ---------------------------------------------------------------- */
@@ -361,17 +358,17 @@ static void send_now(io_connection *self) {
     if (!here && (self->drain_due || self->send_failed || self->phase != IO_CONNECTION_OPEN))
         unlock_and_call(self);
     else
-        io_mutex_unlock(&self->lock);
+        io_lock_release(&self->lock);
 }
 
 int io_connection_send(io_connection *self, io_piece *pieces, size_t count) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     if (!takes(self)) {
         unlock_and_call(self);
         return 0;
     }
     if (!outbox_append(self, pieces, count)) {
-        io_mutex_unlock(&self->lock);
+        io_lock_release(&self->lock);
         return -IOE_NOMEM;
     }
     send_now(self);
@@ -406,14 +403,14 @@ static io_chunk *file_chunk(io_connection *self, io_native native, uint64_t offs
 int io_connection_send_file(io_connection *self, io_native file, uint64_t offset, uint64_t count,
                             uint32_t *os_error) {
     int error = -IOE_NOMEM;
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     if (!takes(self)) {
         unlock_and_call(self);
         return 0;
     }
     io_chunk *chunk = file_chunk(self, file, offset, count, &error, os_error);
     if (chunk == NULL) {
-        io_mutex_unlock(&self->lock);
+        io_lock_release(&self->lock);
         return error;
     }
     outbox_append_chunk(self, chunk);
@@ -422,7 +419,7 @@ int io_connection_send_file(io_connection *self, io_native file, uint64_t offset
 }
 
 void io_connection_ask_for_room(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     self->room_asked = true;
     unlock_and_call(self);
 }
@@ -430,10 +427,10 @@ void io_connection_ask_for_room(io_connection *self) {
 io_chunk *io_connection_take_spent(io_connection *self) {
     if (atomic_load_explicit(&self->spent, memory_order_relaxed) == NULL)
         return NULL;
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     io_chunk *spent = self->spent;
     self->spent = NULL;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return spent;
 }
 
@@ -447,19 +444,19 @@ static void flush_and_close(io_connection *self, bool linger) {
 }
 
 void io_connection_close(io_connection *self, bool linger) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     flush_and_close(self, linger);
     unlock_and_call(self);
 }
 
 void io_connection_shutdown(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     self->end_asked = true;
     unlock_and_call(self);
 }
 
 bool io_connection_abort(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     bool ends = self->phase < IO_CONNECTION_ENDING;
     if (ends) {
         self->aborted = true;
@@ -471,7 +468,7 @@ bool io_connection_abort(io_connection *self) {
 }
 
 bool io_connection_fail(io_connection *self, io_connection_cause cause, int error) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     bool first = self->phase == IO_CONNECTION_OPEN && self->cause == IO_CAUSE_NONE;
     if (first) {
         self->cause = (uint8_t)cause;
@@ -484,10 +481,10 @@ bool io_connection_fail(io_connection *self, io_connection_cause cause, int erro
 }
 
 void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     if (held) {
         set_hold(self, holds);
-        io_mutex_unlock(&self->lock);
+        io_lock_release(&self->lock);
         return;
     }
     atomic_fetch_and_explicit(&self->hold, (uint8_t)~holds, memory_order_relaxed);
@@ -495,11 +492,11 @@ void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
 }
 
 bool io_connection_post(io_connection *self, io_job *job) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     bool open = self->phase != IO_CONNECTION_CLOSED;
     job->next = NULL;
     if (!open) {
-        io_mutex_unlock(&self->lock);
+        io_lock_release(&self->lock);
         return false;
     }
     if (self->jobs_tail != NULL)
@@ -512,33 +509,33 @@ bool io_connection_post(io_connection *self, io_job *job) {
 }
 
 io_job *io_connection_take_jobs(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     io_job *jobs = self->jobs_head;
     self->jobs_head = self->jobs_tail = NULL;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return jobs;
 }
 
 uint32_t io_connection_tick(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     /* A send under way that gets on is no silence. */
     uint64_t moved = self->send != NULL ? io_op_progress(self->send) : 0;
     if (moved > self->sent_seen)
         self->idle_ticks = 0;
     self->sent_seen = moved;
     uint32_t ticks = self->phase < IO_CONNECTION_ENDING ? self->idle_ticks++ : 0;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return ticks;
 }
 
 void io_connection_collected(io_connection *self, io_op *op) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     note(self, op);
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
 }
 
 bool io_connection_orphaned(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     if (self->phase != IO_CONNECTION_CLOSED) {
         if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
             self->cause = IO_CAUSE_PORT;
@@ -553,31 +550,31 @@ bool io_connection_orphaned(io_connection *self) {
             io_handle_close(handle);
     }
     bool tell = !self->closed_told && run(self);
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return tell;
 }
 
 uint64_t io_connection_pending(io_connection *self, uint64_t *received_bytes,
                                uint64_t *sent_bytes) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     uint64_t pending = self->bytes_queued;
     *received_bytes = self->bytes_received;
     *sent_bytes = self->bytes_sent;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return pending;
 }
 
 void io_connection_address(io_connection *self, bool peer, io_address *address) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     address->length = 0;
     if (self->handle != NULL)
         self->strand.lane->backend->address(self->handle, peer, address);
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
 }
 
 io_native io_connection_native(io_connection *self) {
-    io_mutex_lock(&self->lock);
+    io_lock_acquire(&self->lock);
     io_native native = self->handle != NULL ? self->handle->native : IO_NATIVE_NONE;
-    io_mutex_unlock(&self->lock);
+    io_lock_release(&self->lock);
     return native;
 }

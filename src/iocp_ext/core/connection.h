@@ -78,7 +78,7 @@ typedef enum io_connection_cause {
 } io_connection_cause;
 
 typedef struct io_connection {
-    io_mutex lock;
+    io_lock lock;
     io_handle *handle;
     io_op strand;       /* brings a worker */
     io_receive receive; /* its buffer: input that has not been handed on */
@@ -133,7 +133,6 @@ typedef enum io_connection_event {
  * event follows, when a worker takes `strand`. 0 or a portable error. */
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
                        const io_connection_limits *limits, uint32_t *os_error);
-void io_connection_free(io_connection *self); /* one that is gone, or was never opened */
 
 /* An operation of this connection was taken. True: the caller runs it now. */
 bool io_connection_taken(io_connection *self, io_op *op);

@@ -173,6 +173,9 @@ typedef struct io_datagram { /* IO_RECV_FROM, IO_SEND_TO */
 #endif
 } io_datagram;
 
+/* Instead of a number of bytes: there is something, and io_receive_now gets it. */
+#define IO_RECEIVE_READY INT64_MAX
+
 /* IO_RECEIVE. No memory waits: `buffer` is found for what has arrived, and is NULL unless the
  * result is above 0. io_receive_release gives it back. */
 typedef struct io_receive {
@@ -235,6 +238,8 @@ void io_op_release(io_op *op);
 /* Prepares an operation that is part of something else, and never released. */
 void io_op_embed(io_op *op, io_lane *lane, io_kind kind, io_sink sink, void *owner);
 void io_receive_release(io_receive *receive);
+/* After IO_RECEIVE_READY: what there is, as its result; -IOE_AGAIN: nothing after all. */
+void io_receive_now(io_receive *receive);
 /* Makes room for `count` vectors; false without memory. */
 bool io_transfer_reserve(io_transfer *transfer, uint32_t count);
 /* Gives a receive its pooled buffer if it has none; false without memory. */
@@ -272,7 +277,7 @@ typedef enum io_handle_type { IO_STREAM, IO_DATAGRAM, IO_FILE } io_handle_type;
 enum { IO_IN, IO_OUT, IO_DIRECTIONS };
 
 struct io_handle {
-    io_mutex lock;
+    io_lock lock;
     io_link link; /* in the lane's list of handles, open or free */
     io_lane *lane;
     io_native native;

@@ -225,9 +225,9 @@ static void visit_handle(io_handle *handle, void *context) {
     remaining *rest = context;
     io_op *op;
     do {
-        io_mutex_lock(&handle->lock);
+        io_lock_acquire(&handle->lock);
         op = next_leaked(handle);
-        io_mutex_unlock(&handle->lock);
+        io_lock_release(&handle->lock);
         if (op != NULL)
             rest->visit(op, true, rest->context);
     } while (op != NULL);

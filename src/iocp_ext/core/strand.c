@@ -202,7 +202,7 @@ static void submit(io_op *op, io_handle *handle, io_list *done) {
     if (op->kind == IO_SEND_FILE && lane->backend->hold_file != NULL && !((io_send_file *)op)->held)
         error = lane->backend->hold_file((io_send_file *)op);
 
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     handle->in_flight++;
     op->state = IO_OP_QUEUED;
     if (!handle->open || handle->closing || handle->native_gone)
@@ -220,7 +220,7 @@ static void submit(io_op *op, io_handle *handle, io_list *done) {
         if (!handle->busy[direction])
             start(op, done);
     }
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
 }
 
 void io_op_submit(io_op *op, io_handle *handle) {
@@ -243,11 +243,20 @@ bool io_op_submit_now(io_op *op, io_handle *handle) {
     return true;
 }
 
+void io_receive_now(io_receive *receive) {
+    io_op *op = &receive->op;
+    io_lock_acquire(&op->handle->lock);
+    int answer = op->lane->backend->receive_now(receive);
+    io_lock_release(&op->handle->lock);
+    if (answer < 0)
+        op->result = answer;
+}
+
 uint64_t io_op_progress(io_op *op) {
     io_handle *handle = op->handle;
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     uint64_t moved = (uint64_t)final_result(op, 0);
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
     return moved;
 }
 
@@ -273,22 +282,22 @@ static void settle(io_handle *handle, int direction, io_list *done) {
 void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
     int direction = direction_of(op->kind);
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     if (result < 0 || !wants_more(op, result))
         complete(op, result < 0 ? result : final_result(op, result), os_error, done);
     else
         go_on(op, done);
     settle(handle, direction, done);
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
 }
 
 void io_op_retry(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
     int direction = direction_of(op->kind);
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     go_on(op, done);
     settle(handle, direction, done);
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
 }
 
 static void retry_head(io_handle *handle, int direction, io_list *done) {
@@ -303,7 +312,7 @@ static void retry_head(io_handle *handle, int direction, io_list *done) {
 
 void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
     io_handle *handle = (io_handle *)(uintptr_t)(token & ((UINT64_C(1) << GENERATION_SHIFT) - 1));
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     if (handle->open && !handle->native_gone &&
         (uint16_t)handle->generation == (uint16_t)(token >> GENERATION_SHIFT)) {
         handle->ready |= (uint8_t)events;
@@ -321,7 +330,7 @@ void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
         }
         close_if_idle(handle);
     }
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
 }
 
 void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error) {
@@ -371,14 +380,14 @@ bool io_op_cancel(io_op *op) {
     if (handle == NULL) {
         pending = op->kind == IO_TIMER && cancel_timer(op, &done);
     } else {
-        io_mutex_lock(&handle->lock);
+        io_lock_acquire(&handle->lock);
         pending = op->state == IO_OP_QUEUED || op->state == IO_OP_SUBMITTED;
         if (pending) {
             int direction = direction_of(op->kind);
             cancel(op, &done);
             settle(handle, direction, &done);
         }
-        io_mutex_unlock(&handle->lock);
+        io_lock_release(&handle->lock);
     }
     io_lane_push(lane, &done);
     return pending;
@@ -409,9 +418,9 @@ static void cancel_all(io_handle *handle, io_list *done) {
 void io_handle_cancel(io_handle *handle) {
     io_list done;
     io_list_init(&done);
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     cancel_all(handle, &done);
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
     io_lane_push(handle->lane, &done);
 }
 
@@ -428,14 +437,6 @@ static bool handles_grow(io_lane *lane) {
         return false;
     for (int i = HANDLES_PER_CHUNK - 1; i >= 0; i--) {
         io_handle *handle = &chunk->handles[i];
-        if (io_mutex_init(&handle->lock) != 0) {
-            for (int made = i + 1; made < HANDLES_PER_CHUNK; made++) {
-                io_list_remove(&chunk->handles[made].link);
-                io_mutex_destroy(&chunk->handles[made].lock);
-            }
-            free(chunk);
-            return false;
-        }
         handle->lane = lane;
         io_list_push_front(&lane->free_handles, &handle->link);
     }
@@ -458,7 +459,7 @@ static int open_handle(io_lane *lane, io_native native, bool owned, int family, 
         return -IOE_NOMEM;
 
     io_handle *handle = IO_CONTAINER(link, io_handle, link);
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     handle->native = native;
     handle->generation++;
     handle->in_flight = 0;
@@ -477,7 +478,7 @@ static int open_handle(io_lane *lane, io_native native, bool owned, int family, 
     int error = lane->backend->handle_open(handle, os_error);
     handle->open = error == 0;
     handle->held = error == 0 && !owned;
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
     if (error) {
         handle_free(handle);
         return error;
@@ -497,37 +498,37 @@ int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **han
 
 /* A handle's slot is used again when it is neither open nor named by anybody. */
 void io_handle_release(io_handle *handle) {
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     handle->held = false;
     bool unused = !handle->open;
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
     if (unused)
         handle_free(handle);
 }
 
 int io_handle_forget(io_handle *handle, bool native_gone) {
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     bool busy = handle->in_flight > 0;
     if (!busy && handle->open) {
         handle->native_gone = native_gone;
         handle->lane->backend->handle_close(handle, false);
         handle->open = false;
     }
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
     return busy ? -IOE_BUSY : 0;
 }
 
 static void close_handle(io_handle *handle, bool native_gone) {
     io_list done;
     io_list_init(&done);
-    io_mutex_lock(&handle->lock);
+    io_lock_acquire(&handle->lock);
     if (handle->open && !handle->closing) {
         handle->closing = true;
         handle->native_gone = native_gone;
         cancel_all(handle, &done);
         close_if_idle(handle);
     }
-    io_mutex_unlock(&handle->lock);
+    io_lock_release(&handle->lock);
     io_lane_push(handle->lane, &done);
 }
 
@@ -556,8 +557,6 @@ void io_handles_free(io_lane *lane) {
     while (lane->handle_chunks != NULL) {
         struct io_handle_chunk *chunk = lane->handle_chunks;
         lane->handle_chunks = chunk->next;
-        for (int i = 0; i < HANDLES_PER_CHUNK; i++)
-            io_mutex_destroy(&chunk->handles[i].lock);
         free(chunk);
     }
 }

@@ -14,6 +14,7 @@
 #ifdef _WIN32
 
 typedef SRWLOCK io_mutex;
+typedef SRWLOCK io_lock;
 typedef CONDITION_VARIABLE io_cond;
 
 static inline int io_mutex_init(io_mutex *mutex) {
@@ -28,6 +29,12 @@ static inline void io_mutex_lock(io_mutex *mutex) {
 }
 static inline void io_mutex_unlock(io_mutex *mutex) {
     ReleaseSRWLockExclusive(mutex);
+}
+static inline void io_lock_acquire(io_lock *lock) {
+    AcquireSRWLockExclusive(lock);
+}
+static inline void io_lock_release(io_lock *lock) {
+    ReleaseSRWLockExclusive(lock);
 }
 static inline int io_cond_init(io_cond *cond) {
     InitializeConditionVariable(cond);
@@ -89,6 +96,7 @@ static inline void io_event_reset(void *event) {
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <time.h>
 
 typedef pthread_mutex_t io_mutex;
@@ -106,6 +114,24 @@ static inline void io_mutex_lock(io_mutex *mutex) {
 static inline void io_mutex_unlock(io_mutex *mutex) {
     pthread_mutex_unlock(mutex);
 }
+/* A lock of four bytes, zero at first, for what there are very many of. Nobody waits for a
+ * condition under it. */
+typedef struct io_lock {
+    _Atomic uint32_t state; /* 0: free, 1: held, 2: held, and perhaps waited for */
+} io_lock;
+void io_lock_wait(io_lock *lock);
+void io_lock_wake(io_lock *lock);
+static inline void io_lock_acquire(io_lock *lock) {
+    uint32_t expected = 0;
+    if (!atomic_compare_exchange_strong_explicit(&lock->state, &expected, 1, memory_order_acquire,
+                                                 memory_order_relaxed))
+        io_lock_wait(lock);
+}
+static inline void io_lock_release(io_lock *lock) {
+    if (atomic_exchange_explicit(&lock->state, 0, memory_order_release) == 2)
+        io_lock_wake(lock);
+}
+
 static inline int io_cond_init(io_cond *cond) {
     pthread_condattr_t attributes;
     int failed = pthread_condattr_init(&attributes);

@@ -9,9 +9,27 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <linux/futex.h>
 #include <unistd.h>
 
 #include "error.h"
+
+/* ---- locks of four bytes -----------------------------------------------------------------------
+ */
+
+void io_lock_wait(io_lock *lock) {
+    while (atomic_exchange_explicit(&lock->state, 2, memory_order_acquire) != 0)
+        /* Fails if it is not 2 any more, which the exchange finds out. */
+        (void)syscall(SYS_futex, &lock->state, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+}
+
+void io_lock_wake(io_lock *lock) {
+    (void)syscall(SYS_futex, &lock->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* ---- threads -----------------------------------------------------------------------------------
+ */
 
 typedef struct start {
     void (*function)(void *argument);

@@ -68,9 +68,7 @@ static void connection_dealloc(PyObject *object) {
     py_connection_release_spent(self);
     (void)connection_clear(object);
     Py_CLEAR(self->peername);
-    Py_CLEAR(self->sockname);
     PyMem_RawFree(self->carry);
-    io_connection_free(&self->io);
     Py_CLEAR(self->service);
     type->tp_free(object);
     Py_DECREF(type);
@@ -694,19 +692,9 @@ static PyObject *get_peername(PyObject *object, void *Py_UNUSED(closure)) {
 }
 
 static PyObject *get_sockname(PyObject *object, void *Py_UNUSED(closure)) {
-    py_connection *self = self_of(object);
-    PyObject *name = NULL;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    if (self->sockname == NULL) {
-        io_address address;
-        io_connection_address(&self->io, false, &address);
-        if (address.length > 0)
-            self->sockname = py_address_object(&address);
-    }
-    name = self->sockname != NULL ? Py_NewRef(self->sockname)
-                                  : (PyErr_Occurred() ? NULL : Py_NewRef(Py_None));
-    Py_END_CRITICAL_SECTION();
-    return name;
+    io_address address;
+    io_connection_address(&self_of(object)->io, false, &address);
+    return py_address_object(&address);
 }
 
 enum { PENDING, RECEIVED, SENT };

@@ -70,9 +70,8 @@ typedef struct py_connection {
     PyObject *framer;   /* of one's own; NULL: none */
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
-    PyObject *sockname;
-    PyObject *timers; /* of call_later; NULL: none yet */
-    PyObject *input;  /* bytes, or a list of messages, that are not all handed on */
+    PyObject *timers;   /* of call_later; NULL: none yet */
+    PyObject *input;    /* bytes, or a list of messages, that are not all handed on */
     PyObject *weak_references;
     py_carry *carry;
     uint64_t id;
