@@ -166,7 +166,11 @@ class TLSStage:
             self._incoming.write(data)
             self._busy = True
             try:
-                return self._decrypt() if self._established or self._shake_hands() else b""
+                if not (self._established or self._shake_hands()):
+                    return b""
+                plain = self._decrypt()
+                # After close() nobody wants it, though the goodbye may have to wait.
+                return b"" if self._closing and self._conn.closing else plain
             except Exception:
                 self._give_up()
                 raise
@@ -313,9 +317,13 @@ class TLSStage:
 
     def _write_held(self) -> None:
         turn = FILE_TURN
-        while self._held and not self._spent:
+        while (self._held or self._closing) and not self._spent:
+            # The goodbye waits, too: it would be one write too many where the limit is reached.
             if not turn or self._conn.pending_bytes > AHEAD:
                 self._conn._ask_for_room()
+                return
+            if not self._held:
+                self._say_goodbye()
                 return
             first = self._held[0]
             if isinstance(first, bytes):
@@ -327,8 +335,6 @@ class TLSStage:
                 written = self._write_piece(first)
             if not written:
                 return
-        if self._closing and not self._spent:
-            self._say_goodbye()
 
     def _encrypt(self, plain: bytes) -> bool:
         """Write this, as one. What cannot be written now is held, before everything else."""
