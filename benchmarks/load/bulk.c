@@ -11,7 +11,7 @@
 
 #include "load.h"
 
-enum { BLOCK_WORDS = 8192, BUFFER_BYTES = 256 * 1024 };
+enum { BLOCK_WORDS = 8192, BUFFER_BYTES = 256 * 1024, STALL_MS = 10000 };
 
 static uint64_t block[BLOCK_WORDS];
 
@@ -45,9 +45,10 @@ static bool transfer(const struct settings *settings, struct report *report, int
             matches(received, buffer, (size_t)count)) {
             received += (uint64_t)count;
         } else if (count < 0 && errno == EAGAIN) {
-            epoll_wait(epoll, &event, 1, -1);
+            over = epoll_wait(epoll, &event, 1, STALL_MS) == 0;
+            error = ETIMEDOUT;
         } else {
-            error = count < 0 ? errno : 0;
+            error = count < 0 ? errno : count ? 0 : ECONNRESET;
             over = true;
         }
     }

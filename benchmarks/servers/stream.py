@@ -9,6 +9,8 @@ import iocpcore
 
 from benchmarks import serving
 
+WRITE_HIGH = 256 * 1024
+
 
 def echo(conn: Any, data: bytes) -> None:
     conn.send(data)
@@ -40,7 +42,7 @@ def worker(microseconds: int) -> Callable[[Any, bytes], None]:
 
 
 class Bulk:
-    """Sends as much as is wanted, a piece whenever little is pending."""
+    """Sends as much as is wanted, a few pieces whenever little is pending."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -51,7 +53,8 @@ class Bulk:
         self.on_drain(conn)
 
     def on_drain(self, conn: Any) -> None:
-        while conn.context and conn.pending_bytes < len(self.block):
+        # Not above this there would be no on_drain to go on with.
+        while conn.context and conn.pending_bytes <= WRITE_HIGH:
             piece = self.block[: conn.context]
             conn.context -= len(piece)
             conn.send(piece)
@@ -89,11 +92,12 @@ def main() -> None:
         **KINDS[options.kind](options),
         ssl=serving.tls(options),
         backend=options.backend,
+        write_high=WRITE_HIGH,
         workers=int(options.workers),
         concurrency=int(options.concurrency) if options.concurrency else None,
     )
     address = server.listen("127.0.0.1", 0)
-    serving.listening(address[:2], f"iocpcore.Server, {options.backend}")
+    serving.listening(address[:2], f"iocpcore.Server, {server.completion_port.backend}")
     server.serve_forever()
 
 
