@@ -135,18 +135,18 @@ class Engine:
     def stopped(self) -> bool:
         return self._stopped.is_set()
 
-    def start(self) -> None:
-        """Start the workers, once. Raises RuntimeError after a stop."""
+    def start(self) -> bool:
+        """Start the workers, once. False: it was stopped before."""
         assert self._workers is not None
-        with self._lock:
+        with self._changed:
             if self.stopping:
-                raise RuntimeError("it was stopped, and cannot be started again")
-            if self._started:
-                return
-            self._workers.start()
-            self._started = True
-        with _registry_lock:
-            _running[self] = None
+                return False
+            if not self._started:
+                self._workers.start()
+                self._started = True
+                with _registry_lock:
+                    _running[self] = None
+            return True
 
     def stop(self, timeout: float) -> int:
         """End everything within `timeout` and less than a second; how many were aborted.

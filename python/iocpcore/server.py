@@ -242,7 +242,8 @@ class Server:
 
         Raises RuntimeError after stop(), and if the system has no threads left.
         """
-        self._engine.start()
+        if not self._engine.start():
+            raise RuntimeError("the server was stopped, and cannot be started again")
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
         """End gracefully within `timeout` seconds; how many connections had to be aborted.
@@ -250,7 +251,7 @@ class Server:
         No connection is accepted and nothing is read any more. What is queued is sent, and the
         connection closed; one with nothing queued closes at once. Those that have unsent bytes
         left when the time is up are aborted and counted. It returns at most 1 second after
-        `timeout`, even if a callback never does.
+        `timeout`, even if a callback never does. Clients on this server's port end with it.
 
         Stopping again brings the time limit forward if it is shorter, waits as well, and returns
         the same. In a callback of this server it returns 0 at once, and the rest goes on without
@@ -259,7 +260,7 @@ class Server:
         return self._engine.stop(timeout)
 
     def serve_forever(self, *, stop_timeout: float = STOP_TIMEOUT) -> None:
-        """Start, and return when the server has been stopped.
+        """Start, and return when the server has been stopped; at once if it was before.
 
         In the main thread, SIGINT (Ctrl-C) and SIGTERM (on Windows Ctrl-Break too) stop it
         gracefully within `stop_timeout` seconds, and a second one at once; their handlers are put
@@ -271,7 +272,7 @@ class Server:
         stop_timeout = _check.duration("stop_timeout", stop_timeout)
         if not self._places.addresses and not self._engine.stopping:
             raise RuntimeError("there is nothing to serve: call listen() first")
-        self.start()
+        self._engine.start()
         _signals.serve(self._engine, stop_timeout)
 
     def __enter__(self) -> Self:

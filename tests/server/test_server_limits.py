@@ -1,0 +1,203 @@
+"""Limits: how many connections, how long, how much."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+
+import pytest
+from iocpcore import Connection
+from support.events import Events
+from support.streams import read_all, read_exactly
+from support.system import LIMIT, WINDOWS, raise_descriptor_limit, wait_until
+
+
+def echo(conn: Connection, data: bytes) -> None:
+    conn.send(data)
+
+
+@pytest.mark.system
+def test_max_connections(make_server, plain):
+    """More wait until others have gone, and are served then."""
+    server = make_server(on_data=echo, max_connections=2)
+    first, second, third = (plain(server) for _ in range(3))
+    for sock in (first, second, third):
+        sock.sendall(b"x")
+    assert read_exactly(first, 1) == read_exactly(second, 1) == b"x"
+    third.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        third.recv(1)
+    assert len(server.connections) == 2
+    third.settimeout(LIMIT)
+    first.close()
+    assert read_exactly(third, 1) == b"x"
+
+
+@pytest.mark.system
+def test_max_connections_per_address(make_server, plain, caplog):
+    events = Events()
+    server = make_server(
+        on_data=echo, on_connect=events.recorder("connect"), max_connections_per_address=2
+    )
+    with caplog.at_level(logging.WARNING, "iocpcore"):
+        first, second, third = (plain(server) for _ in range(3))
+        try:
+            assert third.recv(1) == b""
+        except ConnectionResetError:
+            pass
+        fourth = plain(server)
+        try:
+            assert fourth.recv(1) == b""
+        except ConnectionResetError:
+            pass
+        wait_until(lambda: server.stats()["refused"] == 2, "the refusals")
+    assert [record.message for record in caplog.records] == [
+        "too many connections from 127.0.0.1: 1 refused"
+    ]
+    for sock in (first, second):
+        sock.sendall(b"x")
+        assert read_exactly(sock, 1) == b"x"
+    assert len(events) == 2
+    first.close()
+    wait_until(lambda: len(server.connections) == 1, "the end of one")
+    again = plain(server)
+    again.sendall(b"x")
+    assert read_exactly(again, 1) == b"x"
+
+
+@pytest.mark.system
+def test_idle_timeout(make_server, plain):
+    events = Events()
+    server = make_server(on_data=echo, on_close=events.recorder("close"), idle_timeout=0.4)
+    silent, busy = plain(server), plain(server)
+    began = time.monotonic()
+    while not events.items:
+        busy.sendall(b"x")
+        assert read_exactly(busy, 1) == b"x"
+        assert time.monotonic() - began < LIMIT
+        time.sleep(0.02)
+    assert time.monotonic() - began >= 0.35
+    assert read_all(silent) == b""
+    assert isinstance(events.items[0][1], TimeoutError)
+    busy.sendall(b"y")
+    assert read_exactly(busy, 1) == b"y"
+
+
+@pytest.mark.system
+def test_a_stalled_write_is_idle(make_server, plain):
+    events = Events()
+    server = make_server(
+        on_connect=lambda conn: conn.send(bytes(16_000_000)),
+        on_close=events.recorder("close"),
+        idle_timeout=0.3,
+    )
+    plain(server)
+    assert isinstance(events.wait()[0][1], TimeoutError)
+
+
+@pytest.mark.system
+def test_handshake_timeout(make_server, plain, monkeypatch, caplog):
+    class Never:
+        peer_ended = False
+
+        def __init__(self, conn: Connection) -> None:
+            pass
+
+        def start(self) -> None:
+            pass
+
+        def receive(self, data: bytes) -> bytes:
+            return b""
+
+        def eof(self) -> None:
+            pass
+
+    monkeypatch.setattr("iocpcore.server._stage", lambda *_: Never)
+    events = Events()
+    server = make_server(on_connect=events.add, on_close=events.add, handshake_timeout=0.3)
+    with caplog.at_level(logging.INFO, "iocpcore"):
+        sock = plain(server)
+        sock.sendall(b"hello?")
+        assert read_all(sock) == b""
+        sock.close()
+        wait_until(lambda: not server.connections, "the end of it")
+    assert len(events) == 0
+    assert server.stats()["failed"] == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("connection from 127.0.0.1:")
+    assert "not established" in line
+
+
+@pytest.mark.system
+def test_max_write_buffer(make_server, plain):
+    """A reader that stops costs so much memory, and its connection."""
+    events = Events()
+
+    def on_connect(conn: Connection) -> None:
+        for _ in range(1000):
+            if not conn.send(bytes(1_000_000)):
+                events.add("refused")
+                return
+
+    server = make_server(
+        on_connect=on_connect, on_close=events.recorder("close"), max_write_buffer=4_000_000
+    )
+    plain(server)
+    events.wait(2)
+    assert events.items[0] == "refused"
+    assert isinstance(events.items[1][1], OSError | BufferError)
+
+
+@pytest.mark.system
+def test_on_drain(make_server, plain):
+    """Above write_high the peer is not read any more; on_drain says when it goes on."""
+    events = Events()
+
+    def on_data(conn: Connection, data: bytes) -> None:
+        events.add(("data", len(data)))
+        if data == b"go":
+            conn.send(bytes(16_000_000))
+
+    server = make_server(on_data=on_data, on_drain=events.recorder("drain"))
+    sock = plain(server)
+    sock.sendall(b"go")
+    events.wait()
+    sock.sendall(b"not yet")
+    assert read_exactly(sock, 1_000_000)
+    assert events.items == [("data", 2)]
+    assert len(read_exactly(sock, 15_000_000)) == 15_000_000
+    events.wait(3)
+    assert events.items[1] == ("drain",)
+    assert events.items[2] == ("data", 7)
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="the number of descriptors has no limit there")
+def test_without_descriptors(make_server, plain, caplog):
+    """Accepting pauses, says so once, and goes on."""
+    import resource
+
+    server = make_server(on_data=echo)
+    clients = [socket.socket() for _ in range(3)]
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with caplog.at_level(logging.WARNING, "iocpcore"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+        try:
+            for client in clients:
+                client.settimeout(LIMIT)
+                client.connect(server.addresses[0])
+                client.sendall(b"x")
+            wait_until(lambda: server.stats()["accept_errors"] > 1, "the refusal")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+            raise_descriptor_limit()
+            os.close(descriptor)
+        for client in clients:
+            assert read_exactly(client, 1) == b"x"
+            client.close()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("accepting connections pauses: ")
+    assert messages[1:] in ([], ["accepting connections goes on"])
