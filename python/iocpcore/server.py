@@ -187,6 +187,8 @@ class Server:
         if self.completion_port.backend == "sim":
             return self._listen_sim()
         if isinstance(host, str) and _listening.is_pipe(host, port):
+            if os.name != "nt":
+                raise ValueError("host must not be a pipe: named pipes do not exist here")
             return self._note(self._service.listen_pipe(host), host)
         if isinstance(host, socket.socket):
             if port is not None:
