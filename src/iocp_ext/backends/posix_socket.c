@@ -194,19 +194,35 @@ static int receive_some(io_op *op) {
     return answer;
 }
 
-static int send_vecs(io_op *op, io_address *to) {
-    io_transfer *transfer = (io_transfer *)op;
+/* One buffer is sent by a cheaper call. */
+static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to) {
     struct msghdr message = {
         .msg_name = to ? &to->storage : NULL,
         .msg_namelen = to ? to->length : 0,
-        .msg_iov = transfer->vecs,
-        .msg_iovlen = transfer->vec_count,
+        .msg_iov = vecs,
+        .msg_iovlen = count,
     };
     ssize_t moved;
     do
-        moved = sendmsg((int)op->handle->native, &message, MSG_NOSIGNAL);
+        moved = count == 1 && to == NULL
+                    ? send(fd, io_vec_base(vecs), io_vec_length(vecs), MSG_NOSIGNAL)
+                    : sendmsg(fd, &message, MSG_NOSIGNAL);
     while (moved < 0 && errno == EINTR);
-    return finish(op, moved);
+    return moved;
+}
+
+static int send_vecs(io_op *op, io_address *to) {
+    io_transfer *transfer = (io_transfer *)op;
+    return finish(op,
+                  send_message((int)op->handle->native, transfer->vecs, transfer->vec_count, to));
+}
+
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, uint32_t *os_error) {
+    ssize_t moved = send_message((int)handle->native, vecs, count, NULL);
+    if (moved >= 0)
+        return moved;
+    *os_error = (uint32_t)errno;
+    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno;
 }
 
 int posix_hold_file(io_send_file *op) {

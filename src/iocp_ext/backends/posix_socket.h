@@ -15,6 +15,7 @@ enum {
 int posix_handle_open(io_handle *handle, uint32_t *os_error);
 void posix_handle_close(io_handle *handle); /* gives the duplicate back */
 /* False: the descriptor has been closed, or is another file by now. */
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, uint32_t *os_error);
 int posix_shutdown(io_handle *handle);
 void posix_prepare_close(io_handle *handle, bool reset);
 void posix_address(io_handle *handle, bool peer, io_address *address);

@@ -470,6 +470,7 @@ const io_backend io_backend_uring = {
     .cancel = uring_cancel,
     .hold_file = posix_hold_file,
     .shutdown = posix_shutdown,
+    .send_now = posix_send_now,
     .prepare_close = posix_prepare_close,
     .address = posix_address,
 };

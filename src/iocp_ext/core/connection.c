@@ -292,15 +292,12 @@ static bool progress(io_connection *self) {
 }
 
 io_connection_event io_connection_next(io_connection *self) {
-    io_connection_event event = IO_CONNECTION_IDLE;
     io_lock_acquire(&self->lock);
-    if (enter(self)) {
-        do
+    io_connection_event event = for_embedder(self);
+    if (event == IO_CONNECTION_IDLE && enter(self)) {
+        while (event == IO_CONNECTION_IDLE && progress(self))
             event = for_embedder(self);
-        while (event == IO_CONNECTION_IDLE && progress(self));
         leave(self);
-    } else if (self->phase == IO_CONNECTION_CLOSED) {
-        event = for_embedder(self);
     }
     if (event == IO_CONNECTION_IDLE)
         self->running = false;

@@ -164,32 +164,33 @@ static io_op *file_op(io_connection *self) {
     return op;
 }
 
+/* What the next send takes, up to a file: the vectors and their length together. */
+static uint32_t gather(const io_connection *self, io_vec *vecs, uint64_t *length) {
+    uint32_t count = 0;
+    *length = 0;
+    for (io_chunk *chunk = self->queue_head;
+         chunk != NULL && chunk->file == NULL && count < VECS_MAX && *length < SEND_BYTES_MAX;
+         chunk = chunk->next) {
+        uint64_t left = SEND_BYTES_MAX - *length;
+        uint64_t part = chunk->length < left ? chunk->length : left;
+        io_vec_set(&vecs[count++], (char *)(uintptr_t)chunk->data, (size_t)part);
+        *length += part;
+    }
+    return count;
+}
+
 static io_op *data_op(io_connection *self) {
     io_op *op = io_op_new(self->strand.lane, IO_SEND, self);
     io_transfer *transfer = (io_transfer *)op;
-    uint32_t count = 0;
-    uint64_t length = 0;
+    io_vec vecs[VECS_MAX];
     if (op == NULL)
         return NULL;
-    for (io_chunk *chunk = self->queue_head; chunk != NULL && chunk->file == NULL;
-         chunk = chunk->next) {
-        count++;
-        length += chunk->length;
-        if (count == VECS_MAX || length >= SEND_BYTES_MAX)
-            break;
-    }
-    if (!io_transfer_reserve(transfer, count)) {
+    transfer->vec_count = gather(self, vecs, &transfer->length);
+    if (!io_transfer_reserve(transfer, transfer->vec_count)) {
         io_op_release(op);
         return NULL;
     }
-    io_chunk *chunk = self->queue_head;
-    for (uint32_t i = 0; i < count; i++, chunk = chunk->next) {
-        uint64_t left = SEND_BYTES_MAX - transfer->length;
-        uint64_t part = chunk->length < left ? chunk->length : left;
-        io_vec_set(&transfer->vecs[i], (char *)(uintptr_t)chunk->data, (size_t)part);
-        transfer->length += part;
-    }
-    transfer->vec_count = count;
+    memcpy(transfer->vecs, vecs, transfer->vec_count * sizeof vecs[0]);
     return op;
 }
 
@@ -203,26 +204,48 @@ static void failed(io_connection *self, int error, uint32_t os_error) {
     outbox_drop(self);
 }
 
-void outbox_sent(io_connection *self, io_op *op) {
-    self->send = NULL;
+static void account(io_connection *self, io_kind kind, int64_t result, uint32_t os_error) {
     self->idle_ticks = 0;
     self->sent_seen = 0;
-    if (op->result >= 0) {
-        self->bytes_sent += (uint64_t)op->result;
-        if (op->kind == IO_SEND)
-            consume(self, (uint64_t)op->result);
+    if (result < 0) {
+        failed(self, (int)-result, os_error);
     } else {
-        failed(self, (int)-op->result, op->os_error);
+        self->bytes_sent += (uint64_t)result;
+        if (kind == IO_SEND)
+            consume(self, (uint64_t)result);
     }
-    io_op_release(op);
     if (self->hold & IO_HOLD_THROTTLED && self->bytes_queued <= self->limits->write_low) {
         atomic_fetch_and_explicit(&self->hold, (uint8_t)~IO_HOLD_THROTTLED, memory_order_relaxed);
         self->drain_due = !self->send_failed;
     }
 }
 
+void outbox_sent(io_connection *self, io_op *op) {
+    self->send = NULL;
+    account(self, (io_kind)op->kind, op->result, op->os_error);
+    io_op_release(op);
+}
+
+/* Without an operation, which most sends do not need. False: that does not do. */
+static bool send_at_once(io_connection *self) {
+    const io_backend *backend = self->strand.lane->backend;
+    io_vec vecs[VECS_MAX];
+    uint64_t length;
+    uint32_t os_error = 0;
+    if (backend->send_now == NULL || self->queue_head->file != NULL)
+        return false;
+    uint32_t count = gather(self, vecs, &length);
+    int64_t sent = backend->send_now(self->handle, vecs, count, &os_error);
+    if (sent == -IOE_AGAIN)
+        return false;
+    account(self, IO_SEND, sent, os_error);
+    return sent < 0 || (uint64_t)sent == length;
+}
+
 void outbox_flush(io_connection *self) {
     while (self->queue_head != NULL && self->send == NULL && self->phase < IO_CONNECTION_ENDING) {
+        if (send_at_once(self))
+            continue;
         io_op *op = self->queue_head->file != NULL ? file_op(self) : data_op(self);
         if (op == NULL) {
             failed(self, IOE_NOMEM, 0);
