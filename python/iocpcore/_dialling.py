@@ -35,7 +35,7 @@ class Stream(Protocol):
         """Make a connection of it. It is given away, also if that raises."""
 
     def close(self) -> None:
-        """Unless it was given away. Nothing is in flight any more, or the port is closed."""
+        """Cancels what is in flight. Does nothing if it was given away."""
 
 
 def open_stream(
@@ -124,7 +124,7 @@ def numeric(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target
     """What the host is, if it is an address and no name."""
     try:
         return _lookup(host, port, kind, socket.AI_NUMERICHOST)
-    except OSError:
+    except (OSError, UnicodeError):
         return None
 
 

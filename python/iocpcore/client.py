@@ -200,7 +200,6 @@ class Connecting:
         self._connection: Connection | None = None
         self._error: BaseException | None = None
         self._stream: Stream | None = None
-        self._operation: Operation | None = None
         self._timer: Operation | None = None
         self._service = self._make_service()
         self._begin()
@@ -335,9 +334,7 @@ class Connecting:
             if self._state is not UNDER_WAY:
                 return False
             try:
-                self._operation = self._port.connect(
-                    stream.handle, target.address, callback=self._on_operation
-                )
+                self._port.connect(stream.handle, target.address, callback=self._on_operation)
             except (ValueError, RuntimeError) as error:
                 self._refusals.append(error)
                 return False
@@ -358,8 +355,8 @@ class Connecting:
         """One address has answered, or never will."""
         with self._lock:
             stream, self._stream = self._stream, None
-            self._operation = None
-        assert stream is not None
+        if stream is None:  # it was given up, and closed
+            return
         if self._state is UNDER_WAY and operation.error is None:
             self._adopt(stream)
             return
@@ -442,13 +439,12 @@ class Connecting:
             return False
         with self._lock:
             self._error = error
-            operation, stream, connection = self._operation, self._stream, self._connection
-        if operation is not None:
-            operation.cancel()  # whose callback closes the stream
+            stream, self._stream = self._stream, None
+            connection = self._connection
+        if stream is not None:
+            stream.close()
         if connection is not None:
             connection.abort()
-        if stream is not None and self._port.closed:
-            stream.close()  # no callback comes any more
         self._tell(error)
         self._settled.set()
         return True

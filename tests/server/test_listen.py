@@ -1,0 +1,209 @@
+"""Where a server may listen, seen from its clients."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from iocpcore import Connection, connect
+from support.events import Events
+from support.streams import read_exactly
+from support.system import LIMIT, LINUX, WINDOWS, wait_until
+
+pytestmark = pytest.mark.system
+unix = pytest.mark.skipif(not LINUX, reason="unix sockets are for Linux")
+
+
+def echo(conn: Connection, data: bytes) -> None:
+    conn.send(data)
+
+
+def ask(address: object, family: int = socket.AF_INET) -> None:
+    """There and back."""
+    with socket.socket(family) as sock:
+        sock.settimeout(LIMIT)
+        sock.connect(address)
+        sock.sendall(b"hello")
+        assert read_exactly(sock, 5) == b"hello"
+
+
+@pytest.fixture
+def server(make_server):
+    return make_server(on_data=echo, listen=False)
+
+
+def test_several(server):
+    one = server.listen("127.0.0.1", 0)
+    two = server.listen("127.0.0.1", 0, backlog=5)
+    assert server.addresses == (one, two)
+    ask(one)
+    ask(two)
+    assert server.stats()["listeners"] == 2
+
+
+def test_every_interface(server):
+    address = server.listen("", 0)
+    ask(("127.0.0.1", address[1]))
+    if len(server.addresses) > 1:
+        ask(("::1", address[1]), socket.AF_INET6)
+
+
+def test_ipv6(server, client_port):
+    try:
+        address = server.listen("::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    ask(address, socket.AF_INET6)
+    events = Events()
+    conn = connect("::1", address[1], completion_port=client_port(), on_close=events.recorder("x"))
+    assert conn.peername[:2] == address[:2]
+    conn.close()
+    events.wait()
+
+
+def test_before_and_after_the_start(make_server):
+    server = make_server(on_data=echo, start=False)
+    early = server.addresses[0]
+    with socket.create_connection(early, LIMIT) as sock:
+        sock.sendall(b"early")
+        server.start()
+        assert read_exactly(sock, 5) == b"early"
+    ask(server.listen("127.0.0.1", 0))
+
+
+@pytest.mark.skipif(WINDOWS, reason="a descriptor cannot be looked at there")
+@pytest.mark.parametrize("keepalive", [True, False])
+def test_options_of_accepted_sockets(make_server, plain, keepalive):
+    server = make_server(keepalive=keepalive)
+    plain(server)
+    wait_until(lambda: server.connections, "the connection")
+    with socket.socket(fileno=os.dup(server.connections[0].fileno())) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_socket_of_somebody_else(server, listening):
+    """It is taken over."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    if listening:
+        sock.listen(3)
+    address = server.listen(sock)
+    assert sock.fileno() == -1
+    ask(address)
+
+
+def test_bad_arguments(server):
+    for arguments, options, kind, words in (
+        (("127.0.0.1",), {}, TypeError, "port must be given"),
+        (("127.0.0.1", "80"), {}, TypeError, "port"),
+        (("127.0.0.1", -1), {}, ValueError, "port"),
+        (("127.0.0.1", 65536), {}, ValueError, "port"),
+        ((5, 80), {}, TypeError, "host"),
+        (("127.0.0.1", 0), {"backlog": 0}, ValueError, "backlog"),
+        (("127.0.0.1", 0), {"backlog": "5"}, TypeError, "backlog"),
+        (("127.0.0.1", 0), {"reuse_port": 1}, TypeError, "reuse_port"),
+        (("/tmp/x.sock",), {"reuse_port": True}, ValueError, "reuse_port"),
+    ):
+        with pytest.raises(kind, match=words):
+            server.listen(*arguments, **options)
+    with socket.socket() as sock:
+        with pytest.raises(ValueError, match="bound"):
+            server.listen(sock)
+        with pytest.raises(TypeError, match="port must not be given"):
+            server.listen(sock, 80)
+        assert sock.fileno() >= 0
+    assert server.addresses == ()
+
+
+def test_an_address_that_is_taken(server):
+    address = server.listen("127.0.0.1", 0)
+    with pytest.raises(OSError, match=f"listen on 127.0.0.1 port {address[1]}"):
+        server.listen(*address)
+    with pytest.raises(OSError):
+        server.listen("no-such-host.invalid", 0)
+    ask(address)
+    assert server.addresses == (address,)
+
+
+# ---- unix sockets -------------------------------------------------------------------------------
+
+
+@unix
+def test_a_path(server, client_port, tmp_path):
+    events = Events()
+    path = str(tmp_path / "x.sock")
+    assert server.listen(path) == path
+    ask(path, socket.AF_UNIX)
+    conn = connect(
+        tmp_path / "x.sock",
+        completion_port=client_port(),
+        on_data=events.recorder("data"),
+        timeout=LIMIT,
+    )
+    assert conn.peername == path
+    conn.send(b"x")
+    assert events.wait() == [("data", b"x")]
+    server.stop()
+    assert not os.path.exists(path)
+
+
+@unix
+def test_a_stale_file(server, tmp_path):
+    path = str(tmp_path / "x.sock")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    server.listen(path)
+    ask(path, socket.AF_UNIX)
+
+
+@unix
+def test_a_path_that_somebody_else_has_bound(server, tmp_path):
+    """As systemd does; the file is not ours to remove."""
+    path = str(tmp_path / "x.sock")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    assert server.listen(sock) == path
+    ask(path, socket.AF_UNIX)
+    server.stop()
+    assert os.path.exists(path)
+
+
+@unix
+def test_an_abstract_name(server, client_port):
+    name = f"\0iocpcore-listen-{os.getpid()}"
+    server.listen(name)
+    ask(name, socket.AF_UNIX)
+    connect(name, completion_port=client_port(), timeout=LIMIT).close()
+
+
+@unix
+def test_a_path_where_nobody_is(client_port, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        connect(tmp_path / "nothing", completion_port=client_port())
+
+
+@pytest.mark.skipif(WINDOWS, reason="possible there")
+def test_no_pipes_here(server):
+    with pytest.raises(ValueError, match="pipes do not exist here"):
+        server.listen(r"\\.\pipe\x")
+    with pytest.raises(ValueError, match="host"):
+        connect(r"\\.\pipe\x")
+
+
+@pytest.mark.skipif(not WINDOWS, reason="named pipes are for Windows")
+def test_a_pipe(server, client_port):
+    events = Events()
+    name = rf"\\.\pipe\iocpcore-{os.getpid()}"
+    assert server.listen(name) == name
+    conns = [
+        connect(name, completion_port=client_port(), on_data=events.recorder("data"), timeout=LIMIT)
+        for _ in range(3)
+    ]
+    for conn in conns:
+        conn.send(b"x")
+    assert events.wait(3) == [("data", b"x")] * 3
+    with pytest.raises(FileNotFoundError):
+        connect(name + "-nothing", completion_port=client_port())
