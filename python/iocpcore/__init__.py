@@ -12,6 +12,7 @@ from iocpcore._core import (
     Operation,
     backends,
 )
+from iocpcore._listening import systemd_sockets
 from iocpcore._version import __version__
 from iocpcore.client import Connecting, connect, connect_nowait
 from iocpcore.datagram import Datagram
@@ -39,6 +40,7 @@ __all__ = [
     "backends",
     "connect",
     "connect_nowait",
+    "systemd_sockets",
 ]
 
 _lifetime.register()
