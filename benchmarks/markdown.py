@@ -17,17 +17,19 @@ def document(tables: list[Table], machine: dict[str, str], settings: str) -> str
 
 def table_text(table: Table) -> str:
     figure = table.cell.figure
+    bases = [("/ C limit", table.limit(figure.key)), ("/ asyncio", table.control(figure.key))]
     columns = {
         "row": [line.row.name for line in table.lines],
         f"{figure.title}, {figure.unit}": [main_figure(table, line) for line in table.lines],
-        "/ C limit": [compared(line, figure.key, table.limit(figure.key)) for line in table.lines],
-        "/ asyncio": [
-            compared(line, figure.key, table.control(figure.key)) for line in table.lines
-        ],
+        **{
+            title: [compared(line, figure.key, base) for line in table.lines]
+            for title, base in bases
+            if base is not None
+        },
         **{
             title: [cell_text(line, key, factor) for line in table.lines]
             for title, key, factor in OTHERS
-            if any(line.middle(key) for line in table.lines)
+            if key != figure.key and any(line.middle(key) for line in table.lines)
         },
         "notes": [notes(table, line) for line in table.lines],
     }

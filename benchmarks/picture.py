@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.markdown import number
 from benchmarks.results import Line, Table
 
 OURS, LIMIT, OTHERS = "#c2410c", "#9ca3af", "#3b6ea5"
@@ -49,8 +50,9 @@ def panel(axis: object, table: Table) -> None:
     high = [max(scaled(line, table)) - value for value, line in zip(values, lines, strict=True)]
     names = [line.row.name for line in lines]
     colours = [colour(line) for line in lines]
-    bars = axis.barh(names, values, xerr=[low, high], color=colours, ecolor="#444444", capsize=2)
-    axis.bar_label(bars, fmt="{:,.3g}", padding=4, fontsize=8)
+    spread = [low, high] if any(len(line.samples) > 1 for line in lines) else None
+    bars = axis.barh(names, values, xerr=spread, color=colours, ecolor="#444444", capsize=2)
+    axis.bar_label(bars, [number(value) for value in values], padding=4, fontsize=8)
     limit = table.limit(figure.key)
     if limit is not None:
         axis.axvline(limit * figure.factor, color=LIMIT, linestyle="--", linewidth=1)

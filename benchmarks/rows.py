@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ READS = frozenset({"reads-cached", "reads-direct"})
 # What comes in frames is the same to a server that gives back every byte.
 RAW = frozenset({"echo", "framed", "lines"})
 STREAM = RAW | {"visit", "block", "bulk", "file", "tls"}
+FIO = "fio"  # the one thing needed that is not a package
 IMPORT_SECONDS = 60.0
 OURS = ("epoll", "io_uring")
 
@@ -31,7 +33,7 @@ class Row:
     module: str = ""
     program: str = ""
     arguments: tuple[str, ...] = ()
-    needs: str = ""  # a package
+    needs: str = ""  # a package, or FIO
     quick: bool = False
     python: str = ""  # filled in by variants()
 
@@ -93,6 +95,7 @@ ROWS = [
     Row("c-blocking", frozenset({"bulk", "file"}), program="bulk"),
     Row("c-recvfrom", frozenset({"datagram"}), program="datagram"),
     Row("c-io_uring", READS, program="reads"),
+    Row("fio-io_uring", READS, "benchmarks.peers.fio", "", ("io_uring",), FIO),
     *loop_rows("asyncio", quick=True),
     *loop_rows("uvloop", lacks=frozenset({"file"}), quick=True),
     *loop_rows("rloop", lacks=frozenset({"file", "tls", "datagram"})),
@@ -192,6 +195,8 @@ def missing(python: str, package: str) -> str:
     file: under Wine processes that outlive it would hold a pipe open."""
     if not package:
         return ""
+    if package == FIO:
+        return "" if shutil.which(package) else "it is not installed"
     with tempfile.TemporaryFile("w+") as said:
         done = subprocess.run(
             [python, "-c", f"import {package}"],
