@@ -116,6 +116,12 @@ static bool park_worker(io_worker *self, const io_wait *wait) {
     return interrupted;
 }
 
+/* How many completions a worker that is alone asks for: more only where there were as many before,
+ * since a look for several costs more than a look for one. */
+static int look_for(const io_worker *self) {
+    return self->burst < 2 ? 1 : self->burst > LANE_BURST ? LANE_BURST : (int)self->burst;
+}
+
 static int worker_wait_shared(io_worker *self, const io_wait *wait) {
     io_lane *lane = self->lane;
     for (;;) {
@@ -126,7 +132,9 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
         if (lane->ready_count > 0)
             return 1;
         bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
-        int error = lane_wait_shared(lane, wait, alone ? LANE_BURST : 1, true);
+        int maximum = alone ? look_for(self) : 1;
+        int error = lane_wait_shared(lane, wait, maximum, true);
+        self->burst = 2 * (uint32_t)lane->ready_count;
         lane_repost_surplus(lane, 1);
         if (error && lane->ready_count == 0)
             return error;

@@ -49,21 +49,20 @@ static void accept_next(py_listener *self) {
 
 /* ---- making and closing ---------------------------------------------------------------------- */
 
-PyObject *py_listener_new(py_service *service, io_native native, int family) {
+static py_listener *new_listener(py_service *service, int family) {
     PyTypeObject *type = service->port->state->listener_type;
     py_listener *self = (py_listener *)type->tp_alloc(type, 0);
-    uint32_t os_error = 0;
     if (self == NULL)
         return NULL;
     self->service = (py_service *)Py_NewRef((PyObject *)service);
     self->waiting = IO_NATIVE_NONE;
     self->family = family;
     io_list_init(&self->link);
-    if (!py_port_enter(service->port)) {
-        Py_DECREF((PyObject *)self);
-        return NULL;
-    }
-    int error = io_handle_open(lane_of(self), native, &self->handle, &os_error);
+    return self;
+}
+
+/* It has its handle, or there is an error. In an entered port, which it leaves. */
+static PyObject *begin_listening(py_listener *self, int error, uint32_t os_error) {
     if (error == 0) {
         io_mutex_lock(&registry_of(self)->lock);
         io_list_push_back(&registry_of(self)->listeners, &self->link);
@@ -71,13 +70,40 @@ PyObject *py_listener_new(py_service *service, io_native native, int family) {
         accept_next(self);
         io_mutex_unlock(&registry_of(self)->lock);
     }
-    py_port_leave(service->port);
+    py_port_leave(self->service->port);
     if (error == 0)
         return (PyObject *)self;
     self->handle = NULL;
     Py_DECREF((PyObject *)self);
     return py_error_raise(-error, os_error, "listen");
 }
+
+PyObject *py_listener_new(py_service *service, io_native native, int family) {
+    uint32_t os_error = 0;
+    py_listener *self = new_listener(service, family);
+    if (self == NULL || !py_port_enter(service->port)) {
+        Py_XDECREF((PyObject *)self);
+        return NULL;
+    }
+    int error = io_handle_open(lane_of(self), native, &self->handle, &os_error);
+    return begin_listening(self, error, os_error);
+}
+
+#ifdef _WIN32
+PyObject *py_listener_new_pipe(py_service *service, PyObject *name) {
+    uint32_t os_error = 0;
+    wchar_t *wide = PyUnicode_AsWideCharString(name, NULL);
+    py_listener *self = wide == NULL ? NULL : new_listener(service, IO_FAMILY_PIPE);
+    if (self == NULL || !py_port_enter(service->port)) {
+        PyMem_Free(wide);
+        Py_XDECREF((PyObject *)self);
+        return NULL;
+    }
+    int error = io_pipe_listen(lane_of(self), wide, &self->handle, &os_error);
+    PyMem_Free(wide);
+    return begin_listening(self, error, os_error);
+}
+#endif
 
 void py_listener_close(py_listener *self) {
     io_mutex_lock(&registry_of(self)->lock);
@@ -92,9 +118,11 @@ void py_listener_close(py_listener *self) {
     io_mutex_unlock(&registry_of(self)->lock);
     if (handle == NULL)
         return;
-    py_native_close(self->service->port, waiting);
+    py_stream_close(self->service->port, waiting, self->family);
+    bool held = !handle->owned;
     io_handle_close(handle);
-    io_handle_release(handle);
+    if (held)
+        io_handle_release(handle);
     Py_DECREF((PyObject *)self);
 }
 
@@ -136,7 +164,7 @@ static void accepted(py_listener *self, io_native native, const io_address *peer
     bool closed = self->handle == NULL;
     io_mutex_unlock(&registry_of(self)->lock);
     if (closed)
-        py_native_close(service->port, native);
+        py_stream_close(service->port, native, self->family);
     else if (!waits)
         begin(self, native, peer);
 }
@@ -177,7 +205,7 @@ void py_listener_take(io_op *op) {
 void py_listener_collect(io_op *op) {
     py_listener *self = op->owner;
     if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
-        py_native_close(self->service->port, ((io_accept *)op)->accepted);
+        py_stream_close(self->service->port, ((io_accept *)op)->accepted, self->family);
     self->op = NULL;
     io_op_release(op);
     Py_DECREF((PyObject *)self);

@@ -124,6 +124,8 @@ void py_registry_end(py_port *port, bool leaked);
 /* Takes over a native socket, also when it fails. NULL with an exception. */
 py_connection *py_service_adopt(py_service *service, io_native native, int family,
                                 const io_address *peer, PyObject *context, PyObject *make_stage);
+/* Closes a stream that was accepted, and is nobody's. */
+void py_stream_close(const py_port *port, io_native native, int family);
 void py_service_gone(py_connection *connection); /* out of the registry, with its reference */
 void py_service_tick(io_op *op);                 /* its clock */
 void py_service_collect(io_op *op);              /* the same as the port ends */
@@ -132,6 +134,7 @@ void py_service_report(py_service *service, py_callback which, PyObject *one, Py
 /* ---- listeners (listener_type.c) ------------------------------------------------------------- */
 
 PyObject *py_listener_new(py_service *service, io_native native, int family);
+PyObject *py_listener_new_pipe(py_service *service, PyObject *name); /* Windows */
 void py_listener_take(io_op *op);
 void py_listener_collect(io_op *op); /* as the port ends */
 void py_listener_close(py_listener *listener);
@@ -151,6 +154,14 @@ void py_connection_release_spent(py_connection *self);
 void py_connection_fail(py_connection *self, PyObject *error, bool polite);
 /* Flushes and closes (`whole`), or ends our stream, through the stage. */
 void py_connection_end(py_connection *self, bool whole, bool linger);
+/* Methods of Connection (sending.c). */
+extern const char py_connection_send_doc[], py_connection_send_message_doc[],
+    py_connection_send_file_doc[], py_connection_write_doc[];
+PyObject *py_connection_send(PyObject *connection, PyObject *data);
+PyObject *py_connection_send_message(PyObject *connection, PyObject *message);
+PyObject *py_connection_send_file(PyObject *connection, PyObject *const *args, Py_ssize_t count,
+                                  PyObject *keywords);
+PyObject *py_connection_write(PyObject *connection, PyObject *data);
 PyObject *py_connection_peername(py_connection *self);
 void py_connection_what(py_connection *self, const char *verb, char *text, size_t size);
 /* What on_close is given; a new reference. */

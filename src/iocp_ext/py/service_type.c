@@ -186,14 +186,26 @@ void py_service_gone(py_connection *connection) {
     Py_DECREF((PyObject *)connection);
 }
 
-/* Closes a native socket that is nobody's yet. */
+void py_stream_close(const py_port *port, io_native native, int family) {
+#ifdef _WIN32
+    if (family == IO_FAMILY_PIPE) {
+        if (native != IO_NATIVE_NONE)
+            io_native_close_file(native);
+        return;
+    }
+#endif
+    (void)family;
+    py_native_close(port, native);
+}
+
+/* The same where the port is open; the simulation's too. */
 static void discard(py_service *self, io_native native, int family) {
     io_handle *handle;
     uint32_t os_error;
     if (io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
         io_handle_close(handle);
     else
-        py_native_close(self->port, native);
+        py_stream_close(self->port, native, family);
 }
 
 static void refuse_host(py_service *self, py_connection *connection) {
@@ -211,7 +223,7 @@ static bool open_connection(py_connection *connection, io_native native, int fam
     py_service *self = connection->service;
     uint32_t os_error = 0;
     if (!py_port_enter(self->port)) {
-        py_native_close(self->port, native);
+        py_stream_close(self->port, native, family);
         return false;
     }
     enlist(connection);
@@ -469,6 +481,15 @@ static PyObject *service_listen(PyObject *object, PyObject *args) {
     return py_listener_new(self_of(object), (io_native)native, family);
 }
 
+#ifdef _WIN32
+static PyObject *service_listen_pipe(PyObject *object, PyObject *name) {
+    return py_listener_new_pipe(self_of(object), name);
+}
+
+PyDoc_STRVAR(listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
+                              "Make a named pipe and accept its clients. A Listener.");
+#endif
+
 static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"native", "family", "context", "stage", NULL};
     py_service *self = self_of(object);
@@ -579,6 +600,9 @@ PyDoc_STRVAR(stats_doc, "stats($self, /)\n--\n\nFigures since it was made, as a 
 // clang-format off
 static PyMethodDef service_methods[] = {
     {"listen", service_listen, METH_VARARGS, listen_doc},
+#ifdef _WIN32
+    {"listen_pipe", service_listen_pipe, METH_O, listen_pipe_doc},
+#endif
     {"adopt", (PyCFunction)(void (*)(void))service_adopt, METH_VARARGS | METH_KEYWORDS, adopt_doc},
     {"connections", service_connections, METH_NOARGS, connections_doc},
     {"shutdown", service_shutdown, METH_NOARGS, shutdown_doc},
