@@ -27,21 +27,24 @@ class Served(Protocol):
     def exit(self) -> BaseException | None:
         """The KeyboardInterrupt or SystemExit of a callback, if that is why it stopped."""
 
+    def start(self) -> object: ...
     def begin_stop(self, timeout: float) -> None: ...
     def wait_stopped(self) -> None: ...
     def when_stopped(self, function: Callable[[], object]) -> None: ...
 
 
 def serve(served: Served, timeout: float) -> None:
-    """Wait until it has stopped, and raise its `exit`; in the main thread, signals stop it.
+    """Start it, wait until it has stopped, and raise its `exit`. In the main thread signals stop it.
 
     The first one does so gracefully, within `timeout`; the second at once.
     """
     if threading.current_thread() is threading.main_thread():
         with Signals() as signals:
             served.when_stopped(signals.wake)
+            served.start()  # not before: a client may know that it runs, and send a signal
             _serve(served, signals, timeout)
     else:
+        served.start()
         served.wait_stopped()
     if served.exit is not None:
         raise served.exit

@@ -315,6 +315,9 @@ class _Serving:
     def stopped(self) -> bool:
         return self._endpoint.closed
 
+    def start(self) -> None:
+        """It has run from the beginning."""
+
     def when_stopped(self, function: Callable[[], object]) -> None:
         with self._endpoint._lock:
             if not self._endpoint.closed:

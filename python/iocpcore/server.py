@@ -274,7 +274,6 @@ class Server:
         stop_timeout = _check.duration("stop_timeout", stop_timeout)
         if not self._places.addresses and not self._engine.stopping:
             raise RuntimeError("there is nothing to serve: call listen() first")
-        self._engine.start()
         _signals.serve(self._engine, stop_timeout)
 
     def __enter__(self) -> Self:

@@ -340,12 +340,16 @@ def test_serve_forever_outside_the_main_thread(endpoint):
 def test_serve_forever_and_signals(backend, name):
     child = run(
         f"""
-        import os, signal, iocpcore
+        import os, signal, threading, time, iocpcore
         before = signal.getsignal(signal.{name})
+        def end():
+            while signal.getsignal(signal.{name}) is before:
+                time.sleep(0.001)
+            one.send_to(b"end", one.sockname)
         def on_datagram(endpoint, data, address):
             os.kill(os.getpid(), signal.{name})
         with iocpcore.Datagram(on_datagram=on_datagram, local_address=("127.0.0.1", 0)) as one:
-            one.send_to(b"end", one.sockname)
+            threading.Thread(target=end).start()
             one.serve_forever()
         assert signal.getsignal(signal.{name}) is before
         print("ended")
