@@ -34,7 +34,7 @@ class Served(Protocol):
 
 
 def serve(served: Served, timeout: float) -> None:
-    """Start it, wait until it has stopped, and raise its `exit`. In the main thread signals stop it.
+    """Start it, wait until it has stopped, raise its `exit`. In the main thread signals stop it.
 
     The first one does so gracefully, within `timeout`; the second at once.
     """
