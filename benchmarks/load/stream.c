@@ -44,7 +44,7 @@ static void close_stream(struct streams *streams, struct stream *stream) {
 static void fail_stream(struct streams *streams, struct stream *stream, const char *what,
                         int error) {
     report_error(streams->report, what, error);
-    if (!stream->received)
+    if (stream->received < streams->pattern.wire)
         streams->answered++; /* nobody need wait for its answer */
     close_stream(streams, stream);
 }
