@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl as _ssl
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -187,7 +188,7 @@ class Server:
         if self.completion_port.backend == "sim":
             return self._listen_sim()
         if isinstance(host, str) and _listening.is_pipe(host, port):
-            if os.name != "nt":
+            if sys.platform != "win32":
                 raise ValueError("host must not be a pipe: named pipes do not exist here")
             return self._note(self._service.listen_pipe(host), host)
         if isinstance(host, socket.socket):
