@@ -26,14 +26,6 @@ static size_t class_bytes(uint32_t size_class) {
     return (size_t)1 << (SMALLEST_SHIFT + size_class);
 }
 
-int io_buffer_pool_open(io_buffer_pool *pool) {
-    for (int i = 0; i < CLASSES; i++) {
-        pool->free[i] = NULL;
-        pool->free_count[i] = 0;
-    }
-    return io_mutex_init(&pool->lock) ? -IOE_NOMEM : 0;
-}
-
 void io_buffer_pool_close(io_buffer_pool *pool) {
     for (int i = 0; i < CLASSES; i++) {
         while (pool->free[i] != NULL) {
@@ -43,7 +35,6 @@ void io_buffer_pool_close(io_buffer_pool *pool) {
         }
         pool->free_count[i] = 0;
     }
-    io_mutex_destroy(&pool->lock);
 }
 
 void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
@@ -53,13 +44,13 @@ void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
     if (io_guard_enabled()) {
         buffer = io_guard_alloc(bytes);
     } else {
-        io_mutex_lock(&pool->lock);
+        io_lock_acquire(&pool->lock);
         buffer = pool->free[size_class];
         if (buffer != NULL) {
             pool->free[size_class] = buffer->next;
             pool->free_count[size_class]--;
         }
-        io_mutex_unlock(&pool->lock);
+        io_lock_release(&pool->lock);
         if (buffer == NULL)
             buffer = malloc(bytes);
     }
@@ -78,14 +69,14 @@ void io_buffer_release(io_buffer_pool *pool, void *memory) {
         return;
     }
     bool kept = false;
-    io_mutex_lock(&pool->lock);
+    io_lock_acquire(&pool->lock);
     if (pool->free_count[size_class] * bytes < KEPT_PER_CLASS_BYTES) {
         buffer->next = pool->free[size_class];
         pool->free[size_class] = buffer;
         pool->free_count[size_class]++;
         kept = true;
     }
-    io_mutex_unlock(&pool->lock);
+    io_lock_release(&pool->lock);
     if (!kept)
         free(buffer);
 }

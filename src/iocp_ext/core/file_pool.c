@@ -69,11 +69,11 @@ no_lock:
 }
 
 static io_file_pool *pool_of(io_port *port) {
-    io_mutex_lock(&port->slab_lock);
+    io_lock_acquire(&port->slab_lock);
     if (port->file_pool == NULL)
         port->file_pool = pool_open();
     io_file_pool *pool = port->file_pool;
-    io_mutex_unlock(&port->slab_lock);
+    io_lock_release(&port->slab_lock);
     return pool;
 }
 

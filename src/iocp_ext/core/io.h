@@ -254,13 +254,13 @@ void io_slabs_free(io_port *port);
 
 #define IO_BUFFER_POOLED_MAX ((size_t)65536)
 
+/* All zero: empty. */
 typedef struct io_buffer_pool {
-    io_mutex lock;
+    io_lock lock;
     struct io_buffer *free[8]; /* classes of 512 bytes to 64 KiB */
     uint32_t free_count[8];
 } io_buffer_pool;
 
-int io_buffer_pool_open(io_buffer_pool *pool);
 void io_buffer_pool_close(io_buffer_pool *pool);
 void *io_buffer_acquire(io_buffer_pool *pool, size_t size); /* NULL without memory */
 void io_buffer_release(io_buffer_pool *pool, void *buffer);
@@ -466,7 +466,7 @@ struct io_port {
     _Atomic int64_t in_flight; /* submitted and not taken yet */
     _Atomic uint64_t submitted, completed, cancelled, failed;
     uint32_t fork_generation;
-    io_mutex slab_lock;
+    io_lock slab_lock;
     struct io_slab *slabs[2]; /* small and large operations */
     io_op *free_ops[2];
     io_buffer_pool buffers;

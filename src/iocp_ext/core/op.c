@@ -96,14 +96,14 @@ static bool slab_grow(io_port *port, int size_class) {
 }
 
 static io_op *slab_take(io_port *port, int size_class) {
-    io_mutex_lock(&port->slab_lock);
+    io_lock_acquire(&port->slab_lock);
     io_op *op = NULL;
     if (port->free_ops[size_class] != NULL || slab_grow(port, size_class)) {
         op = port->free_ops[size_class];
         port->free_ops[size_class] = (io_op *)op->link.next;
         UNPOISON(op + 1, op_size[size_class] - sizeof *op);
     }
-    io_mutex_unlock(&port->slab_lock);
+    io_lock_release(&port->slab_lock);
     return op;
 }
 
@@ -169,11 +169,11 @@ void io_op_release(io_op *op) {
         io_guard_free(op, op_size[size_class]);
         return;
     }
-    io_mutex_lock(&port->slab_lock);
+    io_lock_acquire(&port->slab_lock);
     op->link.next = (io_link *)port->free_ops[size_class];
     port->free_ops[size_class] = op;
     POISON(op + 1, op_size[size_class] - sizeof *op);
-    io_mutex_unlock(&port->slab_lock);
+    io_lock_release(&port->slab_lock);
 }
 
 void io_slabs_free(io_port *port) {

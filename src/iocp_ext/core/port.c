@@ -71,13 +71,7 @@ int io_port_open(io_port **out, const io_backend *backend, uint32_t concurrency,
     port->backend = backend;
     port->fork_generation = atomic_load_explicit(&fork_generation, memory_order_relaxed);
     port->state = IO_PORT_OPEN;
-    int error = io_mutex_init(&port->slab_lock) ? -IOE_NOMEM : 0;
-    if (error)
-        goto no_lock;
-    error = io_buffer_pool_open(&port->buffers);
-    if (error)
-        goto no_buffers;
-    error = io_lane_open(&port->lane, port, backend, concurrency);
+    int error = io_lane_open(&port->lane, port, backend, concurrency);
     if (error)
         goto no_lane;
     error = backend->lane_open(&port->lane, os_error);
@@ -89,10 +83,6 @@ int io_port_open(io_port **out, const io_backend *backend, uint32_t concurrency,
 not_opened:
     io_lane_free(&port->lane);
 no_lane:
-    io_buffer_pool_close(&port->buffers);
-no_buffers:
-    io_mutex_destroy(&port->slab_lock);
-no_lock:
     free(port);
     return error;
 }
@@ -278,7 +268,6 @@ void io_port_destroy(io_port *port) {
     io_slabs_free(port);
     io_buffer_pool_close(&port->buffers);
     io_lane_free(&port->lane);
-    io_mutex_destroy(&port->slab_lock);
     free(port);
 }
 
