@@ -18,6 +18,7 @@ from iocpcore import _check
 logger = logging.getLogger("iocpcore")
 
 WINDOWS = sys.platform == "win32"
+UNIX: Any = None if WINDOWS else getattr(socket, "AF_UNIX", None)
 PIPE = "\\\\.\\pipe\\"
 # As many as the system allows; Linux limits it to net.core.somaxconn, which is this today.
 BACKLOG = socket.SOMAXCONN if WINDOWS else 4096
@@ -61,13 +62,12 @@ def is_pipe(host: object, port: int | None) -> bool:
 
 def listen_path(path: str | os.PathLike[str], backlog: int | None) -> list[Listening]:
     """A unix socket. The file of a server that is gone is replaced, that of a living one not."""
-    family = getattr(socket, "AF_UNIX", None)
-    if family is None or WINDOWS:
+    if UNIX is None:
         raise ValueError("unix sockets do not exist here")
     name = os.fspath(path)
     if not isinstance(name, str):
         raise TypeError("host must be a str if it is a path, not bytes")
-    with _closing_on_error(socket.socket(family, socket.SOCK_STREAM)) as sock:
+    with _closing_on_error(socket.socket(UNIX, socket.SOCK_STREAM)) as sock:
         if name.startswith("\0"):
             sock.bind(name)
             return [_listening(sock, backlog)]
@@ -236,7 +236,7 @@ def _is_stale(path: str) -> bool:
     """Whether it is a socket that nobody listens on any more."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
