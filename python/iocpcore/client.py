@@ -18,7 +18,7 @@ from iocpcore._core import CompletionPort, Connection, Operation, Service
 from iocpcore._dialling import Stream, Target
 from iocpcore._engine import Engine, engine_of
 from iocpcore._journal import shown
-from iocpcore._listening import is_path, is_pipe
+from iocpcore._listening import UNIX, WINDOWS, is_path, is_pipe
 from iocpcore.callbacks import (
     Framing,
     OnConnect,
@@ -151,7 +151,7 @@ class _Plan:
             self.port = _check.port_number(port)
         if self.path:
             self.host = os.fspath(host)
-        if (self.path and not hasattr(socket, "AF_UNIX")) or (self.pipe and os.name != "nt"):
+        if (self.path and UNIX is None) or (self.pipe and not WINDOWS):
             raise ValueError("host must not be a path: such sockets do not exist here")
         self.name = shown((host, port)) if port is not None else str(self.host)
         self.callbacks = callbacks.collect(given["handler"], given)
@@ -281,7 +281,7 @@ class Connecting:
             with self._lock:
                 self._timer = self._port.timer(plan.timeout, callback=self._on_timer)
         if plan.path:
-            self._targets = [Target(socket.AF_UNIX, plan.host)]
+            self._targets = [Target(UNIX, plan.host)]
         elif self._port.backend == "sim":
             self._targets = [Target(socket.AF_INET, (plan.host, plan.port))]
         elif not plan.pipe:
