@@ -7,10 +7,7 @@ is all of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from typing import Any, Protocol, TypeAlias
 
 
 class Link(Protocol):
@@ -82,4 +79,4 @@ class Stage(Protocol):
 
 
 StageFactory: TypeAlias = Callable[[Link], Stage | None]
-Data: TypeAlias = "Sequence[Buffer]"
+Data: TypeAlias = Sequence[bytes | bytearray | memoryview]

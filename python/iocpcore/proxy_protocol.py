@@ -17,7 +17,6 @@ there is one, must be right. Other additions (TLVs) are passed over.
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import logging
 import re
@@ -35,7 +34,7 @@ V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V1_MAX = 107
 V2_MAX = 4096
 
-Address: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str | bytes"
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 
 
 class ProxyProtocolError(ValueError):
@@ -171,7 +170,6 @@ def _check_tlvs(header: bytes, at: int) -> None:
         at = end
 
 
-@functools.cache
 def _crc32c_table() -> tuple[int, ...]:
     table = []
     for value in range(256):
@@ -181,21 +179,26 @@ def _crc32c_table() -> tuple[int, ...]:
     return tuple(table)
 
 
+_CRC32C = _crc32c_table()
+
+
 def crc32c(data: bytes) -> int:
     """The checksum of RFC 9260, appendix A."""
-    table = _crc32c_table()
     value = 0xFFFFFFFF
     for byte in data:
-        value = value >> 8 ^ table[(value ^ byte) & 0xFF]
+        value = value >> 8 ^ _CRC32C[(value ^ byte) & 0xFF]
     return value ^ 0xFFFFFFFF
 
 
 # ---- whom to believe ----------------------------------------------------------------------------
 
-Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Trusted: TypeAlias = (
-    "str | ipaddress.IPv4Address | ipaddress.IPv6Address"
-    " | ipaddress.IPv4Network | ipaddress.IPv6Network"
+    str
+    | ipaddress.IPv4Address
+    | ipaddress.IPv6Address
+    | ipaddress.IPv4Network
+    | ipaddress.IPv6Network
 )
 
 
