@@ -65,8 +65,9 @@ def _serve(served: Served, signals: Signals, timeout: float) -> None:
 class Signals:
     """Counts the signals that mean "end" while it is entered, and can be waited on.
 
-    A signal may be taken by any thread, and only the main thread runs its handler. So the main
-    thread waits for a byte that Python's own C handler writes, whichever thread it runs in.
+    Any thread may take a signal, and Python's own C handler then writes the signal's number to a
+    socket. That is what is waited for, and counted: the handler in Python runs in the main thread
+    some time before or after that.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class Signals:
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in NUMBERS:
-            self._old[number] = signal.signal(number, self._handle)
+            self._old[number] = signal.signal(number, _ignore)
         return self
 
     def __exit__(
@@ -98,12 +99,13 @@ class Signals:
 
     def wait(self) -> None:
         """Until a signal or wake() comes."""
-        self._reader.recv(64)
+        self.count += sum(byte in NUMBERS for byte in self._reader.recv(64))
 
     def wake(self) -> None:
         """From any thread."""
         with self._lock, suppress(OSError):  # full, or closed
             self._writer.send(b"\0")
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, of which nothing would be heard."""
