@@ -147,12 +147,22 @@ PyObject *py_connection_reason(py_connection *self) {
 
 /* ---- ending ---------------------------------------------------------------------------------- */
 
+PyObject *py_connection_stage(py_connection *self) {
+    PyObject *stage;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    stage = Py_XNewRef(self->stage);
+    Py_END_CRITICAL_SECTION();
+    return stage;
+}
+
 void py_connection_set_stage(py_connection *self, PyObject *stage) {
-    PyObject *old = self->stage;
-    PyObject *send = NULL;
+    PyObject *old = NULL, *send = NULL;
     if (stage != NULL && PyObject_GetOptionalAttr(stage, state_of(self)->str_send, &send) < 0)
         PyErr_WriteUnraisable(stage);
+    Py_BEGIN_CRITICAL_SECTION(self);
+    old = self->stage;
     self->stage = Py_XNewRef(stage);
+    Py_END_CRITICAL_SECTION();
     self->stage_sends = send != NULL;
     Py_XDECREF(send);
     Py_XDECREF(old);
@@ -170,7 +180,11 @@ static bool say_goodbye(py_connection *self, bool whole) {
             (void)atomic_compare_exchange_strong(&self->goodbye, &shutdown, PY_GOODBYE_CLOSE);
         return self->goodbye != PY_GOODBYE_SAID;
     }
-    PyObject *stage = Py_NewRef(self->stage);
+    PyObject *stage = py_connection_stage(self);
+    if (stage == NULL) { /* it is gone */
+        self->goodbye = PY_GOODBYE_SAID;
+        return false;
+    }
     PyObject *answer = PyObject_CallMethodNoArgs(stage, state_of(self)->str_close);
     int later = answer == NULL ? -1 : PyObject_IsTrue(answer);
     if (later < 0)
@@ -469,10 +483,7 @@ static PyObject *get_closing(PyObject *object, void *Py_UNUSED(closure)) {
 
 static PyObject *get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
     py_connection *self = self_of(object);
-    PyObject *stage = NULL, *found = NULL;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    stage = Py_XNewRef(self->stage);
-    Py_END_CRITICAL_SECTION();
+    PyObject *stage = py_connection_stage(self), *found = NULL;
     if (stage != NULL &&
         PyObject_GetOptionalAttr(stage, state_of(self)->str_ssl_object, &found) < 0) {
         Py_DECREF(stage);

@@ -426,7 +426,7 @@ static void on_gone(turn *at) {
     drop(self);
     call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
     Py_DECREF(reason);
-    Py_CLEAR(self->stage);
+    py_connection_set_stage(self, NULL);
     py_service_gone(self);
 }
 

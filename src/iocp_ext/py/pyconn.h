@@ -79,12 +79,12 @@ typedef struct py_connection {
     uint32_t input_used;
     uint16_t handshake_ticks;
     bool peer_known;
-    bool stage_sends;        /* what is sent goes through the stage */
-    bool established;        /* the stage is through */
-    bool told;               /* on_connect has been called */
-    _Atomic bool ending;     /* no more is taken for sending */
-    _Atomic bool closing;    /* its end has been asked for */
-    _Atomic uint8_t goodbye; /* py_goodbye */
+    _Atomic bool stage_sends; /* what is sent goes through the stage */
+    bool established;         /* the stage is through */
+    bool told;                /* on_connect has been called */
+    _Atomic bool ending;      /* no more is taken for sending */
+    _Atomic bool closing;     /* its end has been asked for */
+    _Atomic uint8_t goodbye;  /* py_goodbye */
 } py_connection;
 
 typedef enum py_goodbye {
@@ -147,6 +147,8 @@ py_connection *py_connection_new(py_service *service, const io_address *peer);
 bool py_connection_take(io_op *op);
 /* The same for one that is run already. */
 bool py_connection_run(py_connection *self);
+/* The stage, a new reference, or NULL. For those that are not the strand. */
+PyObject *py_connection_stage(py_connection *self);
 /* Takes a reference of its own. NULL: none from now on. */
 void py_connection_set_stage(py_connection *self, PyObject *stage);
 void py_connection_release_spent(py_connection *self);

@@ -115,10 +115,7 @@ static PyObject *send_raw(py_connection *self, PyObject *data) {
 
 /* The stage is given a list of buffers, to be sent as one. */
 static PyObject *send_through_stage(py_connection *self, PyObject *data) {
-    PyObject *stage = NULL, *answer = NULL;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    stage = Py_XNewRef(self->stage);
-    Py_END_CRITICAL_SECTION();
+    PyObject *stage = py_connection_stage(self), *answer = NULL;
     if (stage == NULL) /* it has ended meanwhile */
         return Py_NewRef(Py_False);
     PyObject *list = is_sequence(data) ? PySequence_List(data) : Py_BuildValue("[O]", data);
@@ -228,6 +225,18 @@ const char py_connection_send_file_doc[] =
     "nothing in pending_bytes. The file (an object with fileno(), or a descriptor) may be\n"
     "closed at once. Returns what send() returns; raises OSError if there is no such file.";
 
+static PyObject *send_file_through_stage(py_connection *self, PyObject *file, uint64_t offset,
+                                         PyObject *count) {
+    PyObject *stage = py_connection_stage(self);
+    if (stage == NULL)
+        return Py_NewRef(Py_False);
+    PyObject *answer =
+        PyObject_CallMethod(stage, "send_file", "OKO", file, (unsigned long long)offset,
+                            count == NULL ? Py_None : count);
+    Py_DECREF(stage);
+    return answer;
+}
+
 PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                   PyObject *keywords) {
     static const py_signature signature = {"send_file", {"file", "offset", "count"}, 3, 1};
@@ -241,9 +250,7 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
     if (self->ending)
         Py_RETURN_FALSE;
     if (self->stage_sends)
-        return PyObject_CallMethod(self->stage, "send_file", "OKO", values[0],
-                                   (unsigned long long)offset,
-                                   values[2] == NULL ? Py_None : values[2]);
+        return send_file_through_stage(self, values[0], offset, values[2]);
     io_native native;
     uint32_t os_error = 0;
     if (!py_handle_native(self->service->port, values[0], "file", &native))
