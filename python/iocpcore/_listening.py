@@ -110,7 +110,10 @@ def take_socket(sock: socket.socket, backlog: int | None, keepalive: bool) -> li
         raise TypeError("host must be a plain socket: TLS is asked for with ssl=")
     if sock.type != socket.SOCK_STREAM:
         raise ValueError("host must be a stream socket")
-    address = sock.getsockname()
+    try:
+        address = sock.getsockname()
+    except OSError:  # Windows says so
+        address = None
     if not (address[1] if isinstance(address, tuple) and len(address) > 1 else address):
         raise ValueError("host must be a socket that is bound")
     if backlog is not None or not _listens(sock):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
 import threading
 import time
@@ -15,7 +14,8 @@ import pytest
 from iocpcore import Connecting, Connection, _dialling, _engine, connect, connect_nowait
 from support.child import check
 from support.events import Events
-from support.system import LIMIT, LINUX, WINDOWS, wait_until
+from support.streams import socket_of
+from support.system import LIMIT, LINUX, wait_until
 
 
 def echo(conn: Connection, data: bytes) -> None:
@@ -156,14 +156,12 @@ def test_a_local_address(make_server, client_port):
 
 @pytest.mark.system
 def test_options_of_the_socket(make_server, client_port):
-    if WINDOWS:
-        pytest.skip("a descriptor cannot be looked at there")
     server = make_server()
     for keepalive in (True, False):
         conn = connect(
             *server.addresses[0], completion_port=client_port(), keepalive=keepalive, timeout=LIMIT
         )
-        with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        with socket_of(conn) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
 

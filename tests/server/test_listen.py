@@ -8,7 +8,7 @@ import socket
 import pytest
 from iocpcore import Connection, connect
 from support.events import Events
-from support.streams import read_exactly
+from support.streams import read_exactly, socket_of
 from support.system import LIMIT, LINUX, WINDOWS, wait_until
 
 pytestmark = pytest.mark.system
@@ -72,13 +72,12 @@ def test_before_and_after_the_start(make_server):
     ask(server.listen("127.0.0.1", 0))
 
 
-@pytest.mark.skipif(WINDOWS, reason="a descriptor cannot be looked at there")
 @pytest.mark.parametrize("keepalive", [True, False])
 def test_options_of_accepted_sockets(make_server, plain, keepalive):
     server = make_server(keepalive=keepalive)
     plain(server)
     wait_until(lambda: server.connections, "the connection")
-    with socket.socket(fileno=os.dup(server.connections[0].fileno())) as sock:
+    with socket_of(server.connections[0]) as sock:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
 

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from iocpcore import Connection
+
+
+@contextmanager
+def socket_of(conn: Connection) -> Iterator[socket.socket]:
+    """To look at its options; it stays the connection's."""
+    sock = socket.socket(fileno=conn.fileno())
+    try:
+        yield sock
+    finally:
+        sock.detach()
 
 
 def read_all(sock: socket.socket) -> bytes:
