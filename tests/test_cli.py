@@ -1,7 +1,9 @@
-"""The command line: info and echo."""
+"""The command line: info, echo and demo."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import signal
 import socket
@@ -13,18 +15,18 @@ from contextlib import contextmanager
 
 import iocpcore
 import pytest
-from support import child
+from support import certificates, child
 from support.net import reset
 from support.system import LIMIT, SLOWNESS, WINDOWS, scaled
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "iocpcore", *args],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        env=child.environment(),
+        env=child.environment(**extra),
         timeout=LIMIT,
         check=False,
     )
@@ -44,9 +46,9 @@ def test_info():
 def test_help():
     result = run("--help")
     assert result.returncode == 0
-    assert "info" in result.stdout
-    assert "echo" in result.stdout
-    assert run("echo", "--help").returncode == 0
+    for command in ("info", "echo", "demo"):
+        assert command in result.stdout
+        assert run(command, "--help").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,13 @@ def test_help():
         ["echo", "--workers", "0"],
         ["echo", "--host", "not an address"],
         ["echo", "--backend", "nonsense"],
+        ["echo", "--framing", "nonsense"],
+        ["echo", "--tls-cert", "nonsense"],
+        ["echo", "--tls-key", "nonsense"],
+        ["demo", "--seconds", "0"],
+        ["demo", "--seconds", "x"],
+        ["demo", "--connections", "0"],
+        ["demo", "--backend", "nonsense"],
     ],
     ids=" ".join,
 )
@@ -82,8 +91,9 @@ def test_a_backend_without_sockets(monkeypatch):
     result = run("echo", "--port", "0", "--backend", "sim")
     assert (result.returncode, result.stderr) == (2, expected)
     monkeypatch.setenv("IOCPCORE_BACKEND", "sim")
-    result = run("echo", "--port", "0")
-    assert (result.returncode, result.stderr) == (2, expected)
+    for args in (["echo", "--port", "0"], ["demo"]):
+        result = run(*args)
+        assert (result.returncode, result.stderr) == (2, expected)
 
 
 def test_a_port_that_is_taken():
@@ -91,9 +101,10 @@ def test_a_port_that_is_taken():
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         result = run("echo", "--host", "127.0.0.1", "--port", str(sock.getsockname()[1]))
-    assert result.returncode != 0
+        number = str(sock.getsockname()[1])
+    assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert str(sock.getsockname) or result.stderr
+    assert number in result.stderr
 
 
 class Server:
@@ -158,6 +169,66 @@ def test_echo(backend, workers):
 
 
 @pytest.mark.system
+@pytest.mark.parametrize(
+    ("framing", "sent", "answered"),
+    [
+        ("length", b"\0\0\0\2ab\0\0\0\0\0\0\0\1c\0\0", b"\0\0\0\2ab\0\0\0\0\0\0\0\1c"),
+        ("lines", b"one\r\n\ntwo", b"one\r\n\n"),
+    ],
+)
+def test_echo_of_messages(backend, framing, sent, answered):
+    """Whole ones: what is left of one at the end is not sent back."""
+    with echo_server(backend, "--framing", framing) as server, server.connect() as sock:
+        for number in range(len(sent)):
+            sock.sendall(sent[number : number + 1])
+        sock.shutdown(socket.SHUT_WR)
+        assert receive(sock, len(sent) + 1) == answered
+        server.interrupt()
+
+
+@pytest.mark.system
+def test_a_message_that_is_too_large(backend):
+    """One line about it, and the end of that connection."""
+    with echo_server(backend, "--framing", "length") as server:
+        with server.connect() as sock, server.connect() as other:
+            sock.sendall(b"\xff\xff\xff\xff")
+            assert receive(sock, 1) == b""
+            other.sendall(b"\0\0\0\1x")
+            assert receive(other, 5) == b"\0\0\0\1x"
+            name = "{}:{}".format(*sock.getsockname())
+        server.interrupt()
+        errors = server.process.stderr.read()
+        assert errors.startswith(f"iocpcore: {name}: ")
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("framing", ["none", "length"])
+def test_echo_with_tls(backend, framing):
+    certificate = str(certificates.FOLDER / "server.pem")
+    context = certificates.client_context()
+    with echo_server(backend, "--tls-cert", certificate, "--framing", framing) as server:
+        with context.wrap_socket(server.connect(), server_hostname=certificates.HOST) as sock:
+            sock.sendall(b"\0\0\0\5hello")
+            assert receive(sock, 9) == b"\0\0\0\5hello"
+        server.interrupt()
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="Ctrl-C cannot be sent to one process on Windows")
+def test_what_it_says_at_the_end(backend):
+    with echo_server(backend) as server:
+        for _ in range(3):
+            with server.connect() as sock:
+                sock.sendall(b"hello")
+                assert receive(sock, 5) == b"hello"
+        server.interrupt()
+        assert server.process.stdout.read() == "served 3 connections, 15 bytes\n"
+        assert server.process.stderr.read() == ""
+        assert server.process.returncode == 0
+
+
+@pytest.mark.system
 @pytest.mark.stress
 def test_echo_for_many(backend):
     """Clients that stay, come and go, send much, reset: each gets its own bytes."""
@@ -204,7 +275,7 @@ def test_ctrl_c(backend, workers):
         except BlockingIOError:
             pass
         took = server.interrupt()
-        assert server.process.returncode in (0, 130)
+        assert server.process.returncode == 0
         assert took < (5 if SLOWNESS > 1 else 2)
         assert "Traceback" not in server.process.stderr.read()
         for sock in socks:
@@ -216,4 +287,115 @@ def test_ctrl_c(backend, workers):
 def test_idle_and_interrupted_at_once(backend):
     with echo_server(backend) as server:
         server.interrupt()
-        assert server.process.returncode in (0, 130)
+        assert server.process.returncode == 0
+
+
+# ---- demo ---------------------------------------------------------------------------------------
+
+CLIENTS = scaled(100, 10)
+
+
+def messages(output: str) -> int:
+    match = re.search(r"then ([\d,]+) messages", output)
+    assert match, output
+    return int(match[1].replace(",", ""))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("workers", [[], ["--workers", "4"]], ids=["default", "4 workers"])
+def test_demo(backend, workers):
+    """It ends by itself, and all is well."""
+    args = ("--seconds", "1.5", "--connections", str(CLIENTS), *workers)
+    result = run("demo", *args, IOCPCORE_BACKEND=backend)
+    assert result.returncode == 0, (result.stdout, result.stderr)
+    assert result.stderr == ""
+    first, *_, last = result.stdout.splitlines()
+    assert backend in first
+    assert last == "ok: every message was answered once, in order, and correctly"
+    assert f"{CLIENTS} connections in " in result.stdout
+    assert " messages/s " in result.stdout  # figures while it runs
+    assert messages(result.stdout) >= 4 * CLIENTS
+
+
+@pytest.mark.system
+def test_demo_on_a_named_backend(backend):
+    result = run("demo", "--seconds", "0.2", "--connections", "3", "--backend", backend)
+    assert result.returncode == 0, (result.stdout, result.stderr)
+    assert f"({backend}, " in result.stdout
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="Ctrl-C cannot be sent to one process on Windows")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_demo_is_interrupted(backend, name):
+    """Everything that is under way is still answered."""
+    args = ("--seconds", "300", "--connections", str(CLIENTS))
+    with child.start("-m", "iocpcore", "demo", *args, IOCPCORE_BACKEND=backend) as process:
+        try:
+            while " messages/s " not in process.stdout.readline():
+                assert process.poll() is None
+            process.send_signal(getattr(signal, name))
+            output, errors = process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (0, "")
+    assert "ended by a signal" in output
+    assert output.splitlines()[-1].startswith("ok: ")
+
+
+WRONG = {
+    "one answer is wrong": "conn.send_message(message.upper() if b'7 ' in message else message)",
+    "one is missing": "b'00000007' in message or conn.send_message(message.upper())",
+    "one comes twice": "[conn.send_message(message.upper()) for _ in range(2)]",
+    "a connection is lost": "conn.abort() if b'00000007' in message else conn.send_message("
+    "message.upper())",
+}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("handler", WRONG.values(), ids=WRONG)
+def test_demo_notices(backend, handler):
+    """A server that is not right."""
+    code = f"""
+    import sys
+    from iocpcore.cli import demo, main
+
+    demo.on_message = lambda conn, message: {handler}
+    sys.exit(main(["demo", "--seconds", "0.5", "--connections", "5"]))
+    """
+    result = child.run(code, backend)
+    assert result.returncode == 1, (result.stdout, result.stderr)
+    assert result.stdout.splitlines()[-1].startswith("FAILED: ")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="no pseudo terminals")
+def test_demo_in_a_terminal(backend):
+    """With a table that changes, if rich is installed; it looks the same in the end."""
+    import pty
+
+    reader, writer = pty.openpty()
+    with open(reader, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "iocpcore", "demo", "--seconds", "1", "--connections", "10"],
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            env=child.environment(IOCPCORE_BACKEND=backend, TERM="xterm", COLUMNS="100"),
+        )
+        os.close(writer)
+        output = b""
+        with process:
+            try:
+                while part := terminal.read(1 << 16):
+                    output += part
+            except OSError:
+                pass  # how a terminal ends
+            finally:
+                process.kill()
+    text = output.decode()
+    assert process.returncode == 0, text
+    assert "ok: every message" in text
+    installed = importlib.util.find_spec("rich") is not None
+    assert ("question to answer" in text) == installed
+    assert (" messages/s " in text) != installed

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
+from typing import Any
 
 from iocpcore import CompletionPort, __version__, backends
 
 
-def run() -> int:
+def add(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "info", help="which backends work here, and why others do not"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(_: argparse.Namespace) -> int:
     """Print versions and backends; the exit code, 1 if no backend works."""
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     print(f"iocpcore {__version__}")
