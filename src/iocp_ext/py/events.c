@@ -20,6 +20,13 @@ typedef struct turn {
     uint64_t messages;
 } turn;
 
+/* Who is to hear of an exception, besides on_close. */
+typedef enum blame {
+    USER,  /* a callback raised it: on_error, or else the world */
+    PEER,  /* what it sent is not in the framing: on_error, if there is one */
+    STAGE, /* TLS failed, and cannot say goodbye any more: nobody */
+} blame;
+
 /* ---- exceptions ------------------------------------------------------------------------------ */
 
 static bool is_leaving(PyObject *error) {
@@ -27,9 +34,10 @@ static bool is_leaving(PyObject *error) {
            PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
 }
 
-/* Tells on_error, or else the world. */
-static void tell_error(py_connection *self, PyObject *error, PyObject *source) {
+static void tell_error(py_connection *self, PyObject *error, blame whose, PyObject *source) {
     PyObject *on_error = self->service->callbacks[PY_ON_ERROR];
+    if (on_error == NULL && whose == PEER)
+        return;
     if (on_error == NULL) {
         PyErr_SetRaisedException(Py_NewRef(error));
         PyErr_WriteUnraisable(source);
@@ -42,16 +50,16 @@ static void tell_error(py_connection *self, PyObject *error, PyObject *source) {
 }
 
 /* The exception that is set ends this connection, and no other. */
-static void raised(turn *at, PyObject *source, bool polite) {
+static void raised(turn *at, blame whose, PyObject *source) {
     py_connection *self = at->self;
     PyObject *error = PyErr_GetRaisedException();
     if (is_leaving(error)) {
         if (at->leaving == NULL)
             at->leaving = Py_NewRef(error);
-    } else if (self->told) {
-        tell_error(self, error, source);
+    } else if (self->told && whose != STAGE) {
+        tell_error(self, error, whose, source);
     }
-    py_connection_fail(self, error, polite);
+    py_connection_fail(self, error, whose != STAGE);
 }
 
 static void call_back(turn *at, py_callback which, PyObject *argument) {
@@ -63,7 +71,7 @@ static void call_back(turn *at, py_callback which, PyObject *argument) {
     PyObject *answer = PyObject_Vectorcall(
         function, args + 1, (argument ? 2u : 1u) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     if (answer == NULL)
-        raised(at, function, true);
+        raised(at, USER, function);
     Py_XDECREF(answer);
 }
 
@@ -76,7 +84,7 @@ static bool delivers(const turn *at) {
 /* Steals the message. */
 static void hand_on(turn *at, py_callback which, PyObject *data) {
     if (data == NULL) {
-        raised(at, Py_None, true);
+        raised(at, USER, Py_None);
         return;
     }
     at->messages++;
@@ -89,7 +97,7 @@ static void refuse(turn *at, int64_t error, size_t size) {
     PyObject *exception = py_framing_error(service->port->state, service->frames, (int)error, size);
     if (exception != NULL)
         PyErr_SetRaisedException(exception);
-    raised(at, (PyObject *)at->self, true);
+    raised(at, PEER, (PyObject *)at->self);
 }
 
 /* Room for `more` bytes behind what is carried; of the whole message, as far as that is known, at
@@ -139,7 +147,7 @@ static size_t go_on(turn *at, const char *data, size_t length) {
         return length;
     }
     if (!carry_append(self, data, (size_t)part, wanted)) {
-        raised(at, (PyObject *)self, true);
+        raised(at, USER, (PyObject *)self);
         return length;
     }
     if (complete) {
@@ -172,7 +180,7 @@ static size_t cut(turn *at, const char *data, size_t length) {
             used += frame.total;
         } else if (found == 0) {
             if (!carry_append(self, data + used, length - used, 0))
-                raised(at, (PyObject *)self, true);
+                raised(at, USER, (PyObject *)self);
             return length;
         } else {
             refuse(at, found, frame.size);
@@ -193,13 +201,17 @@ static PyObject *feed(turn *at, PyObject *data) {
     return list;
 }
 
-/* Keeps input that is to be handed on, and takes it over. NULL: nothing, or an exception. */
-static void keep(turn *at, PyObject *data, bool polite) {
+/* Keeps input that is to be handed on, and takes it over. NULL: an exception, whose this is. */
+static void keep(turn *at, PyObject *data, blame whose) {
     py_connection *self = at->self;
-    if (data != NULL && self->framer != NULL && PyBytes_GET_SIZE(data) > 0)
+    if (data != NULL && self->framer != NULL && PyBytes_GET_SIZE(data) > 0) {
         Py_SETREF(data, feed(at, data));
+        whose = data == NULL && PyErr_ExceptionMatches(self->service->port->state->framing_error)
+                    ? PEER
+                    : USER;
+    }
     if (data == NULL) {
-        raised(at, self->framer ? self->framer : (PyObject *)self, polite);
+        raised(at, whose, self->framer ? self->framer : (PyObject *)self);
         return;
     }
     self->input = data;
@@ -254,7 +266,7 @@ static void receive_through_stage(turn *at, const char *data, size_t length) {
         Py_CLEAR(plain);
     }
     establish(at);
-    keep(at, plain, plain != NULL);
+    keep(at, plain, STAGE);
     Py_DECREF(stage);
 }
 
@@ -283,7 +295,7 @@ static void on_input(turn *at) {
             PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
             io_connection_used(&self->io, length);
             if (self->framer != NULL)
-                keep(at, bytes, true);
+                keep(at, bytes, USER);
             else
                 hand_on(at, PY_ON_DATA, bytes);
         }
@@ -303,7 +315,7 @@ static void on_eof(turn *at) {
     if (self->stage != NULL) {
         PyObject *answer = PyObject_CallMethodNoArgs(self->stage, state->str_eof);
         if (answer == NULL) {
-            raised(at, self->stage, false);
+            raised(at, STAGE, self->stage);
             return;
         }
         Py_DECREF(answer);
@@ -311,7 +323,7 @@ static void on_eof(turn *at) {
     if (!self->told) {
         PyErr_SetString(PyExc_ConnectionResetError,
                         "the peer closed the connection before it was established");
-        raised(at, (PyObject *)self, false);
+        raised(at, STAGE, (PyObject *)self);
     } else if (self->service->callbacks[PY_ON_EOF] != NULL) {
         call_back(at, PY_ON_EOF, NULL);
     } else {
@@ -357,7 +369,7 @@ static bool start(py_connection *self) {
 
 static void on_start(turn *at) {
     if (!start(at->self))
-        raised(at, (PyObject *)at->self, false);
+        raised(at, STAGE, (PyObject *)at->self);
     else
         establish(at);
 }
@@ -370,7 +382,7 @@ static void on_room(turn *at) {
     PyObject *stage = Py_NewRef(self->stage);
     PyObject *answer = PyObject_CallMethodNoArgs(stage, self->service->port->state->str_room);
     if (answer == NULL)
-        raised(at, stage, false);
+        raised(at, STAGE, stage);
     Py_XDECREF(answer);
     Py_DECREF(stage);
 }
@@ -385,7 +397,7 @@ static void on_jobs(turn *at) {
         if (!self->closing) {
             answer = PyObject_CallNoArgs(function);
             if (answer == NULL)
-                raised(at, function, true);
+                raised(at, USER, function);
         }
         Py_XDECREF(answer);
         Py_DECREF(function);
