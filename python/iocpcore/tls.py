@@ -148,7 +148,10 @@ class TLSStage:
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """The SSLObject, to ask it things: certificates, version, cipher, ALPN."""
+        """The SSLObject, to ask it things: certificates, version, cipher, ALPN.
+
+        In callbacks: elsewhere it may be in the middle of reading, when some answers are None.
+        """
         return self._ssl
 
     # ---- called on the strand
@@ -191,7 +194,9 @@ class TLSStage:
             if self._closing and self._conn.closing:
                 return
             if not self._ssl.context.options & _IGNORE_UNEXPECTED_EOF:
-                # The SSLObject is not told, because it would not encrypt any more after that.
+                # What is written is still sent. The SSLObject is not told, because it would not
+                # even encrypt a goodbye any more.
+                self._drop_held()
                 raise _eof_error("the peer ended the connection without TLS's close_notify")
 
     def room(self) -> None:
@@ -374,14 +379,17 @@ class TLSStage:
         self._finish()
 
     def _give_up(self) -> None:
-        """There was an error. Drop what is held."""
+        """There was an error that leaves nothing to do."""
         self._spent = self._dead = True
+        self._drop_held()
+        self._finish()
+
+    def _drop_held(self) -> None:
         self.pending_bytes = 0
         for item in self._held:
             if isinstance(item, _FilePart):
                 item.close()
         self._held.clear()
-        self._finish()
 
     def _finish(self) -> None:
         if self._finishes:
