@@ -7,9 +7,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from iocpcore import _check, _lifetime
@@ -60,6 +60,7 @@ class Engine:
         # How it ends. Guarded by `_changed`, which is told of everything that ends.
         self._changed = threading.Condition()
         self._members: dict[Member, None] = {}  # in order
+        self.kinds: dict[Hashable, Member] = {}  # see _kinds.py
         self._deadline: float | None = None  # of the stop that is under way
         self._stopped = threading.Event()
         self._when_stopped: list[Callable[[], object]] = []
@@ -81,6 +82,10 @@ class Engine:
         with self._changed:
             self._members.pop(member, None)
             self._changed.notify_all()
+
+    def guard(self) -> AbstractContextManager[object]:
+        """Members neither come nor go meanwhile, and `kinds` is its user's."""
+        return self._changed
 
     def changed(self) -> None:
         """Something that a stop may be waiting for has happened."""

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypedDict, Unpack
 
-from iocpcore import _check, _core, _dialling, callbacks, tls
-from iocpcore._core import CompletionPort, Connection, Operation, Service
+from iocpcore import _check, _dialling, callbacks, tls
+from iocpcore._core import CompletionPort, Connection, Operation
 from iocpcore._dialling import Stream, Target
 from iocpcore._engine import Engine, engine_of
 from iocpcore._journal import shown
+from iocpcore._kinds import Kind, identity, key_of, take
 from iocpcore._listening import UNIX, WINDOWS, is_path, is_pipe
 from iocpcore.callbacks import (
     Framing,
@@ -181,6 +182,10 @@ class _Plan:
         # "" is how other libraries spell "none".
         return tls.client_stage(context, server_hostname or None)
 
+    def get_executor(self) -> Executor:
+        assert self.executor is not None
+        return self.executor
+
 
 class Connecting:
     """A connection on its way; what connect_nowait() returns. Any thread may use it."""
@@ -201,28 +206,30 @@ class Connecting:
         self._error: BaseException | None = None
         self._stream: Stream | None = None
         self._timer: Operation | None = None
-        self._service = self._make_service()
+        self._kind = self._take_kind()
+        self._service = self._kind.service
         self._begin()
 
-    def _make_service(self) -> Service:
+    def _take_kind(self) -> Kind:
+        """Without a stage it needs to know nothing after the adoption: it shares its service."""
         plan = self._plan
-        wrapped: dict[str, Any] = {**plan.callbacks, "on_connect": self._on_connect}
-        if plan.stage is not None and "on_close" in wrapped:
-            wrapped["on_close"] = self._on_close
-        return _core.Service(
-            self._port,
-            **wrapped,
-            on_failed=self._on_failed,
-            on_empty=self._on_empty,
-            framing=plan.framing,
-            stage=plan.stage,
-            executor=self._executor,
+        key = None
+        options: dict[str, Any] = {
+            **plan.callbacks,
             **plan.limits,
-        )
-
-    def _executor(self) -> Executor:
-        own = self._plan.executor
-        return self._engine.executor() if own is None else own
+            "framing": plan.framing,
+            "executor": self._engine.executor if plan.executor is None else plan.get_executor,
+        }
+        if plan.stage is None:
+            limits = tuple(plan.limits.values())
+            key = key_of(plan.callbacks, limits, identity(plan.framing), identity(plan.executor))
+        else:
+            options["stage"] = plan.stage
+            options["on_failed"] = self._on_failed
+            options["on_connect"] = self._on_connect
+            if "on_close" in plan.callbacks:
+                options["on_close"] = self._on_close
+        return take(self._engine, key, options)
 
     # ---- for everybody
 
@@ -255,15 +262,15 @@ class Connecting:
 
     @property
     def count(self) -> int:
-        untold = self._state is FAILED and not self._told
-        return self._service.count + (untold or self._state is UNDER_WAY)
+        """1 as long as it may become a connection, or somebody must be told that it will not."""
+        return int(self._state is UNDER_WAY or (self._state is FAILED and not self._told))
 
     def shutdown(self) -> None:
-        self._service.shutdown()
         self._fail(self._closing_error())
 
     def abort(self) -> int:
-        return self._service.abort()
+        self._fail(self._closing_error())
+        return 0
 
     def _closing_error(self) -> OSError:
         text = f"connect to {self._plan.name}: the port is being closed"
@@ -375,30 +382,25 @@ class Connecting:
         except Exception as error:  # whatever it is, somebody waits for an answer
             stream.close()
             with self._lock:
-                self._state = UNDER_WAY
+                if self._plan.stage is None:
+                    self._state = UNDER_WAY
             self._fail(error)
             return
-        self._adopted(connection)
-
-    def _adopted(self, connection: Connection) -> None:
         with self._lock:
             self._connection = connection
             failed = self._state is FAILED
         if failed:
             connection.abort()
         elif self._plan.stage is None:
-            self._settled.set()
+            self._succeeded()
 
-    # ---- callbacks of the service
+    # ---- callbacks of a service that has a stage, and no other connection
 
     def _on_connect(self, connection: Connection) -> object:
-        if self._plan.stage is None:
-            self._connection = connection
-        else:
-            if not self._claim(CONNECTED):
-                return None  # it was given up, that has been told, and it is being aborted
-            self._connection = connection
-            self._settled.set()
+        if not self._claim(CONNECTED):
+            return None  # it was given up, that has been told, and it is being aborted
+        self._connection = connection
+        self._succeeded()
         on_connect = self._plan.callbacks.get("on_connect")
         return None if on_connect is None else on_connect(connection)
 
@@ -409,9 +411,6 @@ class Connecting:
 
     def _on_failed(self, connection: Connection, error: BaseException) -> None:
         self._fail(error)
-
-    def _on_empty(self) -> None:
-        self._leave()
 
     def _on_timer(self, operation: Operation) -> None:
         if not operation.cancelled:
@@ -434,6 +433,11 @@ class Connecting:
             timer.cancel()
         return True
 
+    def _succeeded(self) -> None:
+        self._kind.release()
+        self._engine.remove(self)
+        self._settled.set()
+
     def _fail(self, error: BaseException) -> bool:
         if not self._claim(FAILED):
             return False
@@ -445,6 +449,7 @@ class Connecting:
             stream.close()
         if connection is not None:
             connection.abort()
+        self._kind.release()
         self._tell(error)
         self._settled.set()
         return True
@@ -455,32 +460,31 @@ class Connecting:
         if self._waited_for or on_close is None:
             if not self._waited_for:
                 logger.warning("%s", error)
-            self._leave(told=True)
+            self._was_told()
             return
 
         def tell(_: Operation) -> None:
             try:
                 on_close(None, error)
             finally:
-                self._leave(told=True)
+                self._was_told()
 
         try:
             self._port.post(callback=tell)
         except (ValueError, RuntimeError):  # the port is closed
             logger.debug("nobody is told of: %s", error)
-            self._leave(told=True)
+            self._was_told()
 
-    def _leave(self, *, told: bool = False) -> None:
-        """A stop need not wait for this any more, if there is nothing left of it."""
-        self._told = self._told or told
-        if self.count == 0:
-            self._engine.remove(self)
+    def _was_told(self) -> None:
+        self._told = True
+        self._engine.remove(self)
 
     def _wait(self) -> Connection:
         try:
             self._wait_until_settled()
-        except BaseException as error:
-            self._fail(error)
+        except BaseException as error:  # Ctrl-C, for one
+            if not self._fail(error) and self._connection is not None:
+                self._connection.abort()
             raise
         if self._state is CONNECTED:
             assert self._connection is not None
