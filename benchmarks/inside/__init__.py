@@ -1,0 +1,1 @@
+"""What things cost inside one process: `python -m pytest benchmarks/inside`."""
