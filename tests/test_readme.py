@@ -21,13 +21,14 @@ pytestmark = [
 ]
 
 
-def example(port_number: int) -> str:
+def examples(port_number: int) -> list[str]:
+    """The server, its client, and the port."""
     blocks = re.findall(
         r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
-    assert len(blocks) == 1
-    assert blocks[0].count("9000") == 1
-    return blocks[0].replace("9000", str(port_number))
+    assert len(blocks) == 3
+    assert [block.count("9000") for block in blocks] == [1, 1, 1]
+    return [block.replace("9000", str(port_number)) for block in blocks]
 
 
 def free_port() -> int:
@@ -46,11 +47,22 @@ def connect(port_number: int) -> socket.socket:
             time.sleep(0.01)
 
 
-def test_the_example_echoes_everything(backend):
+def test_the_server_and_its_client(backend):
+    port_number = free_port()
+    server, client, _ = examples(port_number)
+    with child.start("-c", server, IOCPCORE_BACKEND=backend) as process:
+        try:
+            connect(port_number).close()
+            child.check(client, backend, output="b'HELLO'")
+        finally:
+            process.kill()
+
+
+def test_the_port_echoes_everything(backend):
     """Also what it has received when the client says that nothing more will come."""
     data = bytes(range(256)) * (SIZE // 256)
     port_number = free_port()
-    with child.start("-c", example(port_number), IOCPCORE_BACKEND=backend) as process:
+    with child.start("-c", examples(port_number)[2], IOCPCORE_BACKEND=backend) as process:
         try:
             with connect(port_number) as sock:
 
