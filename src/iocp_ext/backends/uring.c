@@ -2,7 +2,8 @@
  *
  * Receives, accepts, connects, polls and file operations are the ring's own. Sends are tried at
  * once, without blocking, and only wait in the ring (as a poll) when the socket's buffer is full:
- * a send seldom waits, and this way it costs one system call and no completion.
+ * a send seldom waits, and this way it costs one system call and no completion. The receives of
+ * connections have a file to themselves, uring_receive.c.
  *
  * Any thread may submit. With COOP_TASKRUN the kernel finishes an operation in the thread that
  * submitted it, when that thread next enters the kernel or waits. When a thread ends, the kernel
@@ -11,7 +12,7 @@
  *
  * Closing a descriptor does not end an operation on it: only its completion does. */
 #include "posix_socket.h"
-#include "uring_ring.h"
+#include "uring_receive.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -25,25 +26,39 @@ enum {
     SQ_ENTRIES = 8,
     CQ_ENTRIES = 4096,
     REAPED_MAX = 64,
-    TOKEN_WAKE = 1, /* operations are aligned: their tokens are never this small */
-    TOKEN_CANCEL = 2,
     INLINE_FILE_BYTES_MAX = 1 << 20, /* longer copies go to a kernel thread */
 };
 
-typedef struct uring_lane {
-    uring_ring ring;
-    io_mutex submit_lock;
-    int wake; /* eventfd, watched by a multishot poll */
-    _Atomic bool wake_armed;
-} uring_lane;
-
 /* ---- lanes ----------------------------------------------------------------------------------- */
 
-static int submit_entry(uring_lane *state, const struct uring_sqe *entry) {
+int uring_submit_entry(uring_lane *state, const struct uring_sqe *entry) {
     io_mutex_lock(&state->submit_lock);
     int error = uring_ring_submit(&state->ring, entry);
     io_mutex_unlock(&state->submit_lock);
     return error;
+}
+
+int uring_submit_cancel(uring_lane *state, uint64_t token, uint32_t flags) {
+    struct uring_sqe entry = {
+        .opcode = URING_OP_ASYNC_CANCEL,
+        .fd = -1,
+        .address = token,
+        .op_flags = flags,
+        .user_data = URING_TOKEN_CANCEL,
+    };
+    return uring_submit_entry(state, &entry);
+}
+
+int uring_wait_briefly(uring_lane *state, struct uring_cqe *completion) {
+    struct uring_timespec limit = {1, 0};
+    for (int tries = 0; tries < 4; tries++) {
+        if (uring_ring_reap(&state->ring, completion, 1) == 1)
+            return 0;
+        int error = uring_ring_wait(&state->ring, &limit, NULL);
+        if (error && error != EINTR)
+            return error;
+    }
+    return ETIME;
 }
 
 static int arm_wake(uring_lane *state) {
@@ -52,9 +67,9 @@ static int arm_wake(uring_lane *state) {
         .fd = state->wake,
         .length = URING_POLL_MULTISHOT,
         .op_flags = POLLIN,
-        .user_data = TOKEN_WAKE,
+        .user_data = URING_TOKEN_WAKE,
     };
-    int error = submit_entry(state, &entry);
+    int error = uring_submit_entry(state, &entry);
     state->wake_armed = error == 0;
     return error;
 }
@@ -67,8 +82,10 @@ static int open_state(uring_lane *state) {
     error = state->wake < 0 ? errno : io_mutex_init(&state->submit_lock);
     if (error == 0) {
         error = arm_wake(state);
-        if (error == 0)
+        if (error == 0) {
+            uring_intake_open(state);
             return 0;
+        }
         io_mutex_destroy(&state->submit_lock);
     }
     if (state->wake >= 0)
@@ -78,7 +95,9 @@ static int open_state(uring_lane *state) {
 }
 
 static void close_state(uring_lane *state) {
+    uring_intake_drain(state);
     uring_ring_close(&state->ring);
+    uring_intake_close(state);
     close(state->wake);
     io_mutex_destroy(&state->submit_lock);
 }
@@ -109,10 +128,6 @@ static void uring_wake(io_lane *lane) {
 
 /* ---- submitting ------------------------------------------------------------------------------ */
 
-static uint64_t pointer(const void *memory) {
-    return (uint64_t)(uintptr_t)memory;
-}
-
 static void prepare_poll(struct uring_sqe *entry, uint32_t events) {
     entry->opcode = URING_OP_POLL_ADD;
     entry->op_flags =
@@ -126,7 +141,7 @@ static void prepare_file(struct uring_sqe *entry, io_op *op) {
                                            : URING_OP_FSYNC;
     if (op->kind == IO_SYNC)
         return;
-    entry->address = pointer(transfer->vecs);
+    entry->address = uring_pointer(transfer->vecs);
     entry->length = transfer->vec_count;
     entry->offset = transfer->offset;
     if (transfer->length - transfer->transferred > INLINE_FILE_BYTES_MAX)
@@ -134,17 +149,10 @@ static void prepare_file(struct uring_sqe *entry, io_op *op) {
 }
 
 static void prepare_receive(struct uring_sqe *entry, io_op *op) {
-    if (op->kind == IO_RECEIVE) {
-        io_receive *receive = (io_receive *)op;
-        entry->opcode = URING_OP_RECV;
-        entry->address = pointer(receive->buffer);
-        entry->length = receive->capacity;
-        return;
-    }
     io_transfer *transfer = (io_transfer *)op;
     if (op->kind == IO_RECV) {
         entry->opcode = URING_OP_RECV;
-        entry->address = pointer(io_vec_base(transfer->vecs));
+        entry->address = uring_pointer(io_vec_base(transfer->vecs));
         entry->length = (uint32_t)io_vec_length(transfer->vecs);
         return;
     }
@@ -155,7 +163,7 @@ static void prepare_receive(struct uring_sqe *entry, io_op *op) {
     datagram->message.msg_iov = transfer->vecs;
     datagram->message.msg_iovlen = transfer->vec_count;
     entry->opcode = URING_OP_RECVMSG;
-    entry->address = pointer(&datagram->message);
+    entry->address = uring_pointer(&datagram->message);
     entry->length = 1;
 }
 
@@ -164,26 +172,30 @@ static void prepare_connection(struct uring_sqe *entry, io_op *op) {
         io_accept *accept = (io_accept *)op;
         accept->peer.length = sizeof accept->peer.storage;
         entry->opcode = URING_OP_ACCEPT;
-        entry->address = pointer(&accept->peer.storage);
-        entry->offset = pointer(&accept->peer.length);
+        entry->address = uring_pointer(&accept->peer.storage);
+        entry->offset = uring_pointer(&accept->peer.length);
         entry->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
         return;
     }
     io_connect *connection = (io_connect *)op;
     entry->opcode = URING_OP_CONNECT;
-    entry->address = pointer(&connection->address.storage);
+    entry->address = uring_pointer(&connection->address.storage);
     entry->offset = (uint64_t)connection->address.length;
     op->flags |= IO_OP_CONNECTING;
 }
 
 /* Whether the operation is tried here and only waits in the ring. */
 static bool by_readiness(const io_op *op) {
-    return op->kind == IO_SEND || op->kind == IO_SEND_TO || op->kind == IO_SEND_FILE ||
-           (op->kind == IO_CONNECT && op->flags & IO_OP_CONNECTING);
+    return op->kind == IO_RECEIVE || op->kind == IO_SEND || op->kind == IO_SEND_TO ||
+           op->kind == IO_SEND_FILE || (op->kind == IO_CONNECT && op->flags & IO_OP_CONNECTING);
 }
 
 /* Fills in the entry; IO_PENDING: submit it. IO_DONE or an error: nothing is to be submitted. */
 static int prepare(struct uring_sqe *entry, io_op *op) {
+    if (op->kind == IO_RECEIVE) { /* has been tried */
+        prepare_poll(entry, IO_READABLE);
+        return IO_PENDING;
+    }
     if (by_readiness(op)) {
         int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : posix_perform(op);
         if (answer != -IOE_AGAIN)
@@ -194,19 +206,11 @@ static int prepare(struct uring_sqe *entry, io_op *op) {
     bool fills = op->kind == IO_RECV || op->kind == IO_RECV_FROM || op->kind == IO_READ;
     if (fills && !io_transfer_acquire((io_transfer *)op))
         return -IOE_NOMEM;
-    if (op->kind == IO_RECEIVE) {
-        io_receive *receive = (io_receive *)op;
-        if (receive->buffer == NULL)
-            receive->buffer = io_buffer_acquire(&op->lane->port->buffers, receive->capacity);
-        if (receive->buffer == NULL)
-            return -IOE_NOMEM;
-    }
     switch ((io_kind)op->kind) {
     case IO_POLL:
         prepare_poll(entry, ((io_poll *)op)->events);
         break;
     case IO_RECV:
-    case IO_RECEIVE:
     case IO_RECV_FROM:
         prepare_receive(entry, op);
         break;
@@ -228,6 +232,11 @@ static int uring_submit(io_op *op) {
     /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
     if (on_file && op->kind != IO_SYNC && !handle->backend.word[POSIX_SEEKS])
         return -IOE_SPIPE;
+    if (op->kind == IO_RECEIVE) {
+        int answer = uring_receive(op);
+        if (answer != -IOE_AGAIN)
+            return answer;
+    }
     struct uring_sqe entry;
     memset(&entry, 0, sizeof entry);
     entry.fd = (int32_t)(on_file ? handle->backend.word[POSIX_FILE] : handle->native);
@@ -237,23 +246,17 @@ static int uring_submit(io_op *op) {
         return answer;
     /* From here the thread that waits may touch it: it acquires what this releases. */
     atomic_store_explicit(&op->state, IO_OP_SUBMITTED, memory_order_release);
-    int error = submit_entry(op->lane->state, &entry);
+    int error = uring_submit_entry(op->lane->state, &entry);
     if (error == 0)
         return IO_PENDING;
-    if (op->kind == IO_RECEIVE)
-        io_receive_release((io_receive *)op);
     op->os_error = (uint32_t)error;
     return error == EAGAIN ? -IOE_NOMEM : -error;
 }
 
 static int uring_cancel(io_op *op) {
-    struct uring_sqe entry;
-    memset(&entry, 0, sizeof entry);
-    entry.opcode = URING_OP_ASYNC_CANCEL;
-    entry.fd = -1;
-    entry.address = io_op_token(op);
-    entry.user_data = TOKEN_CANCEL;
-    if (submit_entry(op->lane->state, &entry) != 0)
+    if (op->kind == IO_RECEIVE && uring_receive_cancel(op))
+        return IO_DONE;
+    if (uring_submit_cancel(op->lane->state, io_op_token(op), 0) != 0)
         op->flags &= (uint8_t)~IO_OP_CANCEL_ASKED; /* not asked, so it can be asked again */
     return IO_PENDING;
 }
@@ -261,14 +264,12 @@ static int uring_cancel(io_op *op) {
 /* ---- completions ----------------------------------------------------------------------------- */
 
 static void report(io_op *op, int32_t result, io_list *done) {
-    if (op->kind == IO_RECEIVE && result <= 0)
-        io_receive_release((io_receive *)op); /* found anew if it is tried again */
     if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
         io_op_retry(op, done); /* ends it if a cancel was asked for */
         return;
     }
     if (by_readiness(op) && op->kind != IO_CONNECT) {
-        io_op_retry(op, done); /* writable, or broken: trying tells */
+        io_op_retry(op, done); /* ready, or broken: trying tells */
         return;
     }
     if (op->kind == IO_CONNECT && (result == -EALREADY || result == -EINPROGRESS)) {
@@ -306,9 +307,9 @@ static void report_poll(io_op *op, int32_t result, io_list *done) {
 }
 
 static void take(uring_lane *state, const struct uring_cqe *completion, io_list *done) {
-    if (completion->user_data == TOKEN_CANCEL)
+    if (completion->user_data == URING_TOKEN_CANCEL)
         return; /* the operation's own completion tells */
-    if (completion->user_data == TOKEN_WAKE) {
+    if (completion->user_data == URING_TOKEN_WAKE) {
         if (!(completion->flags & URING_CQE_MORE))
             state->wake_armed = false; /* the thread that armed it ended */
         return;
@@ -366,32 +367,33 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
         if (error && count == 0)
             return error;
     }
-    for (int i = 0; i < count; i++)
-        take(state, &completions[i], done);
+    for (int i = 0; i < count; i++) {
+        uint64_t token = completions[i].user_data;
+        bool followed = i + 1 < count && completions[i + 1].user_data == token;
+        if ((token & URING_TOKEN_BITS) == URING_TOKEN_RECEIVER)
+            uring_received(state, &completions[i], followed, done);
+        else
+            take(state, &completions[i], done);
+    }
     return 0;
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
 
+static int uring_handle_open(io_handle *handle, uint32_t *os_error) {
+    int error = posix_handle_open(handle, os_error);
+    if (error == 0 && handle->owned)
+        uring_receiver_open(handle);
+    return error;
+}
+
 static void uring_handle_close(io_handle *handle, bool close_native) {
     posix_handle_close(handle);
-    if (close_native && posix_same_file(handle))
+    if (!uring_receiver_close(handle, close_native) && close_native && posix_same_file(handle))
         posix_close(handle->native);
 }
 
 /* ---- probing --------------------------------------------------------------------------------- */
-
-static int wait_briefly(uring_lane *state, struct uring_cqe *completion) {
-    struct uring_timespec limit = {1, 0};
-    for (int tries = 0; tries < 4; tries++) {
-        if (uring_ring_reap(&state->ring, completion, 1) == 1)
-            return 0;
-        int error = uring_ring_wait(&state->ring, &limit, NULL);
-        if (error && error != EINTR)
-            return error;
-    }
-    return ETIME;
-}
 
 /* What we rest on: a receive on a non-blocking socket waits, can be cancelled, and its completion
  * tells; and a write to the eventfd ends a wait. */
@@ -401,23 +403,23 @@ static int probe_behaviour(uring_lane *state, const int pair[2], const char **wh
     struct uring_sqe receive = {
         .opcode = URING_OP_RECV,
         .fd = pair[0],
-        .address = pointer(&byte),
+        .address = uring_pointer(&byte),
         .length = 1,
         .user_data = 100,
     };
     struct uring_sqe cancel = {
-        .opcode = URING_OP_ASYNC_CANCEL, .fd = -1, .address = 100, .user_data = TOKEN_CANCEL};
+        .opcode = URING_OP_ASYNC_CANCEL, .fd = -1, .address = 100, .user_data = URING_TOKEN_CANCEL};
     *what = "submitting";
-    int error = submit_entry(state, &receive);
+    int error = uring_submit_entry(state, &receive);
     if (error)
         return error;
     *what = "a receive on a non-blocking socket does not wait";
     if (uring_ring_reap(&state->ring, &completion, 1) == 1)
         return EAGAIN;
     *what = "cancelling a receive";
-    error = submit_entry(state, &cancel);
+    error = uring_submit_entry(state, &cancel);
     for (int i = 0; i < 2 && error == 0; i++) {
-        error = wait_briefly(state, &completion);
+        error = uring_wait_briefly(state, &completion);
         if (error == 0 && completion.user_data == 100 && completion.result != -ECANCELED)
             error = EINVAL;
     }
@@ -425,8 +427,8 @@ static int probe_behaviour(uring_lane *state, const int pair[2], const char **wh
         return error;
     *what = "waking a waiting thread";
     io_wake_signal(state->wake);
-    error = wait_briefly(state, &completion);
-    if (error == 0 && (completion.user_data != TOKEN_WAKE || completion.result < 0 ||
+    error = uring_wait_briefly(state, &completion);
+    if (error == 0 && (completion.user_data != URING_TOKEN_WAKE || completion.result < 0 ||
                        !(completion.flags & URING_CQE_MORE)))
         error = EINVAL;
     return error;
@@ -464,11 +466,12 @@ const io_backend io_backend_uring = {
     .lane_close = uring_lane_close,
     .wait = uring_lane_wait,
     .wake = uring_wake,
-    .handle_open = posix_handle_open,
+    .handle_open = uring_handle_open,
     .handle_close = uring_handle_close,
     .submit = uring_submit,
     .cancel = uring_cancel,
     .hold_file = posix_hold_file,
+    .receive_now = uring_receive_now,
     .shutdown = posix_shutdown,
     .send_now = posix_send_now,
     .prepare_close = posix_prepare_close,

@@ -5,12 +5,13 @@
 #ifndef IOCPCORE_URING_SYS_H
 #define IOCPCORE_URING_SYS_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { URING_SYS_SETUP = 425, URING_SYS_ENTER = 426 };
+enum { URING_SYS_SETUP = 425, URING_SYS_ENTER = 426, URING_SYS_REGISTER = 427 };
 
 struct uring_sqe {
     uint8_t opcode;
@@ -24,7 +25,7 @@ struct uring_sqe {
     uint64_t user_data;
     uint16_t buffer_group;
     uint16_t personality;
-    int32_t file_index;
+    int32_t file_index; /* of a multishot receive: how many bytes in all */
     uint64_t address3;
     uint64_t padding;
 };
@@ -69,6 +70,23 @@ struct uring_wait_argument {
 };
 _Static_assert(sizeof(struct uring_wait_argument) == 24, "layout");
 
+/* An entry of a ring of buffers that the kernel may take; the first one's tail is the ring's. */
+struct uring_buffer {
+    uint64_t address;
+    uint32_t length;
+    uint16_t id;
+    _Atomic uint16_t tail;
+};
+_Static_assert(sizeof(struct uring_buffer) == 16, "layout");
+
+struct uring_buffer_registration {
+    uint64_t address;
+    uint32_t entries;
+    uint16_t group, flags;
+    uint64_t reserved[3];
+};
+_Static_assert(sizeof(struct uring_buffer_registration) == 40, "layout");
+
 enum {
     URING_OP_READV = 1,
     URING_OP_WRITEV = 2,
@@ -98,8 +116,17 @@ enum {
 #define URING_SQ_TASKRUN (1u << 2)
 
 #define URING_SQE_ASYNC (1u << 4)
+#define URING_SQE_BUFFER_SELECT (1u << 5)
+#define URING_CQE_BUFFER (1u << 0)
 #define URING_CQE_MORE (1u << 1)
+#define URING_CQE_BUFFER_SHIFT 16
 #define URING_POLL_MULTISHOT (1u << 0)
+#define URING_RECV_POLL_FIRST (1u << 0)
+#define URING_RECV_MULTISHOT (1u << 1)
+#define URING_CANCEL_ALL (1u << 0)
+#define URING_CANCEL_ANY (1u << 2)
+
+#define URING_REGISTER_BUFFERS 22
 
 #define URING_OFFSET_RINGS 0
 #define URING_OFFSET_SQES 0x10000000
@@ -111,6 +138,10 @@ static inline int uring_sys_setup(uint32_t entries, struct uring_params *params)
 static inline int uring_sys_enter(int fd, uint32_t submit, uint32_t complete, uint32_t flags,
                                   const void *argument, size_t size) {
     return (int)syscall(URING_SYS_ENTER, fd, submit, complete, flags, argument, size);
+}
+
+static inline int uring_sys_register(int fd, uint32_t what, const void *argument, uint32_t count) {
+    return (int)syscall(URING_SYS_REGISTER, fd, what, argument, count);
 }
 
 #endif
