@@ -226,12 +226,10 @@ class TLSStage:
         The file may be closed at once. If it is shorter, less is sent. A descriptor, or on Windows
         a handle, does as well as a file object.
         """
-        part = _FilePart(file, offset, count)
         with self._lock:
             if self._closing or self._spent:
-                part.close()
                 return False
-            self._held.append(part)
+            self._held.append(_FilePart(file, offset, count))
             if len(self._held) == 1:  # else somebody is at it already, or will be
                 self._pump()
             return not self._spent
