@@ -178,7 +178,7 @@ def test_connections_that_are_alike_share_what_they_can(make_server, dial, clien
 
     conns = [dial(server, on_close=end, context=number) for number in range(10)]
     assert len(engine.kinds) == 1
-    other = dial(server, on_close=end, idle_timeout=60, context=10)
+    other = dial(server, on_close=end, write_high=300_000, context=10)
     assert len(engine.kinds) == 2
     for conn in (*conns, other):
         conn.close()

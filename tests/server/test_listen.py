@@ -9,7 +9,7 @@ import pytest
 from iocpcore import Connection, connect
 from support.events import Events
 from support.streams import read_exactly, socket_of
-from support.system import LIMIT, LINUX, WINDOWS, wait_until
+from support.system import LIMIT, LINUX, WINDOWS
 
 pytestmark = pytest.mark.system
 unix = pytest.mark.skipif(not LINUX, reason="unix sockets are for Linux")
@@ -74,10 +74,10 @@ def test_before_and_after_the_start(make_server):
 
 @pytest.mark.parametrize("keepalive", [True, False])
 def test_options_of_accepted_sockets(make_server, plain, keepalive):
-    server = make_server(keepalive=keepalive)
+    events = Events()
+    server = make_server(keepalive=keepalive, on_connect=events.add)
     plain(server)
-    wait_until(lambda: server.connections, "the connection")
-    with socket_of(server.connections[0]) as sock:
+    with socket_of(events.wait()[0]) as sock:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
 

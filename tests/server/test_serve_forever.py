@@ -15,7 +15,7 @@ from iocpcore import Connection
 from support.child import check, start
 from support.events import Events
 from support.streams import read_all, read_exactly
-from support.system import LIMIT, LINUX
+from support.system import LIMIT, LINUX, scaled
 
 signals = pytest.mark.skipif(not LINUX, reason="Windows has no signals for other processes")
 pytestmark = pytest.mark.system
@@ -215,19 +215,21 @@ def test_start_does_not_keep_the_process_alive(backend):
 
 def test_what_was_sent_before_the_end_arrives(backend):
     """Of a client, on the port of the process."""
+    size = scaled(4_000_000)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = start(
             "-c",
             "import sys, iocpcore\n"
             "conn = iocpcore.connect('127.0.0.1', int(sys.argv[1]))\n"
-            "conn.send(bytes(4_000_000))\n",
+            "conn.send(bytes(int(sys.argv[2])))\n",
             str(listener.getsockname()[1]),
+            str(size),
             IOCPCORE_BACKEND=backend,
         )
         listener.settimeout(LIMIT)
         with listener.accept()[0] as sock:
             sock.settimeout(LIMIT)
-            assert len(read_all(sock)) == 4_000_000
+            assert len(read_all(sock)) == size
     assert process.communicate(timeout=LIMIT) == ("", "")
     assert process.returncode == 0
 
