@@ -71,12 +71,17 @@ static void broken(io_connection *self, io_connection_cause cause, int error, ui
     set_hold(self, IO_HOLD_CLOSING);
 }
 
+/* Nobody wants what arrives. */
+static bool discards(const io_connection *self) {
+    return self->phase != IO_CONNECTION_OPEN || self->hold & IO_HOLD_CLOSING;
+}
+
 static void received(io_connection *self) {
     io_op *op = &self->receive.op;
     self->receiving = false;
     self->input_start = 0;
     if (op->result == IO_RECEIVE_READY) {
-        if (self->phase == IO_CONNECTION_OPEN && !io_connection_delivers(self))
+        if (!discards(self) && !io_connection_delivers(self))
             return; /* it stays where it is */
         io_receive_now(&self->receive);
     }
@@ -85,7 +90,7 @@ static void received(io_connection *self) {
     if (op->result > 0) {
         self->bytes_received += (uint64_t)op->result;
         self->idle_ticks = 0;
-        if (self->phase != IO_CONNECTION_OPEN)
+        if (discards(self))
             io_receive_release(&self->receive);
     } else if (op->result == 0) {
         self->eof = true;
@@ -177,7 +182,7 @@ static io_connection_event for_embedder(io_connection *self) {
 static void receive(io_connection *self) {
     if (self->receiving || self->eof)
         return;
-    if (self->phase != IO_CONNECTION_OPEN)
+    if (discards(self))
         io_receive_release(&self->receive);
     else if (self->receive.buffer != NULL || self->input_kept || !io_connection_delivers(self))
         return;
@@ -443,6 +448,12 @@ static void flush_and_close(io_connection *self, bool linger) {
 void io_connection_close(io_connection *self, bool linger) {
     io_lock_acquire(&self->lock);
     flush_and_close(self, linger);
+    unlock_and_call(self);
+}
+
+void io_connection_silence(io_connection *self) {
+    io_lock_acquire(&self->lock);
+    set_hold(self, IO_HOLD_CLOSING);
     unlock_and_call(self);
 }
 

@@ -200,8 +200,11 @@ void py_connection_end(py_connection *self, bool whole, bool linger) {
     self->ending = true;
     if (whole)
         self->closing = true;
-    if (say_goodbye(self, whole))
+    if (say_goodbye(self, whole)) {
+        if (whole)
+            io_connection_silence(&self->io);
         return;
+    }
     if (whole)
         io_connection_close(&self->io, linger);
     else

@@ -87,7 +87,7 @@ static PyObject *send_several(py_connection *self, PyObject *sequence) {
     Py_ssize_t count = PyTuple_GET_SIZE(items), viewed = 0;
     if (count > PIECES_MAX) {
         PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
-        PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "O", items);
+        PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "(O)", items);
         answer = joined == NULL ? NULL : send_one(self, joined);
         Py_XDECREF(empty);
         Py_XDECREF(joined);
