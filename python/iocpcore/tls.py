@@ -63,7 +63,7 @@ def server_stage(
 ) -> Callable[[Link], TLSStage]:
     """What makes the stage of each connection that a server accepts.
 
-    Raises TypeError if the context is none, and ssl.SSLError if it is one for clients.
+    Raises TypeError if the context is none, and ssl.SSLError or ValueError if it is for clients.
     """
     _check_context(context)
     return _factory(partial(context.wrap_bio, server_side=True), max_write_buffer)
