@@ -361,8 +361,10 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
     }
     int count = uring_ring_reap(&state->ring, completions, maximum);
     if (count == 0) {
-        int error = deadline_ns == 0 ? -uring_ring_flush(&state->ring)
-                                     : wait_for_completions(state, wait, deadline_ns);
+        /* Not with a timeout of nothing, which costs a timer of the kernel's. */
+        bool due = deadline_ns != IO_NEVER && deadline_ns <= io_clock_ns();
+        int error =
+            due ? -uring_ring_flush(&state->ring) : wait_for_completions(state, wait, deadline_ns);
         count = uring_ring_reap(&state->ring, completions, maximum);
         if (error && count == 0)
             return error;
