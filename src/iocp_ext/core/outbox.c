@@ -54,34 +54,37 @@ static bool copied(const io_piece *piece) {
     return piece->owner == NULL || piece->length <= COPIED_MAX;
 }
 
-static void copy(io_chunk *chunk, const io_piece *piece) {
-    memcpy((char *)(uintptr_t)chunk->data + chunk->length, piece->data, piece->length);
-    chunk->length += piece->length;
-    chunk->room -= piece->length;
+/* Into as many chunks as it takes: the pool has none that are larger. */
+static bool append_copy(io_connection *self, const char *data, size_t length) {
+    while (length > 0) {
+        io_chunk *tail = self->queue_tail;
+        if (tail == NULL || tail->room == 0) {
+            bool small = tail == NULL && length <= FIRST_ROOM - sizeof *tail;
+            tail = outbox_new_chunk(self, (small ? FIRST_ROOM : NEXT_ROOM) - sizeof *tail);
+            if (tail == NULL)
+                return false;
+            outbox_append_chunk(self, tail);
+        }
+        size_t part = length < tail->room ? length : tail->room;
+        memcpy((char *)(uintptr_t)tail->data + tail->length, data, part);
+        tail->length += part;
+        tail->room -= part;
+        data += part;
+        length -= part;
+    }
+    return true;
 }
 
 static bool append(io_connection *self, io_piece *piece) {
-    if (piece->length == 0)
-        return true;
-    if (!copied(piece)) {
-        io_chunk *chunk = outbox_new_chunk(self, 0);
-        if (chunk == NULL)
-            return false;
-        chunk->data = piece->data;
-        chunk->length = piece->length;
-        chunk->owner = piece->owner;
-        outbox_append_chunk(self, chunk);
-        return true;
-    }
-    io_chunk *tail = self->queue_tail;
-    if (tail == NULL || tail->room < piece->length) {
-        size_t room = (tail == NULL ? FIRST_ROOM : NEXT_ROOM) - sizeof *tail;
-        tail = outbox_new_chunk(self, room > piece->length ? room : piece->length);
-        if (tail == NULL)
-            return false;
-        outbox_append_chunk(self, tail);
-    }
-    copy(tail, piece);
+    if (copied(piece))
+        return append_copy(self, piece->data, piece->length);
+    io_chunk *chunk = outbox_new_chunk(self, 0);
+    if (chunk == NULL)
+        return false;
+    chunk->data = piece->data;
+    chunk->length = piece->length;
+    chunk->owner = piece->owner;
+    outbox_append_chunk(self, chunk);
     return true;
 }
 

@@ -1,0 +1,399 @@
+/* talk.c: see talk.h. */
+#include "talk.h"
+
+#ifndef _WIN32
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#endif
+
+_Atomic int talk_owned;
+
+static char pattern[2 * TALK_PERIOD];
+
+typedef struct owned {
+    _Atomic int references;
+    size_t length;
+    char data[];
+} owned;
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+void talk_begin(talk *self, const char *backend, uint64_t seed) {
+    memset(self, 0, sizeof(*self));
+    if (pattern[1] == 0)
+        for (size_t i = 0; i < TALK_PERIOD; i++)
+            pattern[i] = pattern[i + TALK_PERIOD] = (char)((i * 2654435761u >> 13) | 1);
+    atomic_store(&talk_owned, 0);
+    world_open(&self->world, backend, 1);
+    if (self->world.sim && seed != 0)
+        io_sim_configure(self->world.lane, seed,
+                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
+                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+    self->limits = (io_connection_limits){
+        .write_high = 65536, .write_low = 16384, .max_write_buffer = 1 << 20, .read_size = 8192};
+    self->file = world_file(&self->world, pattern, sizeof(pattern));
+}
+
+static void set_nonblocking(const talk *self, io_native native) {
+#ifdef _WIN32
+    u_long on = 1;
+    CHECK(self->world.sim || ioctlsocket((SOCKET)native, (long)FIONBIO, &on) == 0);
+#else
+    CHECK(self->world.sim || fcntl((int)native, F_SETFL, O_NONBLOCK) == 0);
+#endif
+}
+
+static void set_option(const talk_end *end, int level, int option, int value) {
+#ifdef _WIN32
+    CHECK_INT(setsockopt((SOCKET)end->native, level, option, (const char *)&value, sizeof(value)),
+              0);
+#else
+    CHECK_INT(setsockopt((int)end->native, level, option, &value, sizeof(value)), 0);
+#endif
+}
+
+static talk_end *end_new(talk *self, io_native native) {
+    CHECK(self->count < TALK_ENDS);
+    talk_end *end = &self->ends[self->count++];
+    end->talk = self;
+    end->native = native;
+    CHECK_INT(io_mutex_init(&end->sending), 0);
+    set_nonblocking(self, native);
+    if (!self->world.sim)
+        set_option(end, IPPROTO_TCP, TCP_NODELAY, 1);
+    return end;
+}
+
+static void end_open(talk_end *end) {
+    uint32_t os_error = 0;
+    end->open = true;
+    CHECK_INT(io_connection_open(&end->io, end->talk->world.lane, end->native, AF_INET,
+                                 &end->talk->limits, &os_error),
+              0);
+}
+
+talk_end *talk_pair(talk *self) {
+    io_native natives[2];
+    world_pair(&self->world, natives);
+    talk_end *one = end_new(self, natives[0]), *other = end_new(self, natives[1]);
+    one->peer = other;
+    other->peer = one;
+    end_open(one);
+    end_open(other);
+    return one;
+}
+
+talk_end *talk_adopt(talk *self, io_native native) {
+    talk_end *end = end_new(self, native);
+    end_open(end);
+    return end;
+}
+
+void talk_open(talk *self, const char *backend, uint64_t seed) {
+    talk_begin(self, backend, seed);
+    talk_pair(self);
+}
+
+/* Not less: a window below the size of a segment makes TCP wait for timers. */
+void talk_narrow(talk_end *end) {
+    if (end->talk->world.sim)
+        return;
+    set_option(end, SOL_SOCKET, SO_SNDBUF, 32768);
+    set_option(end, SOL_SOCKET, SO_RCVBUF, 65536);
+}
+
+/* ---- the embedder ---------------------------------------------------------------------------- */
+
+static void owned_release(owned *piece) {
+    CHECK_INT(atomic_fetch_sub(&piece->references, 1), 1);
+    memset(piece->data, 0, piece->length);
+    free(piece);
+    atomic_fetch_sub(&talk_owned, 1);
+}
+
+void talk_release_spent(talk_end *end) {
+    for (io_chunk *next, *chunk = io_connection_take_spent(&end->io); chunk != NULL; chunk = next) {
+        next = chunk->next;
+        CHECK(chunk->owner != NULL);
+        owned_release(chunk->owner);
+        io_chunk_free(&end->io, chunk);
+    }
+}
+
+static void check_pattern(talk_end *end, const char *data, size_t length) {
+    uint64_t place = end->in + end->kept;
+    for (size_t done = 0; done < length;) {
+        size_t part = length - done < TALK_PERIOD ? length - done : TALK_PERIOD;
+        if (memcmp(data + done, pattern + (place + done) % TALK_PERIOD, part) != 0)
+            FAIL("%s: wrong bytes after %llu", end->talk->world.backend->name,
+                 (unsigned long long)(place + done));
+        done += part;
+    }
+}
+
+static void on_input(talk_end *end) {
+    CHECK_INT(end->came[IO_CONNECTION_EOF], 0);
+    if (end->kept > 0) {
+        end->in += end->kept;
+        end->kept = 0;
+        io_connection_keep_input(&end->io, false);
+        return;
+    }
+    size_t length;
+    const char *data = io_connection_input(&end->io, &length);
+    CHECK(data != NULL && length > 0);
+    if (end->most != 0 && length > end->most)
+        length = end->most;
+    test_kernel_wrote(data, length);
+    check_pattern(end, data, length);
+    if (end->keeps)
+        end->kept = length;
+    else
+        end->in += length;
+    io_connection_used(&end->io, length);
+    if (end->keeps)
+        io_connection_keep_input(&end->io, true);
+}
+
+/* The jobs of tests are of no use but to be counted: each is memory of its own. */
+static void free_jobs(talk_end *end) {
+    for (io_job *next, *job = io_connection_take_jobs(&end->io); job != NULL; job = next) {
+        next = job->next;
+        free(job);
+    }
+}
+
+void talk_check_gone(talk_end *end) {
+    const io_connection *io = &end->io;
+    io_job job;
+    io_piece piece = {"x", 1, NULL};
+    CHECK_INT(io->phase, IO_CONNECTION_CLOSED);
+    CHECK(io->handle == NULL && io->queue_head == NULL && io->queue_tail == NULL);
+    CHECK(io->send == NULL && io->timer == NULL && io->receive.buffer == NULL);
+    CHECK(!io->scheduled && !io->receiving && io->jobs_head == NULL);
+    CHECK_INT(io->bytes_queued, 0);
+    CHECK_INT(io_connection_send(&end->io, &piece, 1), 0);
+    CHECK(!io_connection_post(&end->io, &job));
+    CHECK(!io_connection_abort(&end->io));
+}
+
+/* With other threads it may be held just now. */
+static void check_hold(const talk_end *end, io_connection_event event) {
+    uint8_t hold = end->io.hold;
+    if (event == IO_CONNECTION_INPUT || event == IO_CONNECTION_EOF)
+        CHECK_INT(hold, 0);
+    if (event == IO_CONNECTION_DRAINED) {
+        CHECK_INT(hold & ~IO_HOLD_PAUSED, 0);
+        CHECK(end->io.bytes_queued <= end->talk->limits.write_high);
+    }
+    if (event == IO_CONNECTION_ROOM)
+        CHECK(end->io.bytes_queued <= end->talk->limits.write_low);
+}
+
+static void on_event(talk_end *end, io_connection_event event) {
+    CHECK(event <= IO_CONNECTION_GONE && !atomic_load(&end->gone));
+    if (!end->talk->threads)
+        check_hold(end, event);
+    CHECK((event == IO_CONNECTION_STARTED) == (end->came[IO_CONNECTION_STARTED] == 0) ||
+          event == IO_CONNECTION_GONE);
+    end->came[event]++;
+    CHECK(end->came[IO_CONNECTION_STARTED] <= 1 && end->came[IO_CONNECTION_EOF] <= 1);
+    if (end->on_event != NULL)
+        end->on_event(end, event);
+    switch (event) {
+    case IO_CONNECTION_JOBS:
+        free_jobs(end);
+        break;
+    case IO_CONNECTION_INPUT:
+        on_input(end);
+        break;
+    case IO_CONNECTION_EOF:
+        if (end->answers)
+            io_connection_close(&end->io, true);
+        break;
+    case IO_CONNECTION_GONE:
+        free_jobs(end);
+        atomic_store(&end->gone, true);
+        break;
+    default:
+        break;
+    }
+}
+
+static void run(talk_end *end) {
+    io_connection_event event;
+    while ((event = io_connection_next(&end->io)) != IO_CONNECTION_IDLE) {
+        CHECK_INT(atomic_fetch_add(&end->inside, 1), 0);
+        on_event(end, event);
+        talk_release_spent(end);
+        CHECK_INT(atomic_fetch_sub(&end->inside, 1), 1);
+    }
+}
+
+void talk_take(io_op *op) {
+    CHECK_INT(op->sink, IO_SINK_CONNECTION);
+    talk_end *end = IO_CONTAINER((io_connection *)op->owner, talk_end, io);
+    CHECK(!atomic_load(&end->gone)); /* it would have been freed */
+    if (io_connection_taken(&end->io, op))
+        run(end);
+    talk_release_spent(end);
+}
+
+bool talk_step(talk *self, unsigned ms) {
+    io_op *op = world_get(&self->world, ms);
+    if (op != NULL)
+        talk_take(op);
+    return op != NULL;
+}
+
+void talk_settle(talk *self) {
+    while (talk_step(self, self->world.sim ? 200 : 30))
+        continue;
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+static void fill(char *data, uint64_t place, size_t length) {
+    for (size_t done = 0; done < length;) {
+        size_t part = length - done < TALK_PERIOD ? length - done : TALK_PERIOD;
+        memcpy(data + done, pattern + (place + done) % TALK_PERIOD, part);
+        done += part;
+    }
+}
+
+static owned *owned_new(uint64_t place, size_t length) {
+    owned *piece = malloc(sizeof(*piece) + length);
+    CHECK(piece != NULL);
+    atomic_init(&piece->references, 1);
+    piece->length = length;
+    fill(piece->data, place, length);
+    atomic_fetch_add(&talk_owned, 1);
+    return piece;
+}
+
+static int send_file(talk_end *end, size_t length) {
+    uint32_t os_error = 0;
+    CHECK(length <= TALK_PERIOD);
+    return io_connection_send_file(&end->io, end->talk->file, end->out % TALK_PERIOD, length,
+                                   &os_error);
+}
+
+int talk_send(talk_end *end, size_t length, talk_how how) {
+    io_mutex_lock(&end->sending);
+    int answer;
+    if (how == TALK_FILE) {
+        answer = send_file(end, length);
+    } else {
+        owned *memory = owned_new(end->out, length);
+        io_piece piece = {memory->data, length, how == TALK_OWNED ? memory : NULL};
+        answer = io_connection_send(&end->io, &piece, 1);
+        if (how != TALK_OWNED || piece.owner != NULL)
+            owned_release(memory);
+    }
+    CHECK(answer == 0 || answer == 1);
+    if (answer == 1)
+        end->out += length;
+    io_mutex_unlock(&end->sending);
+    talk_release_spent(end);
+    return answer;
+}
+
+int talk_send_pieces(talk_end *end, size_t length, int count, test_random *random) {
+    owned *memory[16];
+    io_piece pieces[16];
+    CHECK(count <= 16);
+    io_mutex_lock(&end->sending);
+    uint64_t place = end->out;
+    for (int i = 0; i < count; i++) {
+        size_t part = (size_t)test_below(random, length + 1);
+        memory[i] = owned_new(place, part);
+        pieces[i] =
+            (io_piece){memory[i]->data, part, test_below(random, 2) == 0 ? memory[i] : NULL};
+        place += part;
+    }
+    bool is_owned[16];
+    for (int i = 0; i < count; i++)
+        is_owned[i] = pieces[i].owner != NULL;
+    int answer = io_connection_send(&end->io, pieces, (size_t)count);
+    CHECK(answer == 0 || answer == 1);
+    if (answer == 1)
+        end->out = place;
+    for (int i = 0; i < count; i++)
+        if (!is_owned[i] || pieces[i].owner != NULL)
+            owned_release(memory[i]);
+    io_mutex_unlock(&end->sending);
+    talk_release_spent(end);
+    return answer;
+}
+
+uint64_t talk_seeds(const char *backend, uint64_t count) {
+    return strcmp(backend, "sim") == 0 ? test_scaled(count) : 1;
+}
+
+uint64_t talk_queued(talk_end *end) {
+    uint64_t received, sent;
+    return io_connection_pending(&end->io, &received, &sent);
+}
+
+void talk_fill(talk_end *end, uint64_t queued) {
+    while (talk_queued(end) < queued)
+        CHECK_INT(talk_send(end, 10000, TALK_OWNED), 1);
+}
+
+/* The system's buffers take the rest, sooner or later; see talk_narrow. */
+void talk_block(talk_end *end) {
+    talk_fill(end, 600000);
+    talk_settle(end->talk);
+    CHECK(talk_queued(end) > end->talk->limits.write_high);
+}
+
+void talk_pause(talk_end *end, bool paused) {
+    io_connection_hold(&end->io, IO_HOLD_PAUSED, paused);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+static void check_left(talk *self) {
+    for (int i = 0; i < self->count; i++) {
+        talk_end *end = &self->ends[i];
+        CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
+        talk_check_gone(end);
+        CHECK(end->peer == NULL || end->in <= end->peer->out);
+        io_mutex_destroy(&end->sending);
+    }
+    CHECK_INT(atomic_load(&talk_owned), 0);
+}
+
+void talk_close(talk *self) {
+    io_port_figures figures;
+    for (int i = 0; i < self->count; i++)
+        TALK_UNTIL(self, atomic_load(&self->ends[i].gone));
+    check_left(self);
+    io_port_stats(self->world.port, &figures);
+    CHECK_INT(figures.handles, 0);
+    world_native_close(&self->world, self->file, true);
+    world_close(&self->world);
+}
+
+static void collect(io_op *op, bool leaked, void *context) {
+    (void)context;
+    CHECK_INT(op->sink, IO_SINK_CONNECTION);
+    if (!leaked)
+        io_connection_collected(op->owner, op);
+}
+
+size_t talk_close_port(talk *self, uint64_t timeout_ns) {
+    CHECK(io_port_begin_close(self->world.port));
+    size_t leaked = io_port_drain(self->world.port, timeout_ns);
+    io_port_take_remaining(self->world.port, collect, NULL);
+    for (int i = 0; i < self->count; i++) {
+        if (io_connection_orphaned(&self->ends[i].io))
+            run(&self->ends[i]);
+        talk_release_spent(&self->ends[i]);
+    }
+    world_native_close(&self->world, self->file, true);
+    io_port_finish_close(self->world.port, leaked);
+    return leaked;
+}

@@ -1,0 +1,525 @@
+/* test_connection.c: connections that work: what is sent and received, in what order, and when it
+ * is told. How they end is in test_connection_end.c. */
+#include "talk.h"
+
+static void close_both(talk *both) {
+    both->ends[1].answers = true;
+    io_connection_close(&both->ends[0].io, true);
+    talk_close(both);
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+static void answer_input(talk_end *end, io_connection_event event) {
+    size_t length;
+    if (event != IO_CONNECTION_INPUT)
+        return;
+    (void)io_connection_input(&end->io, &length);
+    CHECK_INT(talk_send(end, length, TALK_COPIED), 1);
+}
+
+static void echo(const char *backend) {
+    for (uint64_t seed = 0; seed < talk_seeds(backend, 10); seed++) {
+        static talk both;
+        test_random random = {seed};
+        talk_open(&both, backend, seed);
+        talk_end *client = &both.ends[0], *server = &both.ends[1];
+        server->on_event = answer_input;
+        server->answers = true;
+        for (uint64_t i = 0; i < test_scaled(200); i++) {
+            CHECK_INT(talk_send(client, 1 + (size_t)test_below(&random, 20000), TALK_COPIED), 1);
+            TALK_UNTIL(&both, client->in == client->out);
+        }
+        CHECK_INT(client->came[IO_CONNECTION_STARTED], 1);
+        CHECK_INT(client->io.bytes_sent, client->out);
+        CHECK_INT(client->io.bytes_received, client->out);
+        io_connection_close(&client->io, true);
+        talk_close(&both);
+        CHECK_INT(server->came[IO_CONNECTION_EOF], 1);
+        CHECK_INT(client->came[IO_CONNECTION_EOF], 0);
+        CHECK_INT(client->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(server->io.cause, IO_CAUSE_NONE);
+    }
+}
+
+static void send_in_event(talk_end *end, io_connection_event event) {
+    if (event != IO_CONNECTION_STARTED)
+        return;
+    for (int i = 0; i < 10; i++)
+        CHECK_INT(talk_send(end, 100, TALK_COPIED), 1);
+    CHECK_INT(end->io.bytes_queued, 1000); /* until this is over */
+    CHECK(end->io.send == NULL);
+    CHECK(end->io.queue_head != NULL && end->io.queue_head->next == NULL);
+}
+
+/* Inside an event sends wait for its end; outside they are sent at once. */
+static void when_it_is_sent(const char *backend) {
+    static talk both;
+    talk_begin(&both, backend, 0);
+    talk_end *end = talk_pair(&both);
+    end->on_event = send_in_event;
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
+    CHECK(end->io.bytes_queued == 0 || end->io.send != NULL);
+    TALK_UNTIL(&both, end->peer->in == 1000 && end->io.send == NULL);
+    CHECK_INT(talk_send(end, 100, TALK_COPIED), 1);
+    CHECK(end->io.bytes_queued == 0 || end->io.send != NULL);
+    TALK_UNTIL(&both, end->peer->in == 1100);
+    close_both(&both);
+}
+
+static void fill_in_event(talk_end *end, io_connection_event event) {
+    if (event != IO_CONNECTION_STARTED)
+        return;
+    talk_fill(end, end->talk->limits.write_high - 10000);
+    CHECK(end->io.send == NULL && end->io.bytes_sent == 0);
+    while (end->io.send == NULL && end->out < 40000000) /* more than that does not wait */
+        CHECK_INT(talk_send(end, 10000, TALK_OWNED), 1);
+    CHECK(end->io.send != NULL);
+}
+
+static void much_is_sent_inside_an_event(const char *backend) {
+    static talk both;
+    talk_begin(&both, backend, 0);
+    talk_end *end = talk_pair(&both);
+    end->on_event = fill_in_event;
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
+    close_both(&both);
+    CHECK_INT(end->peer->in, end->out);
+}
+
+/* ---- what is sent ---------------------------------------------------------------------------- */
+
+static size_t some_length(test_random *random) {
+    switch (test_below(random, 4)) {
+    case 0:
+        return 1 + (size_t)test_below(random, 50);
+    case 1:
+        return 1 + (size_t)test_below(random, 4000);
+    case 2:
+        return 1 + (size_t)test_below(random, 70000);
+    default:
+        return (size_t)test_below(random, 2500);
+    }
+}
+
+/* Everything in the order in which it was sent, however it is queued. */
+static void order(const char *backend) {
+    for (uint64_t seed = 0; seed < talk_seeds(backend, 10); seed++) {
+        static talk both;
+        test_random random = {seed};
+        talk_open(&both, backend, seed);
+        both.limits.max_write_buffer = UINT64_MAX;
+        talk_end *end = &both.ends[0];
+        talk_narrow(end);
+        talk_narrow(end->peer);
+        for (uint64_t i = 0; i < test_scaled(400); i++) {
+            int answer = 1;
+            if (test_below(&random, 4) == 0)
+                answer = talk_send_pieces(end, some_length(&random),
+                                          1 + (int)test_below(&random, 16), &random);
+            else
+                answer = talk_send(end, some_length(&random), (talk_how)test_below(&random, 3));
+            CHECK_INT(answer, 1);
+            if (test_below(&random, 4) == 0)
+                (void)talk_step(&both, 0);
+        }
+        TALK_UNTIL(&both, end->peer->in == end->out);
+        TALK_UNTIL(&both, end->io.send == NULL);
+        CHECK_INT(atomic_load(&talk_owned), 0);
+        CHECK_INT(end->io.bytes_sent, end->out);
+        close_both(&both);
+    }
+}
+
+/* A peer that does not read: everything is queued before anything can be sent. */
+static void order_in_the_queue(const char *backend) {
+    static talk both;
+    test_random random = {7};
+    talk_open(&both, backend, 0);
+    both.limits.max_write_buffer = UINT64_MAX;
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    talk_pause(end->peer, true);
+    talk_fill(end, 50000);
+    int before = atomic_load(&talk_owned);
+    for (uint64_t i = 0; i < test_scaled(200); i++)
+        CHECK_INT(talk_send(end, some_length(&random), (talk_how)test_below(&random, 3)), 1);
+    CHECK(atomic_load(&talk_owned) > before || test_scaled(200) < 50);
+    talk_settle(&both);
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->peer->in == end->out);
+    close_both(&both);
+}
+
+/* What may change afterwards is copied, however large. */
+static void large_copies(const char *backend) {
+    static const size_t lengths[] = {65400, 65480, 65496, 65500, 65536, 65537, 131072, 1000000};
+    static talk both;
+    talk_open(&both, backend, 0);
+    both.limits.max_write_buffer = UINT64_MAX;
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    talk_pause(end->peer, true);
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        CHECK_INT(talk_send(end, lengths[i], TALK_COPIED), 1);
+        CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
+    }
+    CHECK_INT(atomic_load(&talk_owned), 0);
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->peer->in == end->out);
+    close_both(&both);
+}
+
+static void nothing_to_send(const char *backend) {
+    static talk both;
+    talk_open(&both, backend, 0);
+    CHECK_INT(talk_send(&both.ends[0], 0, TALK_OWNED), 1);
+    CHECK_INT(talk_send(&both.ends[0], 0, TALK_FILE), 1);
+    CHECK_INT(io_connection_send(&both.ends[0].io, NULL, 0), 1);
+    CHECK_INT(talk_send(&both.ends[0], 3, TALK_COPIED), 1);
+    TALK_UNTIL(&both, both.ends[1].in == 3);
+    close_both(&both);
+}
+
+/* The connection has one of its own. */
+static void file_is_closed_after_the_call(const char *backend) {
+    static talk both;
+    uint32_t os_error = 0;
+    talk_open(&both, backend, 0);
+    if (both.world.sim) { /* its files are numbers */
+        close_both(&both);
+        return;
+    }
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    talk_pause(end->peer, true);
+    talk_fill(end, 50000);
+    CHECK_INT(end->out % 10000, 0);
+    char *content = calloc(1, TALK_PERIOD);
+    CHECK(content != NULL);
+    io_native file = world_file(&both.world, content, TALK_PERIOD);
+    free(content);
+    uint64_t before = end->out;
+    CHECK_INT(io_connection_send_file(&end->io, file, 1, 0, &os_error), 1);
+    world_native_close(&both.world, file, true);
+    file = world_file(&both.world, "taken", 5); /* its number, perhaps */
+    CHECK_INT(talk_send(end, TALK_PERIOD, TALK_FILE), 1);
+    CHECK_INT(talk_queued(end) < before + TALK_PERIOD, 1); /* files do not count */
+    CHECK_INT(io_connection_send_file(&end->io, file, 5, UINT64_MAX, &os_error), 1); /* empty */
+    world_native_close(&both.world, file, true);
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->peer->in == end->out);
+    close_both(&both);
+}
+
+static void no_such_file(const char *backend) {
+    static talk both;
+    uint32_t os_error = 0;
+    talk_open(&both, backend, 0);
+    if (!both.world.sim)
+        CHECK_INT(
+            io_connection_send_file(&both.ends[0].io, IO_NATIVE_NONE, 0, UINT64_MAX, &os_error),
+            -IOE_BADF);
+    CHECK_INT(talk_send(&both.ends[0], 3, TALK_COPIED), 1); /* nothing has happened to it */
+    TALK_UNTIL(&both, both.ends[1].in == 3);
+    close_both(&both);
+}
+
+/* ---- back-pressure --------------------------------------------------------------------------- */
+
+static void throttled(const char *backend) {
+    static talk both;
+    talk_open(&both, backend, 0);
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && end->peer->came[IO_CONNECTION_STARTED]);
+    for (int round = 1; round <= 3; round++) {
+        talk_pause(end->peer, true);
+        if (both.world.sim) {
+            CHECK_INT(talk_send(end, (size_t)both.limits.write_high, TALK_OWNED), 1);
+            CHECK(!(end->io.hold & IO_HOLD_THROTTLED));
+            CHECK_INT(talk_send(end, 1, TALK_OWNED), 1);
+        } else {
+            talk_block(end);
+        }
+        CHECK(end->io.hold & IO_HOLD_THROTTLED);
+        if (both.world.sim)
+            talk_block(end);
+        CHECK_INT(talk_send(end->peer, 5000, TALK_COPIED), 1);
+        uint64_t before = end->in;
+        talk_settle(&both);
+        CHECK_INT(end->in, before); /* what comes is not handed on */
+        CHECK_INT(end->came[IO_CONNECTION_DRAINED], round - 1);
+        talk_pause(end->peer, false);
+        TALK_UNTIL(&both, end->came[IO_CONNECTION_DRAINED] == round);
+        TALK_UNTIL(&both, end->in == end->peer->out && end->peer->in == end->out);
+        talk_settle(&both);
+        CHECK_INT(end->came[IO_CONNECTION_DRAINED], round);
+    }
+    close_both(&both);
+}
+
+/* Told although it is paused: who has paused it may wait for just that. */
+static void drained_while_paused(const char *backend) {
+    static talk both;
+    talk_open(&both, backend, 0);
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    talk_pause(end->peer, true);
+    talk_block(end);
+    talk_pause(end, true);
+    CHECK_INT(end->came[IO_CONNECTION_DRAINED], 0);
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_DRAINED] == 1);
+    close_both(&both);
+}
+
+static void room(const char *backend) {
+    static talk both;
+    talk_open(&both, backend, 0);
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    io_connection_ask_for_room(&end->io);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_ROOM] == 1);
+    talk_pause(end->peer, true);
+    talk_block(end);
+    io_connection_ask_for_room(&end->io);
+    talk_settle(&both);
+    CHECK_INT(end->came[IO_CONNECTION_ROOM], 1);
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_ROOM] == 2);
+    TALK_UNTIL(&both, end->peer->in == end->out);
+    talk_settle(&both);
+    CHECK_INT(end->came[IO_CONNECTION_ROOM], 2);
+    close_both(&both);
+}
+
+/* ---- input ----------------------------------------------------------------------------------- */
+
+static void pause_and_resume(const char *backend) {
+    for (uint64_t seed = 0; seed < talk_seeds(backend, 10); seed++) {
+        static talk both;
+        test_random random = {seed};
+        talk_open(&both, backend, seed);
+        talk_end *end = &both.ends[0], *peer = &both.ends[1];
+        for (uint64_t i = 0; i < test_scaled(500); i++) {
+            end->most = (size_t)test_below(&random, 3000);
+            end->keeps = test_below(&random, 4) == 0;
+            if (test_below(&random, 2) == 0)
+                talk_pause(end, test_below(&random, 2) == 0);
+            if (talk_queued(peer) < 100000)
+                CHECK_INT(talk_send(peer, some_length(&random), TALK_OWNED), 1);
+            (void)talk_step(&both, 0);
+        }
+        talk_pause(end, true);
+        talk_settle(&both);
+        uint64_t before = end->in;
+        CHECK_INT(talk_send(peer, 100, TALK_COPIED), 1);
+        talk_settle(&both);
+        CHECK_INT(end->in, before);
+        end->keeps = true;
+        talk_pause(end, false);
+        TALK_UNTIL(&both, end->in == peer->out);
+        close_both(&both);
+    }
+}
+
+static void pause_at_input(talk_end *end, io_connection_event event) {
+    if (event == IO_CONNECTION_INPUT)
+        talk_pause(end, true);
+}
+
+/* What is received is all handed on, one piece for each time it is resumed. */
+static void paused_in_each_event(const char *backend) {
+    static talk both;
+    talk_open(&both, backend, 0);
+    talk_end *end = &both.ends[0], *peer = &both.ends[1];
+    end->most = 700;
+    end->on_event = pause_at_input;
+    CHECK_INT(talk_send(peer, 7000, TALK_COPIED), 1);
+    for (int i = 1; i <= 10; i++) {
+        TALK_UNTIL(&both, end->came[IO_CONNECTION_INPUT] == i);
+        while (talk_step(&both, 0))
+            continue;
+        CHECK_INT(end->came[IO_CONNECTION_INPUT], i);
+        CHECK(end->in <= 700u * (unsigned)i);
+        talk_pause(end, false);
+        if (end->in == 7000)
+            break;
+    }
+    end->on_event = NULL;
+    talk_pause(end, false);
+    TALK_UNTIL(&both, end->in == peer->out);
+    io_connection_close(&peer->io, true);
+    end->answers = true;
+    talk_close(&both);
+}
+
+/* ---- jobs and the clock ---------------------------------------------------------------------- */
+
+static void post_job(talk_end *end) {
+    io_job *job = calloc(1, sizeof(*job));
+    CHECK(job != NULL);
+    if (!io_connection_post(&end->io, job))
+        free(job);
+}
+
+static void post_in_started(talk_end *end, io_connection_event event) {
+    if (event == IO_CONNECTION_STARTED)
+        post_job(end);
+}
+
+static void jobs(const char *backend) {
+    static talk both;
+    talk_begin(&both, backend, 0);
+    talk_end *end = talk_pair(&both);
+    end->on_event = post_in_started;
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 1);
+    post_job(end);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 2);
+    io_connection_hold(&end->io, IO_HOLD_SERIAL, true); /* nothing but jobs */
+    CHECK_INT(talk_send(end->peer, 100, TALK_COPIED), 1);
+    talk_settle(&both);
+    post_job(end);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 3);
+    talk_settle(&both);
+    CHECK_INT(end->in, 0);
+    io_connection_hold(&end->io, IO_HOLD_SERIAL, false);
+    TALK_UNTIL(&both, end->in == 100);
+    io_connection_close(&end->io, true);
+    post_job(end); /* also after this */
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 4);
+    end->peer->answers = true;
+    TALK_UNTIL(&both, atomic_load(&end->gone));
+    post_job(end); /* refused */
+    talk_close(&both);
+    CHECK_INT(end->came[IO_CONNECTION_JOBS], 4);
+}
+
+static void job_order_taken(talk_end *end, io_connection_event event) {
+    if (event != IO_CONNECTION_JOBS)
+        return;
+    io_job *job = io_connection_take_jobs(&end->io), *expected = end->context;
+    for (int i = 0; i < 5; i++, job = job->next)
+        CHECK(job == &expected[i]);
+    CHECK(job == NULL);
+    CHECK(io_connection_take_jobs(&end->io) == NULL);
+}
+
+static void order_of_jobs(const char *backend) {
+    static talk both;
+    io_job list[5];
+    talk_open(&both, backend, 0);
+    talk_end *end = &both.ends[0];
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
+    end->on_event = job_order_taken;
+    end->context = list;
+    for (int i = 0; i < 5; i++)
+        CHECK(io_connection_post(&end->io, &list[i]));
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 1);
+    close_both(&both);
+}
+
+/* Counts up while nothing happens; what is sent or received, even in part, is something. */
+static void ticks(const char *backend) {
+    static talk both;
+    talk_open(&both, backend, 0);
+    talk_end *end = &both.ends[0];
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    talk_settle(&both);
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_INT(io_connection_tick(&end->io), i);
+    CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
+    TALK_UNTIL(&both, end->peer->in == 10 && end->io.send == NULL);
+    CHECK_INT(io_connection_tick(&end->io), 0);
+    CHECK_INT(io_connection_tick(&end->io), 1);
+    CHECK_INT(talk_send(end->peer, 10, TALK_COPIED), 1);
+    TALK_UNTIL(&both, end->in == 10);
+    CHECK_INT(io_connection_tick(&end->io), 0);
+    talk_pause(end->peer, true);
+    CHECK_INT(talk_send(end, 400000, TALK_OWNED), 1); /* the peer does not read it: silence */
+    talk_settle(&both);
+    CHECK(end->io.send != NULL);
+    (void)io_connection_tick(&end->io);
+    uint32_t silent = io_connection_tick(&end->io);
+    CHECK_INT(io_connection_tick(&end->io), silent + 1);
+    end->peer->on_event = pause_at_input; /* ... and then a part of it, again and again */
+    for (uint64_t before = end->peer->in; end->peer->in - before < 100000;) {
+        talk_pause(end->peer, false);
+        (void)talk_step(&both, 100);
+    }
+    talk_settle(&both);
+    CHECK(io_connection_tick(&end->io) <= silent + 1);
+    end->peer->on_event = NULL;
+    talk_pause(end->peer, false);
+    close_both(&both);
+    CHECK_INT(io_connection_tick(&end->io), 0);
+    CHECK_INT(io_connection_tick(&end->io), 0);
+}
+
+static void addresses(const char *backend) {
+    static talk both;
+    io_address mine, theirs;
+    talk_open(&both, backend, 0);
+    io_connection_address(&both.ends[0].io, false, &mine);
+    io_connection_address(&both.ends[1].io, true, &theirs);
+    CHECK(mine.length > 0 && mine.length == theirs.length);
+    CHECK(memcmp(&mine.storage, &theirs.storage, (size_t)mine.length) == 0);
+    CHECK(io_connection_native(&both.ends[0].io) == both.ends[0].native);
+    close_both(&both);
+    io_connection_address(&both.ends[0].io, false, &mine);
+    CHECK_INT(mine.length, 0);
+    CHECK(io_connection_native(&both.ends[0].io) == IO_NATIVE_NONE);
+}
+
+// clang-format off
+BACKENDS(DEFINE, echo)
+BACKENDS(DEFINE, when_it_is_sent)
+BACKENDS(DEFINE, much_is_sent_inside_an_event)
+BACKENDS(DEFINE, order)
+BACKENDS(DEFINE, order_in_the_queue)
+BACKENDS(DEFINE, large_copies)
+BACKENDS(DEFINE, nothing_to_send)
+BACKENDS(DEFINE, file_is_closed_after_the_call)
+BACKENDS(DEFINE, no_such_file)
+BACKENDS(DEFINE, throttled)
+BACKENDS(DEFINE, drained_while_paused)
+BACKENDS(DEFINE, room)
+BACKENDS(DEFINE, pause_and_resume)
+BACKENDS(DEFINE, paused_in_each_event)
+BACKENDS(DEFINE, jobs)
+BACKENDS(DEFINE, order_of_jobs)
+BACKENDS(DEFINE, ticks)
+BACKENDS(DEFINE, addresses)
+
+int main(int argc, char **argv) {
+    static const test_case tests[] = {
+        BACKENDS(ENTRY, echo)
+        BACKENDS(ENTRY, when_it_is_sent)
+        BACKENDS(ENTRY, much_is_sent_inside_an_event)
+        BACKENDS(ENTRY, order)
+        BACKENDS(ENTRY, order_in_the_queue)
+        BACKENDS(ENTRY, large_copies)
+        BACKENDS(ENTRY, nothing_to_send)
+        BACKENDS(ENTRY, file_is_closed_after_the_call)
+        BACKENDS(ENTRY, no_such_file)
+        BACKENDS(ENTRY, throttled)
+        BACKENDS(ENTRY, drained_while_paused)
+        BACKENDS(ENTRY, room)
+        BACKENDS(ENTRY, pause_and_resume)
+        BACKENDS(ENTRY, paused_in_each_event)
+        BACKENDS(ENTRY, jobs)
+        BACKENDS(ENTRY, order_of_jobs)
+        BACKENDS(ENTRY, ticks)
+        BACKENDS(ENTRY, addresses)
+    };
+    return test_main(argc, argv, tests, COUNT_OF(tests));
+}
+// clang-format on
