@@ -66,12 +66,13 @@ class Signals:
     """Counts the signals that mean "end" while it is entered, and can be waited on.
 
     Any thread may take a signal, and Python's own C handler then writes the signal's number to a
-    socket. That is what is waited for, and counted: the handler in Python runs in the main thread
-    some time before or after that.
+    socket, which is what is waited for. The handler in Python runs in the main thread some time
+    before or after that. So both count, and the one that is ahead is right.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self._handled = 0
+        self._read = 0
         self._lock = threading.Lock()  # wake() against the end
         self._old: dict[int, Any] = {}
 
@@ -80,7 +81,7 @@ class Signals:
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in NUMBERS:
-            self._old[number] = signal.signal(number, _ignore)
+            self._old[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -97,15 +98,19 @@ class Signals:
             self._reader.close()
             self._writer.close()
 
+    @property
+    def count(self) -> int:
+        """How many signals there have been."""
+        return max(self._handled, self._read)
+
     def wait(self) -> None:
         """Until a signal or wake() comes."""
-        self.count += sum(byte in NUMBERS for byte in self._reader.recv(64))
+        self._read += sum(byte in NUMBERS for byte in self._reader.recv(64))
 
     def wake(self) -> None:
         """From any thread."""
         with self._lock, suppress(OSError):  # full, or closed
             self._writer.send(b"\0")
 
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Not SIG_IGN, of which nothing would be heard."""
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._handled += 1
