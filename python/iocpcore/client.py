@@ -180,7 +180,7 @@ class _Plan:
         if context is True:
             context = _ssl.create_default_context()
         # "" is how other libraries spell "none".
-        return tls.client_stage(context, server_hostname or None)
+        return tls.client_stage(context, server_hostname or None, self.limits["max_write_buffer"])
 
     def get_executor(self) -> Executor:
         assert self.executor is not None

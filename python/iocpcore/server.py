@@ -125,7 +125,7 @@ class Server:
         options["handshake_timeout"] = _check.seconds("handshake_timeout", handshake_timeout)
         callbacks.check_executor(executor)
         self._keepalive = _check.flag("keepalive", keepalive)
-        stage = _stage(ssl, proxy_protocol)
+        stage = _stage(ssl, proxy_protocol, max_write_buffer)
         count, concurrency = choose(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
         self._places = _Places()
@@ -368,7 +368,9 @@ class _Places:
 
 
 def _stage(
-    ssl: _ssl.SSLContext | None, proxy_protocol: Iterable[Trusted] | None
+    ssl: _ssl.SSLContext | None,
+    proxy_protocol: Iterable[Trusted] | None,
+    max_write_buffer: int,
 ) -> StageFactory | None:
-    stage = None if ssl is None else tls.server_stage(ssl)
+    stage = None if ssl is None else tls.server_stage(ssl, max_write_buffer)
     return stage if proxy_protocol is None else proxy_stage(proxy_protocol, stage)

@@ -200,11 +200,10 @@ void py_connection_end(py_connection *self, bool whole, bool linger) {
     self->ending = true;
     if (whole)
         self->closing = true;
-    if (say_goodbye(self, whole)) {
-        if (whole)
-            io_connection_silence(&self->io);
+    if (whole && self->stage_sends)
+        io_connection_silence(&self->io); /* not only when the goodbye has been said */
+    if (say_goodbye(self, whole))
         return;
-    }
     if (whole)
         io_connection_close(&self->io, linger);
     else

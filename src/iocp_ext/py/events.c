@@ -320,6 +320,8 @@ static void on_eof(turn *at) {
         }
         Py_DECREF(answer);
     }
+    if (self->closing)
+        return;
     if (!self->told) {
         PyErr_SetString(PyExc_ConnectionResetError,
                         "the peer closed the connection before it was established");
