@@ -54,12 +54,13 @@ def _serve(served: Served, signals: Signals, timeout: float) -> None:
     heard = 0
     while not served.stopped:
         signals.wait()
-        if signals.count == heard:
+        count = signals.count  # once: another signal may come between any two lines
+        if count == heard:
             continue
         if heard == 0:
             logger.info("stopping, within %g s; a second signal ends it at once", timeout)
-        served.begin_stop(timeout if heard == 0 and signals.count == 1 else 0.0)
-        heard = signals.count
+        served.begin_stop(timeout if count == 1 else 0.0)
+        heard = count
 
 
 class Signals:
