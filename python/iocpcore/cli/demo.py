@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import queue
+import signal
 import time
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from iocpcore import Connection, LengthPrefixed, Server
-from iocpcore._signals import Signals
+from iocpcore._signals import NUMBERS
 from iocpcore.cli import arguments
 from iocpcore.cli.display import Display, Figures, display
 from iocpcore.cli.processes import (
@@ -51,29 +53,43 @@ def on_message(conn: Connection, message: bytes) -> None:
 def run(options: argparse.Namespace) -> int:
     """The whole of it; the exit code."""
     need_descriptors(options.connections)
-    with Signals() as signals:
-        server = open_server(
-            "127.0.0.1",
-            0,
-            on_message=on_message,
-            framing=LengthPrefixed(4),
-            workers=options.workers,
-            backend=options.backend,
-        )
-        demo = Demo(server, options, signals)
-        try:
-            server.start()
-            demo.run()
-        finally:
-            server.stop(STOP_LIMIT)
-        return demo.sum_up()
+    request = Request()
+    server = open_server(
+        "127.0.0.1",
+        0,
+        on_message=on_message,
+        framing=LengthPrefixed(4),
+        workers=options.workers,
+        backend=options.backend,
+    )
+    demo = Demo(server, options, request)
+    try:
+        server.start()
+        demo.run()
+    finally:
+        server.stop(STOP_LIMIT)
+    return demo.sum_up()
+
+
+class Request:
+    """To end early: Ctrl-C, SIGTERM, on Windows Ctrl-Break. The second is a KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.made = False
+        for number in NUMBERS:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.made:
+            raise KeyboardInterrupt
+        self.made = True
 
 
 @dataclass
 class Demo:
     server: Server
     options: argparse.Namespace
-    signals: Signals
+    request: Request
     end: dict[str, Any] | None = None  # the last event of the load
     connected: dict[str, Any] | None = None
     cpu: float = 0.0  # seconds of this process, while there was load
@@ -106,7 +122,7 @@ class Demo:
         cpu = time.process_time()
         previous: dict[str, Any] = {"answered": 0, "seconds": 0.0}
         while self.end is None:
-            if self.signals.count and not asked:
+            if self.request.made and not asked:
                 asked = True
                 child.end()
                 deadline = time.monotonic() + ANSWER_LIMIT + PATIENCE
@@ -144,7 +160,7 @@ class Demo:
         connected, end = self.connected, self.end
         assert connected is not None
         assert end is not None
-        if self.signals.count:
+        if self.request.made:
             print("ended by a signal")
         served = self.server.stats()["messages"]
         answered: int = end["answered"]

@@ -163,10 +163,13 @@ class Load:
         """Until the time is up, with reports."""
         interval: float = self._options.interval
         due = began + interval
-        while (now := time.perf_counter()) < self.end and not self._interrupted.is_set():
+        while True:
+            now = time.perf_counter()
             if now >= due:
                 self._report_progress(began)
                 due = max(due + interval, time.perf_counter())
+            if now >= self.end or self._interrupted.is_set():
+                break
             self._interrupted.wait(max(0.0, min(due, self.end) - now))
         self.end = min(self.end, time.perf_counter())
 
