@@ -229,6 +229,7 @@ class Service:
         write_low: int = 65536,
         max_write_buffer: int = 16777216,
         read_size: int = 65536,
+        reads_on: bool = False,
         max_connections: int = 0,
         max_connections_per_address: int = 0,
         idle_timeout: float | None = None,

@@ -22,7 +22,9 @@ class Kind:
         self._engine = engine
         self._key = key
         self._users = 0  # attempts that may still make a connection of this kind
-        self.service: Service = _core.Service(engine.port, on_empty=self._on_empty, **options)
+        self.service: Service = _core.Service(
+            engine.port, on_empty=self._on_empty, reads_on=True, **options
+        )
 
     @property
     def count(self) -> int:

@@ -84,7 +84,6 @@ void duplex_start(duplex *both, int side, uint32_t capacity) {
     io_op_embed(&receive->op, both->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, both);
     receive->buffer = NULL;
     receive->capacity = capacity;
-    receive->lent = 0;
     both->started[side] = true;
     both->came[side] = false;
     if (test_below(&both->random, 2) == 0)

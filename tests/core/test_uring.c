@@ -251,7 +251,6 @@ static void more_than_buffers(void) {
             io_op_embed(&receives[i].op, world.lane, IO_RECEIVE, IO_SINK_CONNECTION, NULL);
             receives[i].buffer = NULL;
             receives[i].capacity = 4096;
-            receives[i].lent = 0;
             io_op_submit(&receives[i].op, handles[i]);
         }
         for (int i = 0; i < CONNECTIONS; i++)

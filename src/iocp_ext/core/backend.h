@@ -71,9 +71,6 @@ struct io_backend {
     /* Optional. For a backend that reports receives as IO_RECEIVE_READY, so that what has arrived
      * is fetched where and when it is handed on: IO_DONE, -IOE_AGAIN or another error. */
     int (*receive_now)(io_receive *receive);
-    /* Optional. A buffer that the backend lent to a receive (`lent`) comes back, from any thread.
-     */
-    void (*take_back)(io_receive *receive);
     /* Optional. The lane's clock, when it is not the monotonic one. */
     uint64_t (*now)(const io_lane *lane);
     /* Shared lanes: queues a completed operation in the kernel's own queue. 0 or an error. */

@@ -160,7 +160,7 @@ static io_connection_event for_embedder(io_connection *self) {
     uint8_t hold = atomic_load_explicit(&self->hold, memory_order_relaxed);
     if (hold & (IO_HOLD_CLOSING | IO_HOLD_SERIAL))
         return IO_CONNECTION_IDLE;
-    if (self->drain_due && !(hold & IO_HOLD_THROTTLED)) { /* also while it is paused */
+    if (self->drain_due && !self->above) { /* also while it is paused */
         self->drain_due = false;
         return IO_CONNECTION_DRAINED;
     }
@@ -227,8 +227,7 @@ static bool progress_open(io_connection *self) {
     }
     receive(self);
     return has_room(self) ||
-           (self->drain_due &&
-            !(self->hold & (IO_HOLD_SERIAL | IO_HOLD_THROTTLED | IO_HOLD_CLOSING)));
+           (self->drain_due && !self->above && !(self->hold & (IO_HOLD_SERIAL | IO_HOLD_CLOSING)));
 }
 
 static bool progress_flushing(io_connection *self) {

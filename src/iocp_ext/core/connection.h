@@ -44,6 +44,7 @@ typedef struct io_piece {
 typedef struct io_connection_limits {
     uint64_t write_high, write_low, max_write_buffer; /* bytes */
     uint32_t read_size;
+    bool reads_on; /* however much is queued: one of two ends must, or they wait for each other */
 } io_connection_limits;
 
 /* Work for the strand, the embedder's. */
@@ -109,6 +110,7 @@ typedef struct io_connection {
     bool end_asked : 1; /* our stream ends when the queue is empty */
     bool ended : 1;     /* it has */
     bool send_failed : 1;
+    bool above : 1; /* more than write_high was queued, and is not write_low yet */
     bool drain_due : 1;
     bool room_asked : 1; /* the embedder has more to send when there is room */
     bool aborted : 1;

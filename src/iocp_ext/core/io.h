@@ -182,7 +182,6 @@ typedef struct io_receive {
     io_op op;
     char *buffer;
     uint32_t capacity; /* at most so many bytes; at most IO_BUFFER_POOLED_MAX */
-    uint32_t lent;     /* the backend's own: which of its buffers it is, or 0 for the pool's */
 } io_receive;
 
 typedef struct io_accept {

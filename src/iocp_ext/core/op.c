@@ -7,7 +7,7 @@
  *
  * In guard mode each operation has pages of its own instead, which become inaccessible when it is
  * released: whoever still writes to it ends the process. */
-#include "backend.h"
+#include "io.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -144,10 +144,7 @@ void io_receive_release(io_receive *receive) {
     io_lane *lane = receive->op.lane;
     if (receive->buffer == NULL)
         return;
-    if (receive->lent)
-        lane->backend->take_back(receive);
-    else
-        io_buffer_release(&lane->port->buffers, receive->buffer);
+    io_buffer_release(&lane->port->buffers, receive->buffer);
     receive->buffer = NULL;
 }
 

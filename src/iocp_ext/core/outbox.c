@@ -217,7 +217,8 @@ static void account(io_connection *self, io_kind kind, int64_t result, uint32_t 
         if (kind == IO_SEND)
             consume(self, (uint64_t)result);
     }
-    if (self->hold & IO_HOLD_THROTTLED && self->bytes_queued <= self->limits->write_low) {
+    if (self->above && self->bytes_queued <= self->limits->write_low) {
+        self->above = false;
         atomic_fetch_and_explicit(&self->hold, (uint8_t)~IO_HOLD_THROTTLED, memory_order_relaxed);
         self->drain_due = !self->send_failed;
     }
@@ -259,6 +260,9 @@ void outbox_flush(io_connection *self) {
         if (io_op_submit_now(op, self->handle))
             outbox_sent(self, op);
     }
-    if (self->bytes_queued > self->limits->write_high)
+    if (self->bytes_queued <= self->limits->write_high)
+        return;
+    self->above = true;
+    if (!self->limits->reads_on)
         atomic_fetch_or_explicit(&self->hold, IO_HOLD_THROTTLED, memory_order_relaxed);
 }

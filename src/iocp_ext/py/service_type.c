@@ -325,6 +325,7 @@ typedef struct service_arguments {
     PyObject *framing, *stage, *executor, *idle_timeout, *handshake_timeout;
     unsigned long long write_high, write_low, max_write_buffer, max_connections, max_per_address;
     unsigned int read_size;
+    int reads_on;
 } service_arguments;
 
 static bool take_callable(PyObject *value, const char *name, PyObject **place) {
@@ -381,6 +382,7 @@ static bool take_limits(py_service *self, const service_arguments *given) {
         .write_low = given->write_low,
         .max_write_buffer = given->max_write_buffer,
         .read_size = given->read_size,
+        .reads_on = given->reads_on != 0,
     };
     self->max_connections = (size_t)given->max_connections;
     self->max_per_address = (size_t)given->max_per_address;
@@ -411,6 +413,7 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                             "max_connections",
                             "max_connections_per_address",
                             "read_size",
+                            "reads_on",
                             NULL};
     py_state *state = PyType_GetModuleState(type);
     PyObject *port;
@@ -420,12 +423,12 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                                .read_size = 1 << 16};
     PyObject **callback = given.callbacks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOKKKKKI:Service", names, state->port_type, &port,
+            args, keywords, "O!|$OOOOOOOOOOOOOOOOKKKKKIp:Service", names, state->port_type, &port,
             &callback[0], &callback[1], &callback[2], &callback[3], &callback[4], &callback[5],
             &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &given.framing,
             &given.stage, &given.executor, &given.idle_timeout, &given.handshake_timeout,
             &given.write_high, &given.write_low, &given.max_write_buffer, &given.max_connections,
-            &given.max_per_address, &given.read_size))
+            &given.max_per_address, &given.read_size, &given.reads_on))
         return NULL;
     py_service *self = (py_service *)type->tp_alloc(type, 0);
     if (self == NULL)
