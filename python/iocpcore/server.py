@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from iocpcore import _check, _core, _listening, _signals, callbacks, tls
 from iocpcore._core import CompletionPort, Connection, Listener, Service
-from iocpcore._engine import STOP_TIMEOUT, Engine
+from iocpcore._engine import STOP_TIMEOUT, Engine, open_port
 from iocpcore._journal import Journal
 from iocpcore._stage import StageFactory
 from iocpcore.callbacks import (
@@ -66,7 +66,8 @@ class Server:
         workers: threads. Default: 1 with the GIL; without it, one more than `concurrency`
         concurrency: how many of them are in callbacks at once; the others stand by for callbacks
             that block. Default: 1 with the GIL; without it, the CPUs of this process
-        backend: "iocp", "io_uring", "epoll" or "sim"; None is the best that works here
+        backend: "iocp", "io_uring", "epoll" or "sim". None: IOCPCORE_BACKEND, else the best for
+            connections that works here (on Linux epoll)
         max_connections: so many at once; others wait to be accepted. None: no limit
         max_connections_per_address: of one IP address at once; others are closed. None: no limit
         idle_timeout: seconds after which a connection on which nothing moved ends with
@@ -129,7 +130,7 @@ class Server:
         count, concurrency = choose(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
         self._places = _Places()
-        self._engine = Engine(CompletionPort(concurrency, backend=backend), count, executor)
+        self._engine = Engine(open_port(concurrency, backend), count, executor)
         self._service = self._make_service(found, framing=framing, stage=stage, **options)
         self._engine.add(self._places)
         self._engine.add(self._service)
