@@ -1,4 +1,4 @@
-"""The command line: info, echo and demo."""
+"""The command line: info, echo, demo and bench."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def run(*args: str, **extra: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def test_info():
     result = run("info")
     assert result.returncode == 0, result.stderr
@@ -46,7 +50,7 @@ def test_info():
 def test_help():
     result = run("--help")
     assert result.returncode == 0
-    for command in ("info", "echo", "demo"):
+    for command in ("info", "echo", "demo", "bench"):
         assert command in result.stdout
         assert run(command, "--help").returncode == 0
 
@@ -67,6 +71,10 @@ def test_help():
         ["demo", "--seconds", "x"],
         ["demo", "--connections", "0"],
         ["demo", "--backend", "nonsense"],
+        ["bench", "--seconds", "nan"],
+        ["bench", "--connections", "-1"],
+        ["bench", "--picture", "nonsense"],
+        ["bench", "--picture", "no folder/x.png"],
     ],
     ids=" ".join,
 )
@@ -395,6 +403,44 @@ def test_demo_in_a_terminal(backend):
     text = output.decode()
     assert process.returncode == 0, text
     assert "ok: every message" in text
-    installed = importlib.util.find_spec("rich") is not None
-    assert ("question to answer, half" in text) == installed
-    assert (" messages/s " in text) != installed
+    assert ("question to answer, half" in text) == installed("rich")
+    assert (" messages/s " in text) != installed("rich")
+
+
+# ---- bench --------------------------------------------------------------------------------------
+
+
+def test_bench(tmp_path):
+    """A row for each server in both tables, and a picture if there is what draws it."""
+    picture = tmp_path / "x.png"
+    args = ("--seconds", "0.2", "--connections", "3", "--picture", str(picture))
+    result = run("bench", *args, MPLCONFIGDIR=str(tmp_path))
+    assert result.returncode == 0, (result.stdout, result.stderr)
+    _, echo, messages = re.split(r"\n(?=echo:|messages:)", result.stdout)
+    working = [name for name, reason in iocpcore.backends().items() if not reason]
+    servers = [f"iocpcore, {name}" for name in working if name != "sim"] + ["asyncio"]
+    fast = "winloop" if WINDOWS else "uvloop"
+    servers += [fast] if installed(fast) else []
+    assert (f"{fast} is not installed" in result.stdout) != installed(fast)
+    for table, names in ((echo, servers), (messages, [*servers, "asyncio, one write"])):
+        for name in names:
+            assert re.search(rf"^  {name} +[\d,]+ +[\d.]+ us ", table, re.MULTILINE), (name, table)
+    assert picture.exists() == installed("matplotlib")
+    assert ("no picture" in result.stdout) != installed("matplotlib")
+
+
+def test_bench_of_a_server_that_fails(tmp_path):
+    """That row says so, and the others are shown."""
+    code = f"""
+    import sys
+    from iocpcore.cli import bench, main
+
+    rows = [bench.Row(name, name) for name in ("nonsense", "asyncio")]
+    bench.choose_rows = lambda: (rows, [])
+    args = ["--seconds", "0.1", "--connections", "2", "--picture", r"{tmp_path / "x.png"}"]
+    sys.exit(main(["bench", *args]))
+    """
+    result = child.run(code, "")
+    assert result.returncode == 1, (result.stdout, result.stderr)
+    assert len(re.findall(r"^  nonsense +failed: ", result.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"^  asyncio +[\d,]+ ", result.stdout, re.MULTILINE)) == 2

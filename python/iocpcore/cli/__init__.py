@@ -1,4 +1,4 @@
-"""The command line: ``python -m iocpcore`` with info, echo or demo."""
+"""The command line: ``python -m iocpcore`` with info, echo, demo or bench."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from iocpcore import __version__
-from iocpcore.cli import demo, echo, info
+from iocpcore.cli import bench, demo, echo, info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +30,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"iocpcore {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (info, echo, demo):
+    for command in (info, echo, demo, bench):
         command.add(commands)
     return parser

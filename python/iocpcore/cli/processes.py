@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +32,9 @@ class Child:
     its business.
     """
 
-    def __init__(self, module: str, *arguments: object, **environment: str) -> None:
+    def __init__(
+        self, module: str, *arguments: object, cpu: int | None = None, **environment: str
+    ) -> None:
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-m", module, *map(str, arguments)],
@@ -41,6 +44,8 @@ class Child:
             env=_environment() | environment,
             **_apart(),
         )
+        if cpu is not None:
+            _pin(self._process.pid, cpu)
         self._reader = threading.Thread(target=self._read, name="events", daemon=True)
         self._reader.start()
 
@@ -112,6 +117,9 @@ if sys.platform == "win32":
     def _apart() -> dict[str, Any]:
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 
+    def _pin(pid: int, cpu: int) -> None:
+        """Left to the system."""
+
     def need_descriptors(count: int) -> None:
         """There is no such limit."""
 
@@ -120,6 +128,10 @@ else:
     def _apart() -> dict[str, Any]:
         """Signals of the terminal are not for the child."""
         return {"start_new_session": True}
+
+    def _pin(pid: int, cpu: int) -> None:
+        with suppress(OSError):  # it has ended; its events will tell
+            os.sched_setaffinity(pid, {cpu})
 
     def need_descriptors(count: int) -> None:
         """Raises ValueError if the system does not let this process have so many connections."""
