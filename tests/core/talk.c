@@ -389,7 +389,7 @@ size_t talk_close_port(talk *self, uint64_t timeout_ns) {
     size_t leaked = io_port_drain(self->world.port, timeout_ns);
     io_port_take_remaining(self->world.port, collect, NULL);
     for (int i = 0; i < self->count; i++) {
-        if (io_connection_orphaned(&self->ends[i].io))
+        if (io_connection_orphaned(&self->ends[i].io, leaked > 0))
             run(&self->ends[i]);
         talk_release_spent(&self->ends[i]);
     }

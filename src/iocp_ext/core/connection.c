@@ -81,7 +81,8 @@ static void received(io_connection *self) {
     self->receiving = false;
     self->input_start = 0;
     if (op->result == IO_RECEIVE_READY) {
-        if (!discards(self) && !io_connection_delivers(self))
+        bool held = !discards(self) && !io_connection_delivers(self);
+        if (held || self->phase >= IO_CONNECTION_ENDING)
             return; /* it stays where it is */
         io_receive_now(&self->receive);
     }
@@ -105,7 +106,8 @@ static void note(io_connection *self, io_op *op) {
     } else if (op == &self->receive.op) {
         received(self);
     } else if (op == (io_op *)self->timer) {
-        self->linger_over = op->result >= 0;
+        if (op->result != -IOE_CANCELED)
+            self->linger_over = true;
         self->timer = NULL;
         io_op_release(op);
     } else {
@@ -138,15 +140,26 @@ static bool has_room(const io_connection *self) {
            self->bytes_queued <= self->limits->write_low;
 }
 
+static bool in_flight(const io_connection *self) {
+    return self->receiving || self->timer != NULL || self->send != NULL || self->scheduled;
+}
+
+/* When its port was closed, threads may still have operations of it in their hands: the last of
+ * them tells. Not so what the kernel has kept. */
+static io_connection_event at_the_end(io_connection *self) {
+    if (self->closed_told || (in_flight(self) && !self->leaked))
+        return IO_CONNECTION_IDLE;
+    if (!self->receiving)
+        io_receive_release(&self->receive);
+    if (self->send == NULL)
+        outbox_drop(self);
+    self->closed_told = true;
+    return IO_CONNECTION_GONE;
+}
+
 static io_connection_event for_embedder(io_connection *self) {
-    if (self->phase == IO_CONNECTION_CLOSED) {
-        if (self->closed_told)
-            return IO_CONNECTION_IDLE;
-        if (!self->receiving)
-            io_receive_release(&self->receive);
-        self->closed_told = true;
-        return IO_CONNECTION_GONE;
-    }
+    if (self->phase == IO_CONNECTION_CLOSED)
+        return at_the_end(self);
     if (!self->started) {
         self->started = true;
         return IO_CONNECTION_STARTED;
@@ -220,7 +233,8 @@ static bool progress_open(io_connection *self) {
     if (self->end_asked && !self->ended && outbox_empty(self) && !self->send_failed)
         end_stream(self);
     /* Broken for sending, what has arrived is still read, unless nobody does. */
-    bool useless = self->send_failed && (self->eof_told || self->hold & IO_HOLD_PAUSED);
+    bool useless =
+        self->send_failed && (self->eof_told || self->hold & (IO_HOLD_PAUSED | IO_HOLD_CLOSING));
     if (useless || (self->ended && self->eof_told)) {
         end(self);
         return true;
@@ -259,6 +273,13 @@ static bool progress_lingering(io_connection *self) {
     return false;
 }
 
+static void close_socket(io_connection *self, bool reset) {
+    io_handle *handle = self->handle;
+    self->handle = NULL;
+    handle->lane->backend->prepare_close(handle, reset);
+    io_handle_close(handle);
+}
+
 /* Nothing may be in flight when the socket is closed, nor when the connection is gone. */
 static bool progress_ending(io_connection *self) {
     if (self->receiving)
@@ -267,14 +288,11 @@ static bool progress_ending(io_connection *self) {
         (void)io_op_cancel(&self->timer->op);
     if (self->send != NULL)
         (void)io_op_cancel(self->send);
-    if (self->receiving || self->timer != NULL || self->send != NULL || self->scheduled)
+    if (in_flight(self))
         return false;
     outbox_drop(self);
     io_receive_release(&self->receive);
-    io_handle *handle = self->handle;
-    self->handle = NULL;
-    handle->lane->backend->prepare_close(handle, self->aborted);
-    io_handle_close(handle);
+    close_socket(self, self->aborted);
     self->phase = IO_CONNECTION_CLOSED;
     return true;
 }
@@ -292,7 +310,7 @@ static bool progress(io_connection *self) {
     case IO_CONNECTION_CLOSED:
         break;
     }
-    return !self->closed_told;
+    return false;
 }
 
 io_connection_event io_connection_next(io_connection *self) {
@@ -541,20 +559,20 @@ void io_connection_collected(io_connection *self, io_op *op) {
     io_lock_release(&self->lock);
 }
 
-bool io_connection_orphaned(io_connection *self) {
+bool io_connection_orphaned(io_connection *self, bool leaked) {
     io_lock_acquire(&self->lock);
+    self->leaked = leaked;
     if (self->phase != IO_CONNECTION_CLOSED) {
-        if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
+        bool unsaid = self->cause == IO_CAUSE_NONE || self->error == IOE_CANCELED;
+        if (self->phase == IO_CONNECTION_OPEN && unsaid) {
             self->cause = IO_CAUSE_PORT;
             self->error = IOE_CANCELED;
+            self->os_error = 0;
         }
         self->phase = IO_CONNECTION_CLOSED;
         set_hold(self, IO_HOLD_CLOSING);
-        outbox_drop(self);
-        io_handle *handle = self->handle;
-        self->handle = NULL;
-        if (handle != NULL)
-            io_handle_close(handle);
+        if (self->handle != NULL) /* a peer that does not get all of it is to know */
+            close_socket(self, self->aborted || self->send_failed || !outbox_empty(self));
     }
     bool tell = !self->closed_told && run(self);
     io_lock_release(&self->lock);

@@ -118,6 +118,7 @@ typedef struct io_connection {
     bool no_linger : 1;
     bool linger_over : 1;
     bool closed_told : 1;
+    bool leaked : 1; /* see io_connection_orphaned */
 } io_connection;
 
 typedef enum io_connection_event {
@@ -183,8 +184,10 @@ io_job *io_connection_take_jobs(io_connection *self);
 uint32_t io_connection_tick(io_connection *self);
 /* The end of its port, which has taken all operations: notes one, */
 void io_connection_collected(io_connection *self, io_op *op);
-/* and then that it is gone. True: the caller is to tell, and frees it. */
-bool io_connection_orphaned(io_connection *self);
+/* and then that there are no more, but for those that other threads have taken and not brought yet.
+ * True: the caller runs it now. `leaked`: the kernel may have kept some, so it must never be freed.
+ */
+bool io_connection_orphaned(io_connection *self, bool leaked);
 /* Its own address, or its peer's; length 0 if there is none any more. */
 void io_connection_address(io_connection *self, bool peer, io_address *address);
 io_native io_connection_native(io_connection *self); /* or IO_NATIVE_NONE */

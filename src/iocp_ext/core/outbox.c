@@ -252,7 +252,7 @@ void outbox_flush(io_connection *self) {
             continue;
         io_op *op = self->queue_head->file != NULL ? file_op(self) : data_op(self);
         if (op == NULL) {
-            failed(self, IOE_NOMEM, 0);
+            account(self, IO_SEND, -IOE_NOMEM, 0);
             return;
         }
         op->sink = IO_SINK_CONNECTION;
