@@ -293,6 +293,8 @@ def fill(sock: socket.socket) -> int:
 
 def test_proxy_passes_on_ends(backend):
     with proxied(backend) as (_, client, server):
+        client.sendall(b"ping")
+        assert receive(server, 4) == b"ping"
         reset(client)
         with pytest.raises(ConnectionResetError):
             receive(server, 1)
