@@ -23,6 +23,14 @@ static const char *program;
 static const char *now_running = "nothing";
 static jmp_buf skipped;
 static uint64_t divisor = 1;
+static char about[100];
+
+void test_about(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(about, sizeof(about), format, arguments);
+    va_end(arguments);
+}
 
 _Noreturn void test_fail(const char *file, int line, const char *format, ...) {
     va_list arguments;
@@ -31,7 +39,7 @@ _Noreturn void test_fail(const char *file, int line, const char *format, ...) {
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
+    fprintf(stderr, "%s%s\n", about[0] ? "; " : "", about);
     fflush(stderr);
     printf("FAIL %s\n", now_running);
     fflush(stdout);
@@ -122,6 +130,15 @@ static void watch_limit(void *argument) {
     }
 }
 #else
+/* The end of a program that a sanitizer or the simulated kernel stops, or that crashes. */
+static void on_abort(int number) {
+    ssize_t ignored = write(2, about, strlen(about));
+    ignored = write(2, "\n", 1);
+    (void)ignored;
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
 static void on_alarm(int number) {
     static const char text[] = "the time limit has passed\n";
     (void)number;
@@ -191,12 +208,14 @@ int test_main(int argc, char **argv, const test_case *tests, size_t count) {
 #else
     signal(SIGPIPE, SIG_IGN);
     signal(SIGALRM, on_alarm);
+    signal(SIGABRT, on_abort);
 #endif
     printf("tests %u\n", (unsigned)count);
     for (size_t i = from; i < count; i++) {
         if (only != NULL && strstr(tests[i].name, only) == NULL)
             continue;
         begin_limit(seconds);
+        about[0] = '\0';
         run_one(&tests[i]);
     }
     return 0;

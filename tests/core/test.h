@@ -50,6 +50,13 @@ _Noreturn void test_fail(const char *file, int line, const char *format, ...)
             FAIL("%s is %lld, not %lld", #is, is_, should_);            \
     } while (0)
 
+/* What is being done, such as the seed: told if it goes wrong in any way. "" ends it. */
+void test_about(const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 1, 2)))
+#endif
+    ;
+
 /* How much to do: 1, or less under valgrind and other slow company. */
 uint64_t test_scaled(uint64_t count);
 

@@ -299,6 +299,27 @@ static void send_error_with_unread_input(const char *backend) {
     }
 }
 
+/* A file that cannot be read: the peer must not take what it got for all of it. */
+static void file_error_is_a_reset(const char *backend) {
+    for (int closing = 0; closing < 2; closing++) {
+        uint32_t os_error = 0;
+        talk_open(&both, backend, 0);
+        talk_end *end = &both.ends[0], *peer = &both.ends[1];
+        TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && peer->came[IO_CONNECTION_STARTED]);
+        CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
+        TALK_UNTIL(&both, peer->in == 10);
+        if (closing) { /* before it is tried */
+            talk_pause(peer, true);
+            talk_block(end);
+        }
+        CHECK_INT(io_connection_send_file(&end->io, peer->native, 0, 100, &os_error), 1);
+        io_connection_close(&end->io, true);
+        talk_pause(peer, false);
+        talk_close(&both);
+        check_reset(peer);
+    }
+}
+
 /* Silenced, it only sends, until the embedder closes it. */
 static void silence(const char *backend) {
     talk_open(&both, backend, 0);
@@ -528,6 +549,7 @@ BACKENDS(DEFINE, fail_has_a_limit)
 BACKENDS(DEFINE, fail_flushes)
 BACKENDS(DEFINE, overflow)
 BACKENDS(DEFINE, send_error_with_unread_input)
+BACKENDS(DEFINE, file_error_is_a_reset)
 BACKENDS(DEFINE, silence)
 BACKENDS(DEFINE, silenced_and_broken)
 BACKENDS(DEFINE, port_closed_in_every_phase)
@@ -552,6 +574,7 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, fail_flushes)
         BACKENDS(ENTRY, overflow)
         BACKENDS(ENTRY, send_error_with_unread_input)
+        BACKENDS(ENTRY, file_error_is_a_reset)
         BACKENDS(ENTRY, silence)
         BACKENDS(ENTRY, silenced_and_broken)
         BACKENDS(ENTRY, port_closed_in_every_phase)

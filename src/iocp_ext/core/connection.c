@@ -227,7 +227,7 @@ static void start_timer(io_connection *self) {
     io_timer_submit(self->timer, (uint64_t)LINGER_NS);
 }
 
-/* Each of these: true if there is something new for the embedder, or another phase. */
+/* Each of these: true in another phase, which is to be seen to as well. */
 static bool progress_open(io_connection *self) {
     outbox_flush(self);
     if (self->end_asked && !self->ended && outbox_empty(self) && !self->send_failed)
@@ -240,8 +240,7 @@ static bool progress_open(io_connection *self) {
         return true;
     }
     receive(self);
-    return has_room(self) ||
-           (self->drain_due && !self->above && !(self->hold & (IO_HOLD_SERIAL | IO_HOLD_CLOSING)));
+    return false;
 }
 
 static bool progress_flushing(io_connection *self) {
@@ -249,7 +248,6 @@ static bool progress_flushing(io_connection *self) {
         start_timer(self);
     outbox_flush(self);
     if (self->send_failed || (self->limited && self->linger_over)) {
-        self->aborted = !outbox_empty(self);
         end(self);
         return true;
     }
@@ -273,8 +271,10 @@ static bool progress_lingering(io_connection *self) {
     return false;
 }
 
-static void close_socket(io_connection *self, bool reset) {
+/* A peer that does not get all that was to be sent must not take the end for an orderly one. */
+static void close_socket(io_connection *self) {
     io_handle *handle = self->handle;
+    bool reset = self->aborted || self->send_failed || !outbox_empty(self);
     self->handle = NULL;
     handle->lane->backend->prepare_close(handle, reset);
     io_handle_close(handle);
@@ -290,9 +290,9 @@ static bool progress_ending(io_connection *self) {
         (void)io_op_cancel(self->send);
     if (in_flight(self))
         return false;
+    close_socket(self);
     outbox_drop(self);
     io_receive_release(&self->receive);
-    close_socket(self, self->aborted);
     self->phase = IO_CONNECTION_CLOSED;
     return true;
 }
@@ -317,8 +317,11 @@ io_connection_event io_connection_next(io_connection *self) {
     io_lock_acquire(&self->lock);
     io_connection_event event = for_embedder(self);
     if (event == IO_CONNECTION_IDLE && enter(self)) {
-        while (event == IO_CONNECTION_IDLE && progress(self))
+        bool again;
+        do {
+            again = progress(self);
             event = for_embedder(self);
+        } while (event == IO_CONNECTION_IDLE && again);
         leave(self);
     }
     if (event == IO_CONNECTION_IDLE)
@@ -571,8 +574,8 @@ bool io_connection_orphaned(io_connection *self, bool leaked) {
         }
         self->phase = IO_CONNECTION_CLOSED;
         set_hold(self, IO_HOLD_CLOSING);
-        if (self->handle != NULL) /* a peer that does not get all of it is to know */
-            close_socket(self, self->aborted || self->send_failed || !outbox_empty(self));
+        if (self->handle != NULL)
+            close_socket(self);
     }
     bool tell = !self->closed_told && run(self);
     io_lock_release(&self->lock);

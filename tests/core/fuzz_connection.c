@@ -1,0 +1,243 @@
+/* fuzz_connection.c: pairs of connections on the simulated backend do random things, from outside
+ * and inside their events, while the kernel does everything that it may, thousands of seeds long.
+ *
+ * The model: what an end receives is what its peer has sent, in order (talk.c); when it is told the
+ * end of the stream, that was all; where something is lost, there is a reset instead. Each ends,
+ * and is told so once. Several threads are simulated by one: it takes several operations, and
+ * brings them to their connections later and in any order, also when the port is closed meanwhile.
+ *
+ * A failure names its seed: FUZZ_SEED=<seed> fuzz_connection --only <test> repeats it. */
+#include "talk.h"
+
+enum { PAIRS_MAX = 3, HANDS = 6 };
+
+typedef struct fuzz {
+    talk talk;
+    test_random random;
+    io_op *hands[HANDS]; /* taken, and not brought to their connections yet */
+    bool busy;           /* ending: nothing is done from inside events */
+} fuzz;
+
+static fuzz now;
+
+static uint64_t chance(uint64_t below) {
+    return test_below(&now.random, below);
+}
+
+/* ---- what an embedder may do ----------------------------------------------------------------- */
+
+static size_t some_length(void) {
+    static const size_t most[] = {10, 600, 2500, 9000, 70000};
+    return (size_t)chance(most[chance(COUNT_OF(most))] + 1);
+}
+
+static void post_job(talk_end *end) {
+    io_job *job = calloc(1, sizeof(*job));
+    CHECK(job != NULL);
+    bool gone = end->io.phase == IO_CONNECTION_CLOSED;
+    bool posted = io_connection_post(&end->io, job);
+    CHECK(posted == !gone);
+    if (!posted)
+        free(job);
+}
+
+static void end_it(talk_end *end) {
+    switch (chance(8)) {
+    case 0:
+        (void)io_connection_abort(&end->io);
+        break;
+    case 1:
+        (void)io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, 5);
+        break;
+    case 2:
+    case 3:
+        io_connection_shutdown(&end->io);
+        break;
+    case 4:
+        io_connection_silence(&end->io);
+        break;
+    default:
+        io_connection_close(&end->io, chance(3) != 0);
+        break;
+    }
+}
+
+static void do_something(talk_end *end) {
+    switch (chance(16)) {
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+        (void)talk_send(end, some_length(), (talk_how)chance(3));
+        break;
+    case 5:
+        (void)talk_send_pieces(end, some_length() / 4, 1 + (int)chance(16), &now.random);
+        break;
+    case 6:
+    case 7:
+        talk_pause(end, chance(3) == 0);
+        break;
+    case 8:
+        io_connection_hold(&end->io, IO_HOLD_SERIAL, chance(4) == 0);
+        break;
+    case 9:
+        post_job(end);
+        break;
+    case 10:
+        io_connection_ask_for_room(&end->io);
+        break;
+    case 11:
+        end->most = (size_t)chance(3) * (size_t)chance(2000);
+        end->keeps = chance(3) == 0;
+        break;
+    case 12:
+        end->answers = chance(3) != 0;
+        break;
+    case 13:
+        (void)io_connection_tick(&end->io);
+        (void)talk_queued(end);
+        break;
+    default:
+        if (chance(12) == 0)
+            end_it(end);
+        break;
+    }
+}
+
+static void on_event(talk_end *end, io_connection_event event) {
+    if (event == IO_CONNECTION_EOF) {
+        CHECK_INT(end->kept, 0);
+        CHECK_INT(end->in, end->peer->out); /* an orderly end: nothing is missing */
+    }
+    for (uint64_t i = chance(3); i > 0 && !now.busy && event != IO_CONNECTION_GONE; i--)
+        do_something(&now.talk.ends[chance(4) != 0 ? (uint64_t)(end - now.talk.ends)
+                                                   : chance((uint64_t)now.talk.count)]);
+}
+
+/* ---- threads, in their way ------------------------------------------------------------------- */
+
+static void bring(io_op **hand) {
+    io_op *op = *hand;
+    *hand = NULL;
+    if (op != NULL)
+        talk_take(op);
+}
+
+static void take_into(io_op **hand, unsigned ms) {
+    bring(hand);
+    *hand = world_get(&now.talk.world, ms);
+}
+
+static void bring_all(void) {
+    for (uint64_t i = chance(HANDS), end = i + HANDS; i < end; i++)
+        bring(&now.hands[i % HANDS]);
+}
+
+/* ---- runs ------------------------------------------------------------------------------------ */
+
+static void begin(uint64_t seed, uint32_t faults) {
+    static const uint64_t highs[] = {0, 1000, 65536, 1 << 20};
+    talk *self = &now.talk;
+    memset(&now.hands, 0, sizeof(now.hands));
+    now.random.state = seed;
+    now.busy = false;
+    test_about("FUZZ_SEED=%llu", (unsigned long long)seed);
+    talk_begin(self, "sim", 0);
+    io_sim_configure(self->world.lane, seed, faults);
+    self->limits.write_high = highs[chance(COUNT_OF(highs))];
+    self->limits.write_low = self->limits.write_high / (1 + chance(4));
+    self->limits.max_write_buffer = self->limits.write_high + 1 + chance(400000);
+    self->limits.read_size = 1 + (uint32_t)chance(chance(2) == 0 ? 300 : 65536);
+    self->limits.reads_on = chance(3) == 0;
+    for (uint64_t i = 1 + chance(PAIRS_MAX); i > 0; i--) {
+        talk_end *end = talk_pair(self);
+        end->on_event = end->peer->on_event = on_event;
+    }
+}
+
+static void steps(uint64_t count) {
+    for (uint64_t step = 0; step < count; step++) {
+        if (chance(3) == 0)
+            do_something(&now.talk.ends[chance((uint64_t)now.talk.count)]);
+        else
+            take_into(&now.hands[chance(HANDS)], (unsigned)chance(3));
+    }
+}
+
+/* Nothing holds them any more: they end, in some way, within the limits. */
+static void end_all(void) {
+    talk *self = &now.talk;
+    now.busy = true;
+    for (int i = 0; i < self->count; i++) {
+        talk_end *end = &self->ends[i];
+        end->most = 0;
+        end->answers = true;
+        io_connection_hold(&end->io, IO_HOLD_PAUSED | IO_HOLD_SERIAL, false);
+    }
+    for (int i = 0; i < self->count; i++)
+        if (i % 2 == 0 || self->ends[i].came[IO_CONNECTION_EOF] ||
+            self->ends[i].io.hold & IO_HOLD_CLOSING)
+            io_connection_close(&self->ends[i].io, chance(2) == 0);
+    bring_all();
+    talk_close(self);
+}
+
+static void end_with_the_port(void) {
+    talk *self = &now.talk;
+    bool at_once = chance(2) == 0;
+    if (at_once)
+        bring_all();
+    CHECK_INT(talk_close_port(self, 10 * IO_NS_PER_SECOND), 0);
+    bring_all();
+    for (int i = 0; i < self->count; i++) {
+        talk_end *end = &self->ends[i];
+        CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
+        talk_check_gone(end);
+        io_mutex_destroy(&end->sending);
+    }
+    CHECK_INT(atomic_load(&talk_owned), 0);
+    io_port_destroy(self->world.port);
+}
+
+static void run_seeds(uint64_t count, uint32_t faults, bool some_of_them) {
+    const char *only = getenv("FUZZ_SEED");
+    uint64_t first = only == NULL ? 0 : strtoull(only, NULL, 10);
+    uint64_t end = only == NULL ? test_scaled(count) : first + 1;
+    for (uint64_t seed = first; seed < end; seed++) {
+        test_random choice = {seed ^ 0x5eed};
+        uint32_t mask = some_of_them ? (uint32_t)test_below(&choice, IO_SIM_FAULTS + 1) : ~0u;
+        begin(seed, faults & mask);
+        steps(20 + chance(400));
+        if (chance(2) == 0)
+            end_all();
+        else
+            end_with_the_port();
+    }
+}
+
+static void no_faults(void) {
+    run_seeds(2000, 0, false);
+}
+
+static void no_errors(void) {
+    run_seeds(6000, (uint32_t)IO_SIM_FAULTS & ~(uint32_t)(IO_SIM_ERRORS | IO_SIM_REFUSE), false);
+}
+
+static void all_faults(void) {
+    run_seeds(6000, IO_SIM_FAULTS, false);
+}
+
+static void some_faults(void) {
+    run_seeds(6000, IO_SIM_FAULTS, true);
+}
+
+int main(int argc, char **argv) {
+    static const test_case tests[] = {
+        TEST(no_faults),
+        TEST(no_errors),
+        TEST(all_faults),
+        TEST(some_faults),
+    };
+    return test_main(argc, argv, tests, COUNT_OF(tests));
+}
