@@ -373,7 +373,7 @@ static bool takes(io_connection *self) {
 /* After something was queued. Leaves the lock. */
 static void send_now(io_connection *self) {
     bool here = run_here(self);
-    if ((!here || self->bytes_queued > self->limits->write_high) && enter(self)) {
+    if ((!here || outbox_high(self)) && enter(self)) {
         outbox_flush(self);
         leave(self);
     }

@@ -94,6 +94,7 @@ typedef struct io_connection {
     uint64_t sent_seen; /* io_connection_tick's last look at the send under way */
     uintptr_t runner;   /* the thread that runs it, if `running` */
     uint32_t input_start;
+    uint32_t files_queued; /* each holds a descriptor; the one that is being sent counts */
     uint32_t idle_ticks;
     int32_t error; /* portable, above 0; `cause` says of what */
     uint32_t os_error;

@@ -16,6 +16,7 @@ enum {
     FIRST_ROOM = 4096,        /* of the first chunk of copies, its head included */
     NEXT_ROOM = 65536,        /* of those that follow */
     VECS_MAX = 64,            /* chunks of one send */
+    FILES_LOW = 4,            /* files queued with which it is read again */
     SEND_BYTES_MAX = 1 << 18, /* bytes of one send, about: progress is seen this often */
 };
 
@@ -43,6 +44,8 @@ void io_chunk_free(io_connection *self, io_chunk *chunk) {
 }
 
 void outbox_append_chunk(io_connection *self, io_chunk *chunk) {
+    if (chunk->file != NULL)
+        self->files_queued++;
     if (self->queue_tail != NULL)
         self->queue_tail->next = chunk;
     else
@@ -129,6 +132,8 @@ static void pop(io_connection *self) {
     self->queue_head = chunk->next;
     if (self->queue_head == NULL)
         self->queue_tail = NULL;
+    if (chunk->file != NULL)
+        self->files_queued--;
     if (chunk->owner != NULL) {
         chunk->next = self->spent;
         self->spent = chunk;
@@ -217,7 +222,8 @@ static void account(io_connection *self, io_kind kind, int64_t result, uint32_t 
         if (kind == IO_SEND)
             consume(self, (uint64_t)result);
     }
-    if (self->above && self->bytes_queued <= self->limits->write_low) {
+    if (self->above && self->bytes_queued <= self->limits->write_low &&
+        self->files_queued <= FILES_LOW) {
         self->above = false;
         atomic_fetch_and_explicit(&self->hold, (uint8_t)~IO_HOLD_THROTTLED, memory_order_relaxed);
         self->drain_due = !self->send_failed;
@@ -226,6 +232,8 @@ static void account(io_connection *self, io_kind kind, int64_t result, uint32_t 
 
 void outbox_sent(io_connection *self, io_op *op) {
     self->send = NULL;
+    if (op->kind == IO_SEND_FILE)
+        self->files_queued--;
     account(self, (io_kind)op->kind, op->result, op->os_error);
     io_op_release(op);
 }
@@ -260,7 +268,7 @@ void outbox_flush(io_connection *self) {
         if (io_op_submit_now(op, self->handle))
             outbox_sent(self, op);
     }
-    if (self->bytes_queued <= self->limits->write_high)
+    if (!outbox_high(self))
         return;
     self->above = true;
     if (!self->limits->reads_on)

@@ -15,6 +15,12 @@ void outbox_sent(io_connection *self, io_op *op);
 /* Nobody wants what is left. */
 void outbox_drop(io_connection *self);
 
+/* So much is queued that the connection is not to be read any more. */
+enum { FILES_HIGH = 16 };
+static inline bool outbox_high(const io_connection *self) {
+    return self->bytes_queued > self->limits->write_high || self->files_queued > FILES_HIGH;
+}
+
 static inline bool outbox_empty(const io_connection *self) {
     return self->queue_head == NULL && self->send == NULL;
 }
