@@ -190,13 +190,7 @@ static void end_with_the_port(void) {
         bring_all();
     CHECK_INT(talk_close_port(self, 10 * IO_NS_PER_SECOND), 0);
     bring_all();
-    for (int i = 0; i < self->count; i++) {
-        talk_end *end = &self->ends[i];
-        CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
-        talk_check_gone(end);
-        io_mutex_destroy(&end->sending);
-    }
-    CHECK_INT(atomic_load(&talk_owned), 0);
+    talk_check_all_gone(self);
     io_port_destroy(self->world.port);
 }
 

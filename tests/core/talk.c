@@ -20,13 +20,13 @@ typedef struct owned {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-void talk_begin(talk *self, const char *backend, uint64_t seed) {
+static void begin(talk *self, const char *backend, uint64_t seed, uint32_t concurrency) {
     memset(self, 0, sizeof(*self));
     if (pattern[1] == 0)
         for (size_t i = 0; i < TALK_PERIOD; i++)
             pattern[i] = pattern[i + TALK_PERIOD] = (char)((i * 2654435761u >> 13) | 1);
     atomic_store(&talk_owned, 0);
-    world_open(&self->world, backend, 1);
+    world_open(&self->world, backend, concurrency);
     if (self->world.sim && seed != 0)
         io_sim_configure(self->world.lane, seed,
                          IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
@@ -34,6 +34,15 @@ void talk_begin(talk *self, const char *backend, uint64_t seed) {
     self->limits = (io_connection_limits){
         .write_high = 65536, .write_low = 16384, .max_write_buffer = 1 << 20, .read_size = 8192};
     self->file = world_file(&self->world, pattern, sizeof(pattern));
+}
+
+void talk_begin(talk *self, const char *backend, uint64_t seed) {
+    begin(self, backend, seed, 1);
+}
+
+void talk_begin_threads(talk *self, const char *backend, uint64_t seed, uint32_t concurrency) {
+    begin(self, backend, seed, concurrency);
+    self->threads = true;
 }
 
 static void set_nonblocking(const talk *self, io_native native) {
@@ -328,6 +337,12 @@ int talk_send_pieces(talk_end *end, size_t length, int count, test_random *rando
     return answer;
 }
 
+void talk_resume_step(talk_end *end) {
+    if (end->io.hold & IO_HOLD_PAUSED)
+        talk_pause(end, false);
+    (void)talk_step(end->talk, 10);
+}
+
 uint64_t talk_seeds(const char *backend, uint64_t count) {
     return strcmp(backend, "sim") == 0 ? test_scaled(count) : 1;
 }
@@ -355,12 +370,14 @@ void talk_pause(talk_end *end, bool paused) {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-static void check_left(talk *self) {
+void talk_check_all_gone(talk *self) {
     for (int i = 0; i < self->count; i++) {
         talk_end *end = &self->ends[i];
         CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
         talk_check_gone(end);
         CHECK(end->peer == NULL || end->in <= end->peer->out);
+        if (end->peer != NULL && end->came[IO_CONNECTION_EOF] > 0)
+            CHECK_INT(end->in, end->peer->out); /* an orderly end: nothing is missing */
         io_mutex_destroy(&end->sending);
     }
     CHECK_INT(atomic_load(&talk_owned), 0);
@@ -370,7 +387,7 @@ void talk_close(talk *self) {
     io_port_figures figures;
     for (int i = 0; i < self->count; i++)
         TALK_UNTIL(self, atomic_load(&self->ends[i].gone));
-    check_left(self);
+    talk_check_all_gone(self);
     io_port_stats(self->world.port, &figures);
     CHECK_INT(figures.handles, 0);
     world_native_close(&self->world, self->file, true);

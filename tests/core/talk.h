@@ -56,6 +56,9 @@ talk_end *talk_pair(talk *self);                                 /* the first of
 talk_end *talk_adopt(talk *self, io_native native);              /* one that has no peer here */
 void talk_narrow(talk_end *end); /* little room in the system's buffers, before anything is sent */
 
+/* For several threads: nothing is checked that others may change in the same moment. */
+void talk_begin_threads(talk *self, const char *backend, uint64_t seed, uint32_t concurrency);
+
 /* Waits until nobody is there any more, checks that nothing is left behind, and closes the port. */
 void talk_close(talk *self);
 /* Closes the port with connections in it; how many operations the kernel has kept. */
@@ -89,7 +92,11 @@ void talk_block(talk_end *end);
 /* Pieces that were sent are released; by the embedder, after whatever it does. */
 void talk_release_spent(talk_end *end);
 void talk_pause(talk_end *end, bool paused);
+/* Resumes it if it is paused, and waits a little. */
+void talk_resume_step(talk_end *end);
 uint64_t talk_queued(talk_end *end);
+/* All of them are gone, and nothing is left. After that the ends may be forgotten. */
+void talk_check_all_gone(talk *self);
 /* A connection that is gone: nothing of its is left, and it accepts nothing. */
 void talk_check_gone(talk_end *end);
 

@@ -217,12 +217,14 @@ static void file_is_closed_after_the_call(const char *backend) {
 
 static void no_such_file(const char *backend) {
     static talk both;
-    uint32_t os_error = 0;
     talk_open(&both, backend, 0);
+#ifndef _WIN32 /* where this is the process itself */
+    uint32_t os_error = 0;
     if (!both.world.sim)
         CHECK_INT(
             io_connection_send_file(&both.ends[0].io, IO_NATIVE_NONE, 0, UINT64_MAX, &os_error),
             -IOE_BADF);
+#endif
     CHECK_INT(talk_send(&both.ends[0], 3, TALK_COPIED), 1); /* nothing has happened to it */
     TALK_UNTIL(&both, both.ends[1].in == 3);
     close_both(&both);
@@ -451,12 +453,12 @@ static void ticks(const char *backend) {
     uint32_t silent = io_connection_tick(&end->io);
     CHECK_INT(io_connection_tick(&end->io), silent + 1);
     end->peer->on_event = pause_at_input; /* ... and then a part of it, again and again */
-    for (uint64_t before = end->peer->in; end->peer->in - before < 100000;) {
-        talk_pause(end->peer, false);
-        (void)talk_step(&both, 100);
-    }
+    for (uint64_t before = end->peer->in; end->peer->in - before < 100000;)
+        talk_resume_step(end->peer);
     talk_settle(&both);
+#ifndef _WIN32 /* where a send is known to have moved when it ends */
     CHECK(io_connection_tick(&end->io) <= silent + 1);
+#endif
     end->peer->on_event = NULL;
     talk_pause(end->peer, false);
     close_both(&both);

@@ -95,6 +95,9 @@ static void received(io_connection *self) {
             io_receive_release(&self->receive);
     } else if (op->result == 0) {
         self->eof = true;
+        /* A reset that a send was told of looks like this now; only EPIPE comes after an end. */
+        if (self->send_failed && self->error != IOE_PIPE)
+            self->eof_told = true;
     } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_ENDING) {
         broken(self, IO_CAUSE_RECEIVE, (int)-op->result, op->os_error);
     }
@@ -179,7 +182,7 @@ static io_connection_event for_embedder(io_connection *self) {
     }
     if (hold)
         return IO_CONNECTION_IDLE;
-    if (self->receive.buffer != NULL && !self->receiving)
+    if (!self->receiving && self->receive.buffer != NULL) /* in this order: it is the kernel's */
         return IO_CONNECTION_INPUT;
     if (self->input_kept)
         return IO_CONNECTION_INPUT;

@@ -1,0 +1,206 @@
+/* test_connection_threads.c: many connections, taken by several threads while others send, pause,
+ * close and abort them, or close their port.
+ *
+ * talk.c ends the test when two threads run one connection at once, when one is told to be gone
+ * twice or while an operation of it is still on its way, and when bytes are lost or mixed up. */
+#include "talk.h"
+
+enum { TAKERS = 4, PUSHERS = 2, PAIRS = 12, BATCH = 4 };
+
+typedef enum way { GETTERS, WORKERS, PORT_CLOSED } way;
+
+static talk crowd;
+static _Atomic bool stop;
+static _Atomic uint64_t seeds;
+
+static talk_end *any_end(test_random *random) {
+    return &crowd.ends[test_below(random, (uint64_t)crowd.count)];
+}
+
+static void end_one(talk_end *end, test_random *random) {
+    switch (test_below(random, 8)) {
+    case 0:
+        (void)io_connection_abort(&end->io);
+        break;
+    case 1:
+        (void)io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, 5);
+        break;
+    case 2:
+        io_connection_silence(&end->io);
+        break;
+    case 3:
+        io_connection_shutdown(&end->io);
+        break;
+    default:
+        io_connection_close(&end->io, test_below(random, 2) == 0);
+        break;
+    }
+}
+
+static void post_job(talk_end *end) {
+    io_job *job = calloc(1, sizeof(*job));
+    CHECK(job != NULL);
+    if (!io_connection_post(&end->io, job))
+        free(job);
+}
+
+static void push(talk_end *end, test_random *random) {
+    io_address address;
+    switch (test_below(random, 12)) {
+    case 0:
+        talk_pause(end, true);
+        break;
+    case 1:
+        talk_pause(end, false);
+        break;
+    case 2:
+        post_job(end);
+        break;
+    case 3:
+        io_connection_ask_for_room(&end->io);
+        break;
+    case 4:
+        if (!crowd.world.sim) /* which hides what an operation has moved so far */
+            (void)io_connection_tick(&end->io);
+        (void)talk_queued(end);
+        io_connection_address(&end->io, true, &address);
+        break;
+    case 5:
+        if (test_below(random, 20) == 0)
+            end_one(end, random);
+        break;
+    default:
+        (void)talk_send(end, 1 + (size_t)test_below(random, test_below(random, 4) ? 500 : 20000),
+                        (talk_how)test_below(random, 3));
+        break;
+    }
+}
+
+/* Of its own connection or another. */
+static void on_event(talk_end *end, io_connection_event event) {
+    test_random random = {atomic_fetch_add(&seeds, 1)};
+    if (event == IO_CONNECTION_GONE || test_below(&random, 2) == 0)
+        return;
+    push(test_below(&random, 4) == 0 ? any_end(&random) : end, &random);
+}
+
+static void pusher(void *argument) {
+    test_random random = {atomic_fetch_add(&seeds, 1) << 20};
+    (void)argument;
+    for (uint64_t i = test_scaled(3000) + 200; i > 0; i--)
+        push(any_end(&random), &random);
+}
+
+static void getter(void *argument) {
+    io_lane *lane = crowd.world.lane;
+    (void)argument;
+    while (!atomic_load(&stop) && io_port_enter(crowd.world.port) == 0) {
+        io_op *ops[BATCH];
+        io_wait wait = {.deadline_ns = io_lane_now(lane) + 20 * IO_NS_PER_MS};
+        int count = io_lane_get(lane, &wait, ops, BATCH);
+        io_port_leave(crowd.world.port);
+        CHECK(count >= 0 || count == -IOE_CLOSED);
+        for (int i = 0; i < count; i++)
+            talk_take(ops[i]);
+    }
+}
+
+static void worker(void *argument) {
+    io_worker self;
+    io_wait wait = {.deadline_ns = IO_NEVER};
+    (void)argument;
+    CHECK_INT(io_worker_enter(&self, crowd.world.lane), 0);
+    while (io_worker_wait(&self, &wait) == 1)
+        for (io_op *op; (op = io_worker_take(&self)) != NULL;)
+            talk_take(op);
+    io_worker_leave(&self);
+}
+
+/* The takers go on until all is over. */
+static void end_all(void) {
+    for (int i = 0; i < crowd.count; i++) {
+        talk_pause(&crowd.ends[i], false);
+        io_connection_close(&crowd.ends[i].io, true);
+    }
+    for (int i = 0; i < crowd.count; i++)
+        for (int ms = 0; !atomic_load(&crowd.ends[i].gone); ms++) {
+            if (ms > 30000)
+                FAIL("connection %d is never gone", i);
+            test_sleep_ms(1);
+        }
+}
+
+static void open_crowd(const char *backend, uint64_t seed) {
+    test_about("seed %llu", (unsigned long long)seed);
+    talk_begin_threads(&crowd, backend, seed, TAKERS);
+    crowd.limits.reads_on = seed % 3 == 0;
+    crowd.limits.max_write_buffer = UINT64_MAX;
+    atomic_store(&stop, false);
+    atomic_store(&seeds, seed << 32);
+    for (int i = 0; i < PAIRS; i++) {
+        talk_end *end = talk_pair(&crowd);
+        end->on_event = end->peer->on_event = on_event;
+        end->most = seed % 2 ? 1000 : 0;
+        end->keeps = seed % 4 == 3;
+    }
+}
+
+static void round_of(const char *backend, way how, uint64_t seed) {
+    test_thread takers[TAKERS], pushers[PUSHERS];
+    open_crowd(backend, seed);
+    for (int i = 0; i < TAKERS; i++)
+        test_thread_start(&takers[i], how == WORKERS ? worker : getter, NULL);
+    for (int i = 0; i < PUSHERS; i++)
+        test_thread_start(&pushers[i], pusher, NULL);
+    if (how == PORT_CLOSED) {
+        test_sleep_ms((unsigned)(seed % 7) * 2);
+        CHECK_INT(talk_close_port(&crowd, 20 * IO_NS_PER_SECOND), 0);
+    }
+    for (int i = 0; i < PUSHERS; i++)
+        test_thread_join(&pushers[i]);
+    if (how != PORT_CLOSED)
+        end_all();
+    atomic_store(&stop, true);
+    io_port_stop(crowd.world.port);
+    for (int i = 0; i < TAKERS; i++)
+        test_thread_join(&takers[i]);
+    if (how == PORT_CLOSED) {
+        talk_check_all_gone(&crowd);
+        io_port_destroy(crowd.world.port);
+    } else {
+        talk_close(&crowd);
+    }
+}
+
+static void rounds(const char *backend, way how) {
+    test_needs_threads(backend);
+    for (uint64_t seed = 0; seed < test_scaled(20) + 1; seed++)
+        round_of(backend, how, seed);
+}
+
+static void getters(const char *backend) {
+    rounds(backend, GETTERS);
+}
+
+static void workers(const char *backend) {
+    rounds(backend, WORKERS);
+}
+
+static void port_closed(const char *backend) {
+    rounds(backend, PORT_CLOSED);
+}
+
+// clang-format off
+BACKENDS(DEFINE, getters)
+BACKENDS(DEFINE, workers)
+BACKENDS(DEFINE, port_closed)
+
+int main(int argc, char **argv) {
+    static const test_case tests[] = {
+        BACKENDS(ENTRY, getters)
+        BACKENDS(ENTRY, workers)
+        BACKENDS(ENTRY, port_closed)
+    };
+    return test_main(argc, argv, tests, COUNT_OF(tests));
+}
+// clang-format on
