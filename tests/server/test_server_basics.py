@@ -393,6 +393,8 @@ def test_statistics(make_server, dial):
     for _ in range(5):
         conn.send_message(b"123")
     events.wait(5)
+    # They are counted when the callbacks have returned, a little after what these have sent.
+    wait_until(lambda: server._service.stats()["messages"] == 5, "the figures")
     stats = server.stats()
     assert stats["accepted"] == stats["connections"] == stats["listeners"] == 1
     assert stats["messages"] == 5
