@@ -235,9 +235,8 @@ static bool progress_open(io_connection *self) {
     outbox_flush(self);
     if (self->end_asked && !self->ended && outbox_empty(self) && !self->send_failed)
         end_stream(self);
-    /* Broken for sending, what has arrived is still read, unless nobody does. */
-    bool useless =
-        self->send_failed && (self->eof_told || self->hold & (IO_HOLD_PAUSED | IO_HOLD_CLOSING));
+    /* Broken for sending, what has arrived is still read, also after a pause. */
+    bool useless = self->send_failed && (self->eof_told || self->hold & IO_HOLD_CLOSING);
     if (useless || (self->ended && self->eof_told)) {
         end(self);
         return true;
