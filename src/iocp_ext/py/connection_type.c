@@ -413,10 +413,14 @@ static PyObject *get_port(PyObject *object, void *Py_UNUSED(closure)) {
 PyDoc_STRVAR(hold_doc, "_hold($self, held, /)\n--\n\nHold all callbacks but those of _run.");
 
 static PyObject *connection_hold(PyObject *object, PyObject *held) {
+    py_connection *self = self_of(object);
     int is_true = PyObject_IsTrue(held);
     if (is_true < 0)
         return NULL;
-    io_connection_hold(&self_of(object)->io, IO_HOLD_SERIAL, is_true);
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->serial += is_true ? 1u : UINT32_MAX; /* which is -1 */
+    io_connection_hold(&self->io, IO_HOLD_SERIAL, self->serial > 0);
+    Py_END_CRITICAL_SECTION();
     Py_RETURN_NONE;
 }
 

@@ -34,7 +34,13 @@ static bool is_leaving(PyObject *error) {
            PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
 }
 
-static void tell_error(py_connection *self, PyObject *error, blame whose, PyObject *source) {
+static void leave(turn *at, PyObject *error) {
+    if (at->leaving == NULL)
+        at->leaving = Py_NewRef(error);
+}
+
+static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source) {
+    py_connection *self = at->self;
     PyObject *on_error = self->service->callbacks[PY_ON_ERROR];
     if (on_error == NULL && whose == PEER)
         return;
@@ -44,9 +50,17 @@ static void tell_error(py_connection *self, PyObject *error, blame whose, PyObje
         return;
     }
     PyObject *answer = PyObject_CallFunctionObjArgs(on_error, (PyObject *)self, error, NULL);
-    if (answer == NULL)
-        PyErr_WriteUnraisable(on_error);
+    PyObject *another = answer == NULL ? PyErr_GetRaisedException() : NULL;
     Py_XDECREF(answer);
+    if (another == NULL)
+        return;
+    if (is_leaving(another)) {
+        leave(at, another);
+    } else {
+        PyErr_SetRaisedException(Py_NewRef(another));
+        PyErr_WriteUnraisable(on_error);
+    }
+    Py_DECREF(another);
 }
 
 /* The exception that is set ends this connection, and no other. */
@@ -54,10 +68,9 @@ static void raised(turn *at, blame whose, PyObject *source) {
     py_connection *self = at->self;
     PyObject *error = PyErr_GetRaisedException();
     if (is_leaving(error)) {
-        if (at->leaving == NULL)
-            at->leaving = Py_NewRef(error);
+        leave(at, error);
     } else if (self->told && whose != STAGE) {
-        tell_error(self, error, whose, source);
+        tell_error(at, error, whose, source);
     }
     py_connection_fail(self, error, whose != STAGE);
 }

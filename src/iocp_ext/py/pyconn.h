@@ -77,7 +77,8 @@ typedef struct py_connection {
     uint64_t id;
     py_peer peer;
     uint32_t input_used;
-    uint16_t handshake_ticks;
+    uint32_t handshake_ticks;
+    uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
     bool peer_known;
     _Atomic bool stage_sends; /* what is sent goes through the stage */
     bool established;         /* the stage is through */

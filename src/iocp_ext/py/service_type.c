@@ -140,14 +140,22 @@ static void start_clock(py_service *self) {
     io_timer_submit(self->clock, self->tick_ns);
 }
 
-static void enlist(py_connection *connection) {
+/* Both at once: whoever finds it in the list may use it. */
+static int enlist_and_open(py_connection *connection, io_native native, int family, bool *shut,
+                           uint32_t *os_error) {
     py_service *self = connection->service;
     io_mutex_lock(&self->port->registry.lock);
-    io_list_push_back(&self->port->registry.connections, &connection->link);
-    Py_INCREF((PyObject *)connection);
-    self->count++;
-    start_clock(self);
+    *shut = self->shut;
+    int error = io_connection_open(&connection->io, &self->port->port->lane, native, family,
+                                   &self->limits, os_error);
+    if (error == 0) {
+        io_list_push_back(&self->port->registry.connections, &connection->link);
+        Py_INCREF((PyObject *)connection);
+        self->count++;
+        start_clock(self);
+    }
     io_mutex_unlock(&self->port->registry.lock);
+    return error;
 }
 
 /* True: it was the service's last one. */
@@ -226,13 +234,13 @@ static bool open_connection(py_connection *connection, io_native native, int fam
         py_stream_close(self->port, native, family);
         return false;
     }
-    enlist(connection);
-    int error = io_connection_open(&connection->io, &self->port->port->lane, native, family,
-                                   &self->limits, &os_error);
+    bool shut = false;
+    int error = enlist_and_open(connection, native, family, &shut, &os_error);
     if (error) {
         discard(self, native, family);
-        (void)delist(connection);
-        Py_DECREF((PyObject *)connection);
+    } else if (shut) { /* it would not hear of the end, which has begun */
+        connection->ending = connection->closing = true;
+        (void)io_connection_abort(&connection->io);
     }
     py_port_leave(self->port);
     if (error)
@@ -274,8 +282,7 @@ static void tick(py_service *self, py_connection *connection) {
     uint32_t limit = self->idle_ticks;
     if (!connection->told) {
         silent = connection->handshake_ticks;
-        if (connection->handshake_ticks < UINT16_MAX)
-            connection->handshake_ticks++;
+        connection->handshake_ticks++;
         limit = self->handshake_ticks;
     }
     if (limit == 0 || silent < limit)
@@ -357,7 +364,7 @@ static bool take_callables(py_service *self, const service_arguments *given) {
 
 static uint32_t ticks_of(uint64_t limit_ns, uint64_t tick_ns) {
     uint64_t ticks = limit_ns == IO_NEVER ? 0 : limit_ns / tick_ns + 1;
-    return ticks < UINT16_MAX ? (uint32_t)ticks : UINT16_MAX;
+    return ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX;
 }
 
 static bool take_limits(py_service *self, const service_arguments *given) {
