@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
-from iocpcore import _core
+from iocpcore import _check, _core
 from iocpcore._core import CompletionPort, Connection, Service
 from iocpcore._listening import bind
 
@@ -151,9 +151,10 @@ def local_target(value: Any, kind: int = socket.SOCK_STREAM) -> Target | None:
         return None
     if not (isinstance(value, tuple) and len(value) >= 2 and isinstance(value[0], str)):
         raise TypeError("local_address must be (host, port)")
+    number = _check.port_number(value[1])
     flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
     try:
-        return _lookup(value[0] or "0.0.0.0", value[1], kind, flags)[0]
+        return _lookup(value[0] or "0.0.0.0", number, kind, flags)[0]
     except OSError:
         raise ValueError(f"local_address must have a numeric host, not {value[0]!r}") from None
 

@@ -40,9 +40,12 @@ class SocketFile:
 
     path: str
     identity: tuple[int, int]
+    owner: int  # the process: the file is not that of a forked child
 
     def remove(self) -> None:
         """Unless somebody has put another in its place."""
+        if os.getpid() != self.owner:
+            return
         with suppress(OSError):
             if _identity(self.path) == self.identity:
                 os.unlink(self.path)
@@ -78,7 +81,7 @@ def listen_path(path: str | os.PathLike[str], backlog: int | None) -> list[Liste
                 raise
             os.unlink(name)
             bind(sock, name, "listen on")
-        file = SocketFile(name, _identity(name))
+        file = SocketFile(name, _identity(name), os.getpid())
         try:
             return [_listening(sock, backlog, file)]
         except OSError:
@@ -144,7 +147,10 @@ def systemd_sockets() -> list[socket.socket]:
 
 
 def _resolve(host: str | None, port: int) -> list[tuple[socket.AddressFamily, Any]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"listen on {host}: {error.strerror}") from None
     # Without repetitions, in the resolver's order.
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
@@ -204,8 +210,10 @@ def bind(sock: socket.socket, address: Any, what: str = "bind to") -> None:
         sock.bind(address)
     except OSError as error:
         where = f"{address[0]} port {address[1]}" if isinstance(address, tuple) else repr(address)
-        text = f"{what} {where}: {error.strerror}"
-        raise OSError(error.errno, text, None, getattr(error, "winerror", None)) from None
+        # Python itself finds that a path is too long, and gives no number.
+        number = error.errno or errno.ENAMETOOLONG
+        text = f"{what} {where}: {error.strerror or error}"
+        raise OSError(number, text, None, getattr(error, "winerror", None)) from None
 
 
 def set_reuse_port(sock: socket.socket) -> None:

@@ -122,6 +122,8 @@ class Datagram:
             return
         if sock is None:
             sock = _make_socket(local, remote, reuse_port, broadcast)
+        elif not isinstance(sock, socket.socket):
+            raise TypeError(f"sock must be a socket, not {type(sock).__name__}")
         elif sock.type != socket.SOCK_DGRAM:
             raise ValueError("sock must be a datagram socket")
         else:
