@@ -282,8 +282,11 @@ static void send_error_with_unread_input(const char *backend) {
         talk_settle(&both);
         CHECK(io_connection_abort(&peer->io));
         talk_settle(&both);
-        for (int i = 0; i < 5 && talk_send(end, 10, TALK_COPIED) == 1; i++)
-            talk_settle(&both);
+        for (int i = 0; i < 5 && !end->io.send_failed; i++) { /* not one that is refused */
+            CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
+            if (!end->io.send_failed)
+                talk_settle(&both);
+        }
         if (!paused) {
             CHECK(end->io.send_failed && !atomic_load(&end->gone));
             io_connection_hold(&end->io, hold, false);
