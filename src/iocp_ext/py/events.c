@@ -444,6 +444,16 @@ static void drop(py_connection *self) {
     self->carry = NULL;
 }
 
+/* Its traceback knows the connection. */
+static void forget_error(py_connection *self) {
+    PyObject *error;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    error = self->error;
+    self->error = NULL;
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(error);
+}
+
 static void on_gone(turn *at) {
     py_connection *self = at->self;
     PyObject *reason = py_connection_reason(self);
@@ -453,6 +463,7 @@ static void on_gone(turn *at) {
     drop(self);
     call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
     Py_DECREF(reason);
+    forget_error(self);
     py_connection_set_stage(self, NULL);
     py_service_gone(self);
 }
