@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,11 @@ def _offloaded(
 
     def back() -> None:
         try:
-            if future.cancelled():  # the executor was shut down before it began
-                return
             result = future.result()
             if then is not None:
                 then(connection, result)
+        except CancelledError:
+            pass  # the executor was shut down before it began
         finally:
             if serial:
                 connection._hold(False)
@@ -65,8 +65,9 @@ class Timer:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection._remove_timer(self)
-        if self._operation is not None:
-            self._operation.cancel()
+        operation, self._operation = self._operation, None  # which holds this one
+        if operation is not None:
+            operation.cancel()
 
     def _due(self, function: Callable[[], object], operation: Operation) -> None:
         """Of the timer operation, on some worker."""
@@ -90,13 +91,9 @@ def call_later(
     due = partial(timer._due, partial(function, *args))
     if not connection._add_timer(timer):
         return timer
-    try:
-        timer._operation = connection._port.timer(seconds, callback=due)
-    except BaseException:
+    timer._operation = connection._port.timer(seconds, callback=due)
+    if timer._connection is None:  # it was cancelled, or due, before that was noted
         timer.cancel()
-        raise
-    if timer._connection is None:  # cancelled meanwhile, by the end of the connection
-        timer._operation.cancel()
     return timer
 
 
