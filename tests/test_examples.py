@@ -63,6 +63,8 @@ def terminate(process: subprocess.Popen[str]) -> bool:
     """Whether it could be done."""
     assert process.poll() is None
     if WINDOWS:
+        if sys.version_info < (3, 12):
+            return False  # where there is no console, its os.kill() kills, and fails in an odd way
         try:
             process.send_signal(signal.CTRL_BREAK_EVENT)
         except OSError:  # there is no console

@@ -119,6 +119,11 @@ class Server:
         found = callbacks.collect(handler, given)
         callbacks.check_framing(found, framing)
         options = callbacks.limits(given)
+        if proxy_protocol is not None and max_connections_per_address is not None:
+            raise ValueError(
+                "max_connections_per_address cannot be used with proxy_protocol: "
+                "all connections come from the proxy"
+            )
         options["max_connections"] = _check.count("max_connections", max_connections)
         options["max_connections_per_address"] = _check.count(
             "max_connections_per_address", max_connections_per_address

@@ -9,8 +9,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -111,6 +113,14 @@ bool posix_same_file(const io_handle *handle) {
 
 int posix_shutdown(io_handle *handle) {
     return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
+}
+
+/* What a unix socket has sent is in its peer's hands already. */
+uint32_t posix_unsent(io_handle *handle) {
+    int left = 0;
+    if (handle->family == AF_UNIX || ioctl((int)handle->native, SIOCOUTQ, &left) < 0 || left < 0)
+        return 0;
+    return (uint32_t)left;
 }
 
 void posix_prepare_close(io_handle *handle, bool reset) {

@@ -475,6 +475,7 @@ const io_backend io_backend_uring = {
     .hold_file = posix_hold_file,
     .receive_now = uring_receive_now,
     .shutdown = posix_shutdown,
+    .unsent = posix_unsent,
     .send_now = posix_send_now,
     .prepare_close = posix_prepare_close,
     .address = posix_address,

@@ -10,7 +10,8 @@
 
 #include <string.h>
 
-enum { LINGER_NS = 2 * 1000 * 1000 * 1000LL }; /* for the peer to read what it was sent */
+#define LOOK_NS (20 * IO_NS_PER_MS)      /* at how much the system has not sent yet */
+#define LINGER_NS (2 * IO_NS_PER_SECOND) /* for the peer to read what it was sent */
 
 static bool run_here(const io_connection *self) {
     return self->running && self->runner == io_thread_self();
@@ -209,7 +210,7 @@ static void receive(io_connection *self) {
 static void end_stream(io_connection *self) {
     self->ended = true;
     if (self->strand.lane->backend->shutdown(self->handle) != 0)
-        self->linger_over = true; /* there is nobody to wait for */
+        self->no_linger = true; /* there is nobody to wait for */
 }
 
 static void end(io_connection *self) {
@@ -217,7 +218,7 @@ static void end(io_connection *self) {
     set_hold(self, IO_HOLD_CLOSING);
 }
 
-static void start_timer(io_connection *self) {
+static void start_timer(io_connection *self, uint64_t delay_ns) {
     if (self->timer != NULL || self->linger_over)
         return;
     io_op *op = io_op_new(self->strand.lane, IO_TIMER, self);
@@ -227,7 +228,7 @@ static void start_timer(io_connection *self) {
     }
     op->sink = IO_SINK_CONNECTION;
     self->timer = (io_timer *)op;
-    io_timer_submit(self->timer, (uint64_t)LINGER_NS);
+    io_timer_submit(self->timer, delay_ns);
 }
 
 /* Each of these: true in another phase, which is to be seen to as well. */
@@ -247,7 +248,7 @@ static bool progress_open(io_connection *self) {
 
 static bool progress_flushing(io_connection *self) {
     if (self->limited)
-        start_timer(self);
+        start_timer(self, LINGER_NS);
     outbox_flush(self);
     if (self->send_failed || (self->limited && self->linger_over)) {
         end(self);
@@ -263,17 +264,40 @@ static bool progress_flushing(io_connection *self) {
     return false;
 }
 
+/* Whether the system still has something of ours; as long as that gets less, it is no silence. */
+static bool unsent(io_connection *self) {
+    const io_backend *backend = self->strand.lane->backend;
+    uint32_t left = backend->unsent != NULL ? backend->unsent(self->handle) : 0;
+    if (left != self->sent_seen)
+        self->idle_ticks = 0;
+    self->sent_seen = left;
+    return left > 0;
+}
+
+/* A closed socket answers what its peer sends with a reset, and that throws away what is on its way
+ * to the peer. So the peer gets everything first, at its own speed, and only then its time to end
+ * its stream. */
 static bool progress_lingering(io_connection *self) {
-    if (self->eof || self->linger_over || self->no_linger) {
+    if (!self->limited && !self->eof && !self->delivered) {
+        self->delivered = !unsent(self);
+        self->linger_over = false;
+        if (self->delivered && self->timer != NULL) /* of a look */
+            (void)io_op_cancel(&self->timer->op);
+    }
+    bool waits = !self->limited && !self->delivered;
+    if (self->eof || (!waits && (self->no_linger || self->linger_over))) {
         end(self);
         return true;
     }
-    start_timer(self);
+    start_timer(self, waits ? LOOK_NS : LINGER_NS);
+    if (self->linger_over) { /* there is no timer to be had */
+        end(self);
+        return true;
+    }
     receive(self);
     return false;
 }
 
-/* A peer that does not get all that was to be sent must not take the end for an orderly one. */
 static void close_socket(io_connection *self) {
     io_handle *handle = self->handle;
     bool reset = self->aborted || self->send_failed || !outbox_empty(self);
@@ -549,10 +573,12 @@ io_job *io_connection_take_jobs(io_connection *self) {
 uint32_t io_connection_tick(io_connection *self) {
     io_lock_acquire(&self->lock);
     /* A send under way that gets on is no silence. */
-    uint64_t moved = self->send != NULL ? io_op_progress(self->send) : 0;
-    if (moved > self->sent_seen)
-        self->idle_ticks = 0;
-    self->sent_seen = moved;
+    if (self->send != NULL) {
+        uint64_t moved = io_op_progress(self->send);
+        if (moved > self->sent_seen)
+            self->idle_ticks = 0;
+        self->sent_seen = moved;
+    }
     uint32_t ticks = self->phase < IO_CONNECTION_ENDING ? self->idle_ticks++ : 0;
     io_lock_release(&self->lock);
     return ticks;

@@ -117,7 +117,8 @@ typedef struct io_connection {
     bool aborted : 1;
     bool limited : 1; /* flushing may not take for ever */
     bool no_linger : 1;
-    bool linger_over : 1;
+    bool linger_over : 1; /* its timer has expired */
+    bool delivered : 1;   /* lingering: the peer has everything */
     bool closed_told : 1;
     bool leaked : 1; /* see io_connection_orphaned */
 } io_connection;

@@ -205,45 +205,66 @@ static size_t cut(turn *at, const char *data, size_t length) {
 
 /* ---- input ----------------------------------------------------------------------------------- */
 
-/* A framer of one's own gives a list of messages. */
+/* A framer of one's own gives something that yields messages, and may raise after some of them. */
 static PyObject *feed(turn *at, PyObject *data) {
     PyObject *messages =
         PyObject_CallMethodOneArg(at->self->framer, at->self->service->port->state->str_feed, data);
-    PyObject *list = messages == NULL ? NULL : PySequence_List(messages);
+    PyObject *iterator = messages == NULL ? NULL : PyObject_GetIter(messages);
     Py_XDECREF(messages);
-    return list;
+    return iterator;
 }
 
-/* Keeps input that is to be handed on, and takes it over. NULL: an exception, whose this is. */
+/* Its exception: what it says of the peer, or its own fault. */
+static void framer_raised(turn *at) {
+    py_connection *self = at->self;
+    bool peer = PyErr_ExceptionMatches(self->service->port->state->framing_error);
+    raised(at, peer ? PEER : USER, self->framer);
+}
+
+/* Keeps what a stage or the socket has given, to be handed on. It takes `data` over; NULL is an
+ * exception, whose this is. */
 static void keep(turn *at, PyObject *data, blame whose) {
     py_connection *self = at->self;
-    if (data != NULL && self->framer != NULL && PyBytes_GET_SIZE(data) > 0) {
-        Py_SETREF(data, feed(at, data));
-        whose = data == NULL && PyErr_ExceptionMatches(self->service->port->state->framing_error)
-                    ? PEER
-                    : USER;
-    }
     if (data == NULL) {
-        raised(at, whose, self->framer ? self->framer : (PyObject *)self);
+        raised(at, whose, (PyObject *)self);
         return;
+    }
+    if (self->framer != NULL && PyBytes_GET_SIZE(data) > 0) {
+        Py_SETREF(data, feed(at, data));
+        if (data == NULL) {
+            framer_raised(at);
+            return;
+        }
     }
     self->input = data;
     self->input_used = 0;
 }
 
-static Py_ssize_t size_of(PyObject *input) {
-    return PyBytes_Check(input) ? PyBytes_GET_SIZE(input) : PyList_GET_SIZE(input);
+static void hand_on_messages(turn *at) {
+    py_connection *self = at->self;
+    while (delivers(at)) {
+        PyObject *message = PyIter_Next(self->input);
+        if (message == NULL) {
+            if (PyErr_Occurred())
+                framer_raised(at);
+            Py_CLEAR(self->input);
+            return;
+        }
+        hand_on(at, PY_ON_MESSAGE, message);
+    }
 }
 
 /* Hands on what is kept, as far as it is wanted. */
 static void hand_on_kept(turn *at) {
     py_connection *self = at->self;
     PyObject *input = self->input;
-    size_t size = (size_t)size_of(input);
+    if (!PyBytes_Check(input)) {
+        hand_on_messages(at);
+        return;
+    }
+    size_t size = (size_t)PyBytes_GET_SIZE(input);
     while (self->input_used < size && delivers(at)) {
-        if (PyList_Check(input)) {
-            hand_on(at, PY_ON_MESSAGE, Py_NewRef(PyList_GET_ITEM(input, self->input_used++)));
-        } else if (self->service->frames != NULL) {
+        if (self->service->frames != NULL) {
             self->input_used += (uint32_t)cut(at, PyBytes_AS_STRING(input) + self->input_used,
                                               size - self->input_used);
         } else {

@@ -71,7 +71,7 @@ typedef struct py_connection {
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
     PyObject *timers;   /* of call_later; NULL: none yet */
-    PyObject *input;    /* bytes, or a list of messages, that are not all handed on */
+    PyObject *input;    /* bytes, or an iterator of messages, not all handed on */
     PyObject *weak_references;
     py_carry *carry;
     uint64_t id;

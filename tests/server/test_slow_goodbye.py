@@ -1,0 +1,99 @@
+"""The end of a connection whose peer is slow to read, and goes on sending meanwhile.
+
+A socket that is closed answers what comes with a reset, which throws away what is still on its way.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+from iocpcore import Framer, FramingError
+from support.system import LIMIT
+
+SIZE = 2 << 20
+SLOWNESS_S = 2.6  # longer than a peer has for its own end of the stream
+
+
+@pytest.fixture
+def slow(make_server):
+    """A server that sends much and a client with a small buffer that has not read anything yet."""
+
+    def connect(**callbacks):
+        server = make_server(**callbacks)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        sock.settimeout(LIMIT)
+        sock.connect(server.addresses[0][:2])
+        made.append(sock)
+        return server, sock
+
+    made: list[socket.socket] = []
+    yield connect
+    for sock in made:
+        sock.close()
+
+
+def read_slowly(sock: socket.socket) -> int:
+    """Everything, after a while in which it says something now and then."""
+    until = time.monotonic() + SLOWNESS_S
+    while time.monotonic() < until:
+        sock.send(b"x")
+        time.sleep(0.1)
+    count = 0
+    while part := sock.recv(1 << 16):
+        count += len(part)
+        sock.send(b"x")
+    return count
+
+
+@pytest.mark.system
+@pytest.mark.skipif("not hasattr(socket, 'SO_REUSEPORT')", reason="only Linux can tell")
+@pytest.mark.parametrize("way", ["close", "stop"])
+def test_everything_arrives(slow, way):
+    def on_connect(conn):
+        conn.send(bytes(SIZE))
+        if way == "close":
+            conn.close()
+        sent.set()
+
+    sent = threading.Event()
+    server, sock = slow(on_connect=on_connect)
+    assert sent.wait(LIMIT)
+    stopped = []
+    stopper = threading.Thread(target=lambda: stopped.append(server.stop(LIMIT)))
+    if way == "stop":
+        stopper.start()
+    assert read_slowly(sock) == SIZE
+    if way == "stop":
+        stopper.join(LIMIT)
+        assert stopped == [0]
+
+
+class Words(Framer):
+    def feed(self, data):
+        for word in data.split():
+            if word == b"bad":
+                raise FramingError("a bad word")
+            yield word
+
+    def encode(self, message):
+        return message + b" "
+
+
+@pytest.mark.system
+def test_messages_before_a_bad_one(make_server, plain):
+    """Also of a framer that is a generator."""
+    said = []
+    closed = threading.Event()
+    server = make_server(
+        on_message=lambda conn, message: said.append(message),
+        on_error=lambda conn, error: said.append(type(error)),
+        on_close=lambda conn, error: closed.set(),
+        framing=Words,
+    )
+    plain(server).sendall(b"one two bad three")
+    assert closed.wait(LIMIT)
+    assert said == [b"one", b"two", FramingError]
