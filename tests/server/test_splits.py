@@ -81,6 +81,7 @@ class Receiver:
         self.pausing = False
         self.server = make_server(
             framing=framing,
+            handshake_timeout=None,
             on_connect=self._on_connect,
             on_message=self._on_message,
             on_error=lambda conn, error: self.events.add(("error", error)),
@@ -129,7 +130,15 @@ class Receiver:
 
 @pytest.fixture
 def receiver(make_server, dial) -> Callable[[Any], Receiver]:
-    return lambda framing: Receiver(make_server, dial, framing)
+    """The one of this test and framing."""
+    made: dict[Any, Receiver] = {}
+
+    def get(framing: Any) -> Receiver:
+        if framing not in made:
+            made[framing] = Receiver(make_server, dial, framing)
+        return made[framing]
+
+    return get
 
 
 @pytest.mark.parametrize("name", FRAMINGS)
