@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,11 @@ def _offloaded(
 
     def back() -> None:
         try:
+            if future.cancelled():  # the executor was shut down before it began
+                return
             result = future.result()
             if then is not None:
                 then(connection, result)
-        except CancelledError:
-            pass  # the executor was shut down before it began
         finally:
             if serial:
                 connection._hold(False)
@@ -91,7 +91,11 @@ def call_later(
     due = partial(timer._due, partial(function, *args))
     if not connection._add_timer(timer):
         return timer
-    timer._operation = connection._port.timer(seconds, callback=due)
+    try:
+        timer._operation = connection._port.timer(seconds, callback=due)
+    except BaseException:
+        timer.cancel()
+        raise
     if timer._connection is None:  # it was cancelled, or due, before that was noted
         timer.cancel()
     return timer
