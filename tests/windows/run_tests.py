@@ -41,7 +41,7 @@ from layout import (
 # What is run unless tests are named, as far as it exists.
 TESTS = (
     *("tests/contract", "tests/server", "tests/aio", "tests/faults"),
-    *("tests/test_cli.py", "tests/test_examples.py", "tests/test_exit.py"),
+    *("tests/test_cli.py", "tests/test_exit.py"),
 )
 ENVIRONMENT_TESTS = "tests/windows/test_environment.py"
 # Windows wants to be told of every accepted and connected socket; Wine only says that it was.
