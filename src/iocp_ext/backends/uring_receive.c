@@ -30,6 +30,7 @@
 #include "posix_socket.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -62,6 +63,7 @@ typedef struct uring_receiver {
     bool over : 1;       /* ... which has ended for good */
     bool held_large : 1; /* `held` has room for all that can come */
     bool filled : 1;     /* the last receive by readiness took all that it could */
+    bool fresh : 1;      /* armed, and nothing has come since */
     uint8_t large;       /* receives by readiness, so many times yet */
 } uring_receiver;
 
@@ -278,7 +280,7 @@ static int arm(uring_receiver *self, const io_handle *handle) {
     atomic_fetch_add(&state->intake.armed, 1);
     int error = submit_receive(state, (int)handle->native, MULTISHOT_BYTES,
                                uring_pointer(self) | URING_TOKEN_RECEIVER);
-    self->armed = error == 0;
+    self->armed = self->fresh = error == 0;
     if (error)
         atomic_fetch_sub(&state->intake.armed, 1);
     return error;
@@ -339,6 +341,16 @@ bool uring_receive_cancel(io_op *op) {
     return true;
 }
 
+/* A reset that was there when the receiver was armed, behind data, does not wake the kernel's
+ * receive again. Then that one ends, and the next finds it. */
+static void look_for_reset(uring_receiver *self, const io_handle *handle) {
+    struct pollfd look = {.fd = (int)handle->native};
+    self->fresh = false;
+    if (poll(&look, 1, 0) == 1 && look.revents & (POLLHUP | POLLERR))
+        (void)uring_submit_cancel(handle->lane->state,
+                                  uring_pointer(self) | URING_TOKEN_RECEIVER, 0);
+}
+
 /* Notes what a completion brings; under the handle's lock. */
 static void note(uring_receiver *self, io_handle *handle, const struct uring_cqe *completion) {
     const uring_lane *state = handle->lane->state;
@@ -366,6 +378,8 @@ static bool came(uring_receiver *self, io_handle *handle, const struct uring_cqe
     note(self, handle, completion);
     if (!(completion->flags & URING_CQE_MORE))
         self->armed = false;
+    else if (self->fresh)
+        look_for_reset(self, handle);
     io_receive *receive = NULL;
     if (!followed && (self->held != NULL || self->over || !self->armed)) {
         receive = self->waiting;
