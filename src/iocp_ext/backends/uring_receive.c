@@ -347,8 +347,8 @@ static void look_for_reset(uring_receiver *self, const io_handle *handle) {
     struct pollfd look = {.fd = (int)handle->native};
     self->fresh = false;
     if (poll(&look, 1, 0) == 1 && look.revents & (POLLHUP | POLLERR))
-        (void)uring_submit_cancel(handle->lane->state,
-                                  uring_pointer(self) | URING_TOKEN_RECEIVER, 0);
+        (void)uring_submit_cancel(handle->lane->state, uring_pointer(self) | URING_TOKEN_RECEIVER,
+                                  0);
 }
 
 /* Notes what a completion brings; under the handle's lock. */
