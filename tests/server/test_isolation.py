@@ -384,11 +384,13 @@ def test_nothing_keeps_a_server(make_server, dial):
 
 def test_a_port_that_is_closed(make_server, dial):
     """Each connection hears of it once."""
-    events = Events()
-    server = make_server(on_data=Connection.send, on_close=events.recorder("close"))
+    events, begun = Events(), Events()
+    server = make_server(
+        on_connect=begun.add, on_data=Connection.send, on_close=events.recorder("close")
+    )
     for _ in range(5):
         dial(server)
-    wait_until(lambda: len(server.connections) == 5, "the connections")
+    begun.wait(5)
     server.completion_port.stop()
     server.completion_port.close()
     found = events.wait(5)
