@@ -249,8 +249,8 @@ def test_serial_offload(make_server, dial, serial):
         client.send_message(message)
     try:
         if serial:
-            wait_until(lambda: server.connections[0].bytes_received > 0, "the messages")
             events.wait(1)
+            wait_until(lambda: client.pending_bytes == 0, "that all has been sent")
         else:
             events.wait(3)
     finally:
