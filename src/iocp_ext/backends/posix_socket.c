@@ -205,7 +205,7 @@ static int receive_some(io_op *op) {
 }
 
 /* One buffer is sent by a cheaper call. */
-static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to) {
+static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to, int flags) {
     struct msghdr message = {
         .msg_name = to ? &to->storage : NULL,
         .msg_namelen = to ? to->length : 0,
@@ -213,22 +213,23 @@ static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to
         .msg_iovlen = count,
     };
     ssize_t moved;
+    flags |= MSG_NOSIGNAL;
     do
-        moved = count == 1 && to == NULL
-                    ? send(fd, io_vec_base(vecs), io_vec_length(vecs), MSG_NOSIGNAL)
-                    : sendmsg(fd, &message, MSG_NOSIGNAL);
+        moved = count == 1 && to == NULL ? send(fd, io_vec_base(vecs), io_vec_length(vecs), flags)
+                                         : sendmsg(fd, &message, flags);
     while (moved < 0 && errno == EINTR);
     return moved;
 }
 
 static int send_vecs(io_op *op, io_address *to) {
     io_transfer *transfer = (io_transfer *)op;
-    return finish(op,
-                  send_message((int)op->handle->native, transfer->vecs, transfer->vec_count, to));
+    return finish(
+        op, send_message((int)op->handle->native, transfer->vecs, transfer->vec_count, to, 0));
 }
 
-int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, uint32_t *os_error) {
-    ssize_t moved = send_message((int)handle->native, vecs, count, NULL);
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, bool last,
+                       uint32_t *os_error) {
+    ssize_t moved = send_message((int)handle->native, vecs, count, NULL, last ? MSG_MORE : 0);
     if (moved >= 0)
         return moved;
     *os_error = (uint32_t)errno;

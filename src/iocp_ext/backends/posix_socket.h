@@ -14,12 +14,13 @@ enum {
  * or a portable error. */
 int posix_handle_open(io_handle *handle, uint32_t *os_error);
 void posix_handle_close(io_handle *handle); /* gives the duplicate back */
-/* False: the descriptor has been closed, or is another file by now. */
-int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, uint32_t *os_error);
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, bool last,
+                       uint32_t *os_error);
 int posix_shutdown(io_handle *handle);
 uint32_t posix_unsent(io_handle *handle);
 void posix_prepare_close(io_handle *handle, bool reset);
 void posix_address(io_handle *handle, bool peer, io_address *address);
+/* False: the descriptor has been closed, or is another file by now. */
 bool posix_same_file(const io_handle *handle);
 void posix_close(io_native native);
 

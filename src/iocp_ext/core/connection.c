@@ -302,7 +302,8 @@ static void close_socket(io_connection *self) {
     io_handle *handle = self->handle;
     bool reset = self->aborted || self->send_failed || !outbox_empty(self);
     self->handle = NULL;
-    handle->lane->backend->prepare_close(handle, reset);
+    if (reset || !self->eof) /* behind its end nothing is left unread */
+        handle->lane->backend->prepare_close(handle, reset);
     io_handle_close(handle);
 }
 

@@ -238,6 +238,11 @@ void outbox_sent(io_connection *self, io_op *op) {
     io_op_release(op);
 }
 
+/* Nothing but the stream's end comes behind what is queued. */
+static bool ends_behind(const io_connection *self) {
+    return (self->phase == IO_CONNECTION_FLUSHING || self->end_asked) && !self->ended;
+}
+
 /* Without an operation, which most sends do not need. False: that does not do. */
 static bool send_at_once(io_connection *self) {
     const io_backend *backend = self->strand.lane->backend;
@@ -247,7 +252,8 @@ static bool send_at_once(io_connection *self) {
     if (backend->send_now == NULL || self->queue_head->file != NULL)
         return false;
     uint32_t count = gather(self, vecs, &length);
-    int64_t sent = backend->send_now(self->handle, vecs, count, &os_error);
+    bool last = ends_behind(self) && self->files_queued == 0 && length == self->bytes_queued;
+    int64_t sent = backend->send_now(self->handle, vecs, count, last, &os_error);
     if (sent == -IOE_AGAIN)
         return false;
     account(self, IO_SEND, sent, os_error);
