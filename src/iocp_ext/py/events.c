@@ -423,13 +423,13 @@ static void on_room(turn *at) {
     Py_DECREF(stage);
 }
 
+/* Once it is closing, they are only dropped. */
 static void on_jobs(turn *at) {
     py_connection *self = at->self;
     for (io_job *next, *job = io_connection_take_jobs(&self->io); job != NULL; job = next) {
-        PyObject *function = ((py_job *)job)->function;
+        PyObject *function = ((py_job *)job)->function, *answer = NULL;
         next = job->next;
         PyMem_RawFree(job);
-        PyObject *answer = NULL;
         if (!self->closing) {
             answer = PyObject_CallNoArgs(function);
             if (answer == NULL)
@@ -441,7 +441,8 @@ static void on_jobs(turn *at) {
 }
 
 /* What holds others, or is of no use any more. The context stays: it is the user's. */
-static void drop(py_connection *self) {
+static void drop(turn *at) {
+    py_connection *self = at->self;
     PyObject *timers;
     Py_BEGIN_CRITICAL_SECTION(self);
     timers = self->timers;
@@ -454,11 +455,7 @@ static void drop(py_connection *self) {
         Py_XDECREF(answer);
         Py_DECREF(timers);
     }
-    for (io_job *next, *job = io_connection_take_jobs(&self->io); job != NULL; job = next) {
-        next = job->next;
-        Py_DECREF(((py_job *)job)->function);
-        PyMem_RawFree(job);
-    }
+    on_jobs(at);
     Py_CLEAR(self->input);
     Py_CLEAR(self->framer);
     PyMem_RawFree(self->carry);
@@ -481,7 +478,7 @@ static void on_gone(turn *at) {
     if (reason == NULL)
         reason = PyErr_GetRaisedException();
     self->ending = self->closing = true;
-    drop(self);
+    drop(at);
     call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
     Py_DECREF(reason);
     forget_error(self);

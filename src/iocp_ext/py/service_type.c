@@ -301,7 +301,7 @@ void py_service_collect(io_op *op) {
 void py_service_tick(io_op *op) {
     py_service *self = op->owner;
     py_registry *registry = &self->port->registry;
-    bool due = op->result >= 0 && py_port_enter(self->port);
+    bool due = op->result >= 0 && io_port_enter(self->port->port) == 0;
     io_op_release(op);
     io_mutex_lock(&registry->lock);
     self->clock = NULL;
@@ -317,7 +317,6 @@ void py_service_tick(io_op *op) {
     io_mutex_unlock(&registry->lock);
     if (due)
         py_port_leave(self->port);
-    PyErr_Clear(); /* the port is closed */
     Py_DECREF((PyObject *)self);
 }
 
