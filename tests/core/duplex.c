@@ -136,3 +136,23 @@ void duplex_send_now(duplex *both, int side, const void *data, size_t length) {
     CHECK_INT(duplex_finish(both, op), length);
     io_op_release(op);
 }
+
+void duplex_cancel_receives(duplex *both, uint64_t rounds) {
+    for (uint64_t round = 0; round < rounds; round++) {
+        duplex_start(both, 0, 512);
+        if (round % 3 != 0)
+            duplex_send(both, 1, duplex_pattern + round, 1);
+        if (!both->came[0])
+            io_op_cancel(&both->receive[0].op);
+        int64_t result = duplex_received(both, 0);
+        if (round % 3 == 0) {
+            CHECK_INT(result, -IOE_CANCELED);
+            continue;
+        }
+        if (result == -IOE_CANCELED)
+            result = duplex_receive(both, 0, 512);
+        CHECK_INT(result, 1);
+        CHECK_INT(both->receive[0].buffer[0], duplex_pattern[round]);
+        io_receive_release(&both->receive[0]);
+    }
+}

@@ -42,4 +42,7 @@ void duplex_receive_all(duplex *both, int side, size_t from, size_t length, uint
 void duplex_send(duplex *both, int side, const void *data, size_t length);
 void duplex_send_now(duplex *both, int side, const void *data, size_t length); /* and waits */
 
+/* A receive that is cancelled has taken nothing: the next one gets it all. So many times. */
+void duplex_cancel_receives(duplex *both, uint64_t rounds);
+
 #endif

@@ -32,34 +32,8 @@ static size_t some_length(void) {
 }
 
 static void post_job(talk_end *end) {
-    io_job *job = calloc(1, sizeof(*job));
-    CHECK(job != NULL);
     bool gone = end->io.phase == IO_CONNECTION_CLOSED;
-    bool posted = io_connection_post(&end->io, job);
-    CHECK(posted == !gone);
-    if (!posted)
-        free(job);
-}
-
-static void end_it(talk_end *end) {
-    switch (chance(8)) {
-    case 0:
-        (void)io_connection_abort(&end->io);
-        break;
-    case 1:
-        (void)io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, 5);
-        break;
-    case 2:
-    case 3:
-        io_connection_shutdown(&end->io);
-        break;
-    case 4:
-        io_connection_silence(&end->io);
-        break;
-    default:
-        io_connection_close(&end->io, chance(3) != 0);
-        break;
-    }
+    CHECK(talk_post_job(end) == !gone);
 }
 
 static void do_something(talk_end *end) {
@@ -100,7 +74,7 @@ static void do_something(talk_end *end) {
         break;
     default:
         if (chance(12) == 0)
-            end_it(end);
+            talk_end_somehow(end, &now.random);
         break;
     }
 }

@@ -113,6 +113,13 @@ void talk_narrow(talk_end *end) {
     set_option(end, SOL_SOCKET, SO_RCVBUF, 65536);
 }
 
+talk_end *talk_open_narrow(talk *self, const char *backend, uint64_t seed) {
+    talk_open(self, backend, seed);
+    talk_narrow(&self->ends[0]);
+    talk_narrow(&self->ends[1]);
+    return &self->ends[0];
+}
+
 /* ---- the embedder ---------------------------------------------------------------------------- */
 
 static void owned_release(owned *piece) {
@@ -366,6 +373,35 @@ void talk_block(talk_end *end) {
 
 void talk_pause(talk_end *end, bool paused) {
     io_connection_hold(&end->io, IO_HOLD_PAUSED, paused);
+}
+
+bool talk_post_job(talk_end *end) {
+    io_job *job = calloc(1, sizeof(*job));
+    CHECK(job != NULL);
+    bool posted = io_connection_post(&end->io, job);
+    if (!posted)
+        free(job);
+    return posted;
+}
+
+void talk_end_somehow(talk_end *end, test_random *random) {
+    switch (test_below(random, 8)) {
+    case 0:
+        (void)io_connection_abort(&end->io);
+        break;
+    case 1:
+        (void)io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, 5);
+        break;
+    case 2:
+        io_connection_silence(&end->io);
+        break;
+    case 3:
+        io_connection_shutdown(&end->io);
+        break;
+    default:
+        io_connection_close(&end->io, test_below(random, 3) != 0);
+        break;
+    }
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

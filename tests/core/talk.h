@@ -50,10 +50,11 @@ extern _Atomic int talk_owned; /* pieces of memory that are not released yet */
 /* A port and a pair of open connections, ends[0] and ends[1]. With a seed, the simulated backend
  * does everything but fail. The limits are small: 16 KiB, 64 KiB and 1 MiB of queue. */
 void talk_open(talk *self, const char *backend, uint64_t seed);
-void talk_begin(talk *self, const char *backend, uint64_t seed); /* without the pair */
-uint64_t talk_seeds(const char *backend, uint64_t count);        /* how many are worth while */
-talk_end *talk_pair(talk *self);                                 /* the first of two new ends */
-talk_end *talk_adopt(talk *self, io_native native);              /* one that has no peer here */
+talk_end *talk_open_narrow(talk *self, const char *backend, uint64_t seed); /* ends[0] */
+void talk_begin(talk *self, const char *backend, uint64_t seed);            /* without the pair */
+uint64_t talk_seeds(const char *backend, uint64_t count); /* how many are worth while */
+talk_end *talk_pair(talk *self);                          /* the first of two new ends */
+talk_end *talk_adopt(talk *self, io_native native);       /* one that has no peer here */
 void talk_narrow(talk_end *end); /* little room in the system's buffers, before anything is sent */
 
 /* For several threads: nothing is checked that others may change in the same moment. */
@@ -92,6 +93,10 @@ void talk_block(talk_end *end);
 /* Pieces that were sent are released; by the embedder, after whatever it does. */
 void talk_release_spent(talk_end *end);
 void talk_pause(talk_end *end, bool paused);
+/* False: it is closed, and takes none. */
+bool talk_post_job(talk_end *end);
+/* Closes, aborts, fails, shuts down or silences it. */
+void talk_end_somehow(talk_end *end, test_random *random);
 /* Resumes it if it is paused, and waits a little. */
 void talk_resume_step(talk_end *end);
 uint64_t talk_queued(talk_end *end);

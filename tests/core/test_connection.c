@@ -2,10 +2,12 @@
  * is told. How they end is in test_connection_end.c. */
 #include "talk.h"
 
-static void close_both(talk *both) {
-    both->ends[1].answers = true;
-    io_connection_close(&both->ends[0].io, true);
-    talk_close(both);
+static talk both; /* of each test; large, and threads of none */
+
+static void close_both(void) {
+    both.ends[1].answers = true;
+    io_connection_close(&both.ends[0].io, true);
+    talk_close(&both);
 }
 
 /* ---- events ---------------------------------------------------------------------------------- */
@@ -20,7 +22,6 @@ static void answer_input(talk_end *end, io_connection_event event) {
 
 static void echo(const char *backend) {
     for (uint64_t seed = 0; seed < talk_seeds(backend, 10); seed++) {
-        static talk both;
         test_random random = {seed};
         talk_open(&both, backend, seed);
         talk_end *client = &both.ends[0], *server = &both.ends[1];
@@ -54,7 +55,6 @@ static void send_in_event(talk_end *end, io_connection_event event) {
 
 /* Inside an event sends wait for its end; outside they are sent at once. */
 static void when_it_is_sent(const char *backend) {
-    static talk both;
     talk_begin(&both, backend, 0);
     talk_end *end = talk_pair(&both);
     end->on_event = send_in_event;
@@ -64,7 +64,7 @@ static void when_it_is_sent(const char *backend) {
     CHECK_INT(talk_send(end, 100, TALK_COPIED), 1);
     CHECK(end->io.bytes_queued == 0 || end->io.send != NULL);
     TALK_UNTIL(&both, end->peer->in == 1100);
-    close_both(&both);
+    close_both();
 }
 
 static void fill_in_event(talk_end *end, io_connection_event event) {
@@ -78,12 +78,11 @@ static void fill_in_event(talk_end *end, io_connection_event event) {
 }
 
 static void much_is_sent_inside_an_event(const char *backend) {
-    static talk both;
     talk_begin(&both, backend, 0);
     talk_end *end = talk_pair(&both);
     end->on_event = fill_in_event;
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
-    close_both(&both);
+    close_both();
     CHECK_INT(end->peer->in, end->out);
 }
 
@@ -105,13 +104,9 @@ static size_t some_length(test_random *random) {
 /* Everything in the order in which it was sent, however it is queued. */
 static void order(const char *backend) {
     for (uint64_t seed = 0; seed < talk_seeds(backend, 10); seed++) {
-        static talk both;
         test_random random = {seed};
-        talk_open(&both, backend, seed);
+        talk_end *end = talk_open_narrow(&both, backend, seed);
         both.limits.max_write_buffer = UINT64_MAX;
-        talk_end *end = &both.ends[0];
-        talk_narrow(end);
-        talk_narrow(end->peer);
         for (uint64_t i = 0; i < test_scaled(400); i++) {
             int answer = 1;
             if (test_below(&random, 4) == 0)
@@ -127,19 +122,15 @@ static void order(const char *backend) {
         TALK_UNTIL(&both, end->io.send == NULL);
         CHECK_INT(atomic_load(&talk_owned), 0);
         CHECK_INT(end->io.bytes_sent, end->out);
-        close_both(&both);
+        close_both();
     }
 }
 
 /* A peer that does not read: everything is queued before anything can be sent. */
 static void order_in_the_queue(const char *backend) {
-    static talk both;
     test_random random = {7};
-    talk_open(&both, backend, 0);
+    talk_end *end = talk_open_narrow(&both, backend, 0);
     both.limits.max_write_buffer = UINT64_MAX;
-    talk_end *end = &both.ends[0];
-    talk_narrow(end);
-    talk_narrow(end->peer);
     talk_pause(end->peer, true);
     talk_fill(end, 50000);
     int before = atomic_load(&talk_owned);
@@ -149,18 +140,14 @@ static void order_in_the_queue(const char *backend) {
     talk_settle(&both);
     talk_pause(end->peer, false);
     TALK_UNTIL(&both, end->peer->in == end->out);
-    close_both(&both);
+    close_both();
 }
 
 /* What may change afterwards is copied, however large. */
 static void large_copies(const char *backend) {
     static const size_t lengths[] = {65400, 65480, 65496, 65500, 65536, 65537, 131072, 1000000};
-    static talk both;
-    talk_open(&both, backend, 0);
+    talk_end *end = talk_open_narrow(&both, backend, 0);
     both.limits.max_write_buffer = UINT64_MAX;
-    talk_end *end = &both.ends[0];
-    talk_narrow(end);
-    talk_narrow(end->peer);
     talk_pause(end->peer, true);
     for (size_t i = 0; i < COUNT_OF(lengths); i++) {
         CHECK_INT(talk_send(end, lengths[i], TALK_COPIED), 1);
@@ -169,27 +156,25 @@ static void large_copies(const char *backend) {
     CHECK_INT(atomic_load(&talk_owned), 0);
     talk_pause(end->peer, false);
     TALK_UNTIL(&both, end->peer->in == end->out);
-    close_both(&both);
+    close_both();
 }
 
 static void nothing_to_send(const char *backend) {
-    static talk both;
     talk_open(&both, backend, 0);
     CHECK_INT(talk_send(&both.ends[0], 0, TALK_OWNED), 1);
     CHECK_INT(talk_send(&both.ends[0], 0, TALK_FILE), 1);
     CHECK_INT(io_connection_send(&both.ends[0].io, NULL, 0), 1);
     CHECK_INT(talk_send(&both.ends[0], 3, TALK_COPIED), 1);
     TALK_UNTIL(&both, both.ends[1].in == 3);
-    close_both(&both);
+    close_both();
 }
 
 /* The connection has one of its own. */
 static void file_is_closed_after_the_call(const char *backend) {
-    static talk both;
     uint32_t os_error = 0;
     talk_open(&both, backend, 0);
     if (both.world.sim) { /* its files are numbers */
-        close_both(&both);
+        close_both();
         return;
     }
     talk_end *end = &both.ends[0];
@@ -212,11 +197,10 @@ static void file_is_closed_after_the_call(const char *backend) {
     world_native_close(&both.world, file, true);
     talk_pause(end->peer, false);
     TALK_UNTIL(&both, end->peer->in == end->out);
-    close_both(&both);
+    close_both();
 }
 
 static void no_such_file(const char *backend) {
-    static talk both;
     talk_open(&both, backend, 0);
 #ifndef _WIN32 /* where this is the process itself */
     uint32_t os_error = 0;
@@ -227,17 +211,13 @@ static void no_such_file(const char *backend) {
 #endif
     CHECK_INT(talk_send(&both.ends[0], 3, TALK_COPIED), 1); /* nothing has happened to it */
     TALK_UNTIL(&both, both.ends[1].in == 3);
-    close_both(&both);
+    close_both();
 }
 
 /* ---- back-pressure --------------------------------------------------------------------------- */
 
 static void throttled(const char *backend) {
-    static talk both;
-    talk_open(&both, backend, 0);
-    talk_end *end = &both.ends[0];
-    talk_narrow(end);
-    talk_narrow(end->peer);
+    talk_end *end = talk_open_narrow(&both, backend, 0);
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && end->peer->came[IO_CONNECTION_STARTED]);
     for (int round = 1; round <= 3; round++) {
         talk_pause(end->peer, true);
@@ -262,31 +242,23 @@ static void throttled(const char *backend) {
         talk_settle(&both);
         CHECK_INT(end->came[IO_CONNECTION_DRAINED], round);
     }
-    close_both(&both);
+    close_both();
 }
 
 /* Told although it is paused: who has paused it may wait for just that. */
 static void drained_while_paused(const char *backend) {
-    static talk both;
-    talk_open(&both, backend, 0);
-    talk_end *end = &both.ends[0];
-    talk_narrow(end);
-    talk_narrow(end->peer);
+    talk_end *end = talk_open_narrow(&both, backend, 0);
     talk_pause(end->peer, true);
     talk_block(end);
     talk_pause(end, true);
     CHECK_INT(end->came[IO_CONNECTION_DRAINED], 0);
     talk_pause(end->peer, false);
     TALK_UNTIL(&both, end->came[IO_CONNECTION_DRAINED] == 1);
-    close_both(&both);
+    close_both();
 }
 
 static void room(const char *backend) {
-    static talk both;
-    talk_open(&both, backend, 0);
-    talk_end *end = &both.ends[0];
-    talk_narrow(end);
-    talk_narrow(end->peer);
+    talk_end *end = talk_open_narrow(&both, backend, 0);
     io_connection_ask_for_room(&end->io);
     TALK_UNTIL(&both, end->came[IO_CONNECTION_ROOM] == 1);
     talk_pause(end->peer, true);
@@ -299,14 +271,13 @@ static void room(const char *backend) {
     TALK_UNTIL(&both, end->peer->in == end->out);
     talk_settle(&both);
     CHECK_INT(end->came[IO_CONNECTION_ROOM], 2);
-    close_both(&both);
+    close_both();
 }
 
 /* ---- input ----------------------------------------------------------------------------------- */
 
 static void pause_and_resume(const char *backend) {
     for (uint64_t seed = 0; seed < talk_seeds(backend, 10); seed++) {
-        static talk both;
         test_random random = {seed};
         talk_open(&both, backend, seed);
         talk_end *end = &both.ends[0], *peer = &both.ends[1];
@@ -328,7 +299,7 @@ static void pause_and_resume(const char *backend) {
         end->keeps = true;
         talk_pause(end, false);
         TALK_UNTIL(&both, end->in == peer->out);
-        close_both(&both);
+        close_both();
     }
 }
 
@@ -339,7 +310,6 @@ static void pause_at_input(talk_end *end, io_connection_event event) {
 
 /* What is received is all handed on, one piece for each time it is resumed. */
 static void paused_in_each_event(const char *backend) {
-    static talk both;
     talk_open(&both, backend, 0);
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
     end->most = 700;
@@ -365,41 +335,33 @@ static void paused_in_each_event(const char *backend) {
 
 /* ---- jobs and the clock ---------------------------------------------------------------------- */
 
-static void post_job(talk_end *end) {
-    io_job *job = calloc(1, sizeof(*job));
-    CHECK(job != NULL);
-    if (!io_connection_post(&end->io, job))
-        free(job);
-}
-
 static void post_in_started(talk_end *end, io_connection_event event) {
     if (event == IO_CONNECTION_STARTED)
-        post_job(end);
+        CHECK(talk_post_job(end));
 }
 
 static void jobs(const char *backend) {
-    static talk both;
     talk_begin(&both, backend, 0);
     talk_end *end = talk_pair(&both);
     end->on_event = post_in_started;
     TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 1);
-    post_job(end);
+    CHECK(talk_post_job(end));
     TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 2);
     io_connection_hold(&end->io, IO_HOLD_SERIAL, true); /* nothing but jobs */
     CHECK_INT(talk_send(end->peer, 100, TALK_COPIED), 1);
     talk_settle(&both);
-    post_job(end);
+    CHECK(talk_post_job(end));
     TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 3);
     talk_settle(&both);
     CHECK_INT(end->in, 0);
     io_connection_hold(&end->io, IO_HOLD_SERIAL, false);
     TALK_UNTIL(&both, end->in == 100);
     io_connection_close(&end->io, true);
-    post_job(end); /* also after this */
+    CHECK(talk_post_job(end)); /* also after this */
     TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 4);
     end->peer->answers = true;
     TALK_UNTIL(&both, atomic_load(&end->gone));
-    post_job(end); /* refused */
+    CHECK(!talk_post_job(end));
     talk_close(&both);
     CHECK_INT(end->came[IO_CONNECTION_JOBS], 4);
 }
@@ -415,7 +377,6 @@ static void job_order_taken(talk_end *end, io_connection_event event) {
 }
 
 static void order_of_jobs(const char *backend) {
-    static talk both;
     io_job list[5];
     talk_open(&both, backend, 0);
     talk_end *end = &both.ends[0];
@@ -425,16 +386,12 @@ static void order_of_jobs(const char *backend) {
     for (int i = 0; i < 5; i++)
         CHECK(io_connection_post(&end->io, &list[i]));
     TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 1);
-    close_both(&both);
+    close_both();
 }
 
 /* Counts up while nothing happens; what is sent or received, even in part, is something. */
 static void ticks(const char *backend) {
-    static talk both;
-    talk_open(&both, backend, 0);
-    talk_end *end = &both.ends[0];
-    talk_narrow(end);
-    talk_narrow(end->peer);
+    talk_end *end = talk_open_narrow(&both, backend, 0);
     talk_settle(&both);
     for (uint32_t i = 0; i < 3; i++)
         CHECK_INT(io_connection_tick(&end->io), i);
@@ -461,13 +418,12 @@ static void ticks(const char *backend) {
 #endif
     end->peer->on_event = NULL;
     talk_pause(end->peer, false);
-    close_both(&both);
+    close_both();
     CHECK_INT(io_connection_tick(&end->io), 0);
     CHECK_INT(io_connection_tick(&end->io), 0);
 }
 
 static void addresses(const char *backend) {
-    static talk both;
     io_address mine, theirs;
     talk_open(&both, backend, 0);
     io_connection_address(&both.ends[0].io, false, &mine);
@@ -475,7 +431,7 @@ static void addresses(const char *backend) {
     CHECK(mine.length > 0 && mine.length == theirs.length);
     CHECK(memcmp(&mine.storage, &theirs.storage, (size_t)mine.length) == 0);
     CHECK(io_connection_native(&both.ends[0].io) == both.ends[0].native);
-    close_both(&both);
+    close_both();
     io_connection_address(&both.ends[0].io, false, &mine);
     CHECK_INT(mine.length, 0);
     CHECK(io_connection_native(&both.ends[0].io) == IO_NATIVE_NONE);

@@ -6,11 +6,9 @@ static talk both; /* of each test; large, and threads of none */
 
 /* A pair of which ends[1] does not read what ends[0] has sent: more than the system takes. */
 static void open_blocked(const char *backend, uint64_t seed) {
-    talk_open(&both, backend, seed);
-    talk_narrow(&both.ends[0]);
-    talk_narrow(&both.ends[1]);
-    talk_pause(&both.ends[1], true);
-    talk_block(&both.ends[0]);
+    talk_end *end = talk_open_narrow(&both, backend, seed);
+    talk_pause(end->peer, true);
+    talk_block(end);
 }
 
 static void check_reset(const talk_end *end) {

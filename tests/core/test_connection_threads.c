@@ -19,33 +19,6 @@ static talk_end *any_end(test_random *random) {
     return &crowd.ends[test_below(random, (uint64_t)crowd.count)];
 }
 
-static void end_one(talk_end *end, test_random *random) {
-    switch (test_below(random, 8)) {
-    case 0:
-        (void)io_connection_abort(&end->io);
-        break;
-    case 1:
-        (void)io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, 5);
-        break;
-    case 2:
-        io_connection_silence(&end->io);
-        break;
-    case 3:
-        io_connection_shutdown(&end->io);
-        break;
-    default:
-        io_connection_close(&end->io, test_below(random, 2) == 0);
-        break;
-    }
-}
-
-static void post_job(talk_end *end) {
-    io_job *job = calloc(1, sizeof(*job));
-    CHECK(job != NULL);
-    if (!io_connection_post(&end->io, job))
-        free(job);
-}
-
 static void push(talk_end *end, test_random *random) {
     io_address address;
     switch (test_below(random, 12)) {
@@ -56,7 +29,7 @@ static void push(talk_end *end, test_random *random) {
         talk_pause(end, false);
         break;
     case 2:
-        post_job(end);
+        (void)talk_post_job(end);
         break;
     case 3:
         io_connection_ask_for_room(&end->io);
@@ -69,7 +42,7 @@ static void push(talk_end *end, test_random *random) {
         break;
     case 5:
         if (test_below(random, 20) == 0)
-            end_one(end, random);
+            talk_end_somehow(end, random);
         break;
     default:
         (void)talk_send(end, 1 + (size_t)test_below(random, test_below(random, 4) ? 500 : 20000),

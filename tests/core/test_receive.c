@@ -217,28 +217,10 @@ static void unix_streams(const char *backend) {
 
 /* ---- cancel and close ------------------------------------------------------------------------ */
 
-/* A receive that is cancelled has taken nothing: the next one gets it all. */
 static void cancelled(const char *backend) {
     duplex both;
     duplex_open(&both, backend, 5);
-    uint64_t rounds = test_scaled(both.world.sim ? 400 : 100);
-    for (uint64_t round = 0; round < rounds; round++) {
-        duplex_start(&both, 0, 512);
-        if (round % 3 != 0)
-            duplex_send(&both, 1, duplex_pattern + round, 1);
-        if (!both.came[0])
-            io_op_cancel(&both.receive[0].op);
-        int64_t result = duplex_received(&both, 0);
-        if (round % 3 == 0) {
-            CHECK_INT(result, -IOE_CANCELED);
-            continue;
-        }
-        if (result == -IOE_CANCELED)
-            result = duplex_receive(&both, 0, 512);
-        CHECK_INT(result, 1);
-        CHECK_INT(both.receive[0].buffer[0], duplex_pattern[round]);
-        io_receive_release(&both.receive[0]);
-    }
+    duplex_cancel_receives(&both, test_scaled(both.world.sim ? 400 : 100));
     duplex_close(&both);
 }
 
