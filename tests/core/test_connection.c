@@ -245,6 +245,94 @@ static void throttled(const char *backend) {
     close_both();
 }
 
+static void pause_at_input(talk_end *end, io_connection_event event) {
+    if (event == IO_CONNECTION_INPUT)
+        talk_pause(end, true);
+}
+
+/* Lets the peer read a piece. */
+static void read_a_little(talk_end *end) {
+    end->peer->on_event = pause_at_input;
+    talk_resume_step(end->peer);
+}
+
+/* Files keep what is queued behind them where it is for a while, so each length is seen. */
+static void drained_at_the_mark(const char *backend, uint64_t last) {
+    enum { MORE = 30000 };
+    bool at_more = false, at_last = false;
+    talk_end *end = talk_open_narrow(&both, backend, 0);
+    both.limits.max_write_buffer = UINT64_MAX;
+    talk_pause(end->peer, true);
+    talk_block(end);
+    CHECK_INT(talk_send(end, TALK_PERIOD, TALK_FILE), 1);
+    CHECK_INT(talk_send(end, MORE, TALK_OWNED), 1);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(talk_send(end, TALK_PERIOD, TALK_FILE), 1);
+    CHECK_INT(talk_send(end, (size_t)last, TALK_OWNED), 1);
+    while (end->peer->in < end->out) {
+        read_a_little(end);
+        uint64_t queued = talk_queued(end);
+        at_more = at_more || queued == MORE + last;
+        at_last = at_last || queued == last;
+        CHECK_INT(end->came[IO_CONNECTION_DRAINED], queued <= both.limits.write_low);
+        CHECK_INT(!(end->io.hold & IO_HOLD_THROTTLED), queued <= both.limits.write_low);
+    }
+    CHECK(MORE + last < both.limits.write_high && at_more && at_last);
+    talk_pause(end->peer, false);
+    close_both();
+    CHECK_INT(end->came[IO_CONNECTION_DRAINED], 1);
+}
+
+static void drained_at_write_low(const char *backend) {
+    drained_at_the_mark(backend, 16384);
+}
+
+static void drained_below_write_low(const char *backend) {
+    drained_at_the_mark(backend, 16385);
+}
+
+/* Nothing is said if it has never been above write_high. */
+static void not_above(const char *backend) {
+    talk_end *end = talk_open_narrow(&both, backend, 0);
+    both.limits.write_high = UINT64_MAX;
+    talk_pause(end->peer, true);
+    talk_fill(end, 600000);
+    talk_settle(&both);
+    both.limits.write_high = talk_queued(end) + 1;
+    CHECK_INT(talk_send(end, 1, TALK_COPIED), 1);
+    CHECK(!(end->io.hold & IO_HOLD_THROTTLED));
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->peer->in == end->out);
+    talk_settle(&both);
+    CHECK_INT(end->came[IO_CONNECTION_DRAINED], 0);
+    close_both();
+}
+
+/* Files have no bytes in the queue, but a descriptor each: they are counted. */
+static void many_files(const char *backend) {
+    enum { FILES_MOST = 16, FILES_FEW = 4 };
+    bool at_few = false, above_few = false;
+    talk_end *end = talk_open_narrow(&both, backend, 0);
+    both.limits.write_high = both.limits.write_low = UINT64_MAX;
+    talk_pause(end->peer, true);
+    talk_fill(end, 600000);
+    talk_settle(&both);
+    for (int i = 0; i < FILES_MOST; i++)
+        CHECK_INT(talk_send(end, TALK_PERIOD, TALK_FILE), 1);
+    CHECK(!(end->io.hold & IO_HOLD_THROTTLED));
+    CHECK_INT(talk_send(end, TALK_PERIOD, TALK_FILE), 1);
+    CHECK(end->io.hold & IO_HOLD_THROTTLED);
+    while (end->peer->in < end->out) {
+        read_a_little(end);
+        at_few = at_few || end->io.files_queued == FILES_FEW;
+        above_few = above_few || end->io.files_queued == FILES_FEW + 1;
+        CHECK_INT(end->came[IO_CONNECTION_DRAINED], end->io.files_queued <= FILES_FEW);
+    }
+    CHECK(at_few && above_few);
+    talk_pause(end->peer, false);
+    close_both();
+}
+
 /* Told although it is paused: who has paused it may wait for just that. */
 static void drained_while_paused(const char *backend) {
     talk_end *end = talk_open_narrow(&both, backend, 0);
@@ -301,11 +389,6 @@ static void pause_and_resume(const char *backend) {
         TALK_UNTIL(&both, end->in == peer->out);
         close_both();
     }
-}
-
-static void pause_at_input(talk_end *end, io_connection_event event) {
-    if (event == IO_CONNECTION_INPUT)
-        talk_pause(end, true);
 }
 
 /* What is received is all handed on, one piece for each time it is resumed. */
@@ -448,6 +531,10 @@ BACKENDS(DEFINE, nothing_to_send)
 BACKENDS(DEFINE, file_is_closed_after_the_call)
 BACKENDS(DEFINE, no_such_file)
 BACKENDS(DEFINE, throttled)
+BACKENDS(DEFINE, drained_at_write_low)
+BACKENDS(DEFINE, drained_below_write_low)
+BACKENDS(DEFINE, not_above)
+BACKENDS(DEFINE, many_files)
 BACKENDS(DEFINE, drained_while_paused)
 BACKENDS(DEFINE, room)
 BACKENDS(DEFINE, pause_and_resume)
@@ -469,6 +556,10 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, file_is_closed_after_the_call)
         BACKENDS(ENTRY, no_such_file)
         BACKENDS(ENTRY, throttled)
+        BACKENDS(ENTRY, drained_at_write_low)
+        BACKENDS(ENTRY, drained_below_write_low)
+        BACKENDS(ENTRY, not_above)
+        BACKENDS(ENTRY, many_files)
         BACKENDS(ENTRY, drained_while_paused)
         BACKENDS(ENTRY, room)
         BACKENDS(ENTRY, pause_and_resume)
