@@ -48,7 +48,7 @@ class Member(Protocol):
         """Begin to end, without waiting."""
 
     def abort(self) -> int:
-        """End at once; how many connections that hit."""
+        """End at once; how many connections lose something by that."""
 
 
 class Engine:
@@ -234,7 +234,7 @@ class Engine:
             self._deadline = 0.0  # nobody gets more time
         members = self._present()
         self._aborted = sum(member.abort() for member in members)
-        if self._aborted and self._started:
+        if self._started:
             with self._changed:
                 self._changed.wait_for(self._empty, ABORT_LIMIT)
         with suppress(ValueError):  # closed by its user

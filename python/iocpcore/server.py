@@ -259,7 +259,8 @@ class Server:
 
         No connection is accepted and nothing is read any more. What is queued is sent, and the
         connection closed; one with nothing queued closes at once. Those that have unsent bytes
-        left when the time is up are aborted and counted. It returns at most 1 second after
+        left when the time is up are aborted, so that these are lost, and counted; the others are
+        closed as usual, even by ``stop(0)``. It returns at most 1 second after
         `timeout`, even if a callback never does. Clients on this server's port end with it.
 
         Stopping again brings the time limit forward if it is shorter, waits as well, and returns
@@ -312,7 +313,7 @@ class Server:
 
     @property
     def addresses(self) -> tuple[Any, ...]:
-        """Every address that it listens on."""
+        """Every address that it listens on, or did before it was stopped."""
         return tuple(self._places.addresses)
 
     @property
@@ -339,9 +340,7 @@ class Server:
         }
         figures.update({f"port_{name}": value for name, value in port.items()})
         figures.update(rates)
-        figures.update(
-            listeners=len(self._places.addresses), uptime=now - self._born, interval=interval
-        )
+        figures.update(listeners=self._places.open, uptime=now - self._born, interval=interval)
         return figures
 
 
@@ -359,6 +358,11 @@ class _Places:
         with self._lock:
             self._open.append((listener, file))
             self.addresses.append(address)
+
+    @property
+    def open(self) -> int:
+        """On how many of them it still listens."""
+        return len(self._open)
 
     def shutdown(self) -> None:
         with self._lock:

@@ -211,6 +211,32 @@ static void abort_while_lingering(const char *backend) {
     talk_close(&both);
 }
 
+/* Only what has not left is lost, and only then the peer sees a reset. */
+static void give_up(const char *backend) {
+    for (int way = 0; way < 4; way++) {
+        bool loses = way >= 2;
+        if (way == 2)
+            open_blocked(backend, 0);
+        else
+            talk_open(&both, backend, 0);
+        talk_end *end = &both.ends[0], *peer = &both.ends[1];
+        if (way == 1)
+            io_connection_close(&end->io, true);
+        CHECK_INT(io_connection_give_up(&end->io, way == 3), loses);
+        CHECK(!io_connection_give_up(&end->io, true));
+        TALK_UNTIL(&both, atomic_load(&end->gone));
+        CHECK_INT(end->io.cause, IO_CAUSE_NONE);
+        talk_pause(peer, false);
+        if (!loses) {
+            TALK_UNTIL(&both, peer->came[IO_CONNECTION_EOF] == 1);
+            io_connection_close(&peer->io, true);
+        }
+        talk_close(&both);
+        if (loses)
+            check_reset(peer);
+    }
+}
+
 static void abort_at_start(const char *backend) {
     talk_open(&both, backend, 0);
     CHECK(io_connection_abort(&both.ends[0].io));
@@ -542,6 +568,7 @@ BACKENDS(DEFINE, embedder_ends_input)
 BACKENDS(DEFINE, peer_ends_with_unread_input)
 BACKENDS(DEFINE, abort_is_a_reset)
 BACKENDS(DEFINE, abort_while_lingering)
+BACKENDS(DEFINE, give_up)
 BACKENDS(DEFINE, abort_at_start)
 BACKENDS(DEFINE, fail_has_a_limit)
 BACKENDS(DEFINE, fail_flushes)
@@ -567,6 +594,7 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, peer_ends_with_unread_input)
         BACKENDS(ENTRY, abort_is_a_reset)
         BACKENDS(ENTRY, abort_while_lingering)
+        BACKENDS(ENTRY, give_up)
         BACKENDS(ENTRY, abort_at_start)
         BACKENDS(ENTRY, fail_has_a_limit)
         BACKENDS(ENTRY, fail_flushes)

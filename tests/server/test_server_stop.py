@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from iocpcore import Connection
+from support import certificates
 from support.events import Events
 from support.streams import read_all
 from support.system import LIMIT, wait_until
@@ -45,14 +46,57 @@ def test_idle(make_server, dial):
 
 
 @pytest.mark.system
-def test_idle_peers_see_the_end(make_server, plain):
+@pytest.mark.parametrize("timeout", [0, LIMIT])
+def test_idle_peers_see_the_end(make_server, plain, timeout):
+    """Without any time, too: nothing is lost by closing them."""
     server = make_server()
     socks = [plain(server) for _ in range(10)]
     wait_until(lambda: len(server.connections) == 10, "the connections")
-    with within(0):
-        assert server.stop(LIMIT) == 0
+    with within(0 if timeout else PROMISED):
+        assert server.stop(timeout) == 0
     for sock in socks:
         assert read_all(sock) == b""
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_without_any_time(make_server, dial, backend, tls):
+    """Those that have got their answers have nothing to lose."""
+    if tls and backend == "sim":
+        pytest.skip("TLS's own end has to wait for a worker there, and is lost")
+    answers, events = Events(), Events()
+    server = make_server(
+        on_data=lambda conn, data: conn.send(data),
+        on_close=events.recorder("close"),
+        ssl=certificates.server_context() if tls else None,
+    )
+    options = {"ssl": certificates.client_context(), "server_hostname": "localhost"} if tls else {}
+    clients = [dial(server, on_data=answers.recorder("data"), **options) for _ in range(5)]
+    for client in clients:
+        client.send(b"x")
+    answers.wait(5)
+    assert server.stats()["listeners"] == 1
+    with within(PROMISED):
+        assert server.stop(0) == 0
+    assert events.wait(5) == [("close", None)] * 5
+    assert server.connections == ()
+    assert server.stats()["aborted"] == server.stats()["listeners"] == 0
+    assert server.addresses
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_is_lost_is_counted(make_server, dial, tls):
+    events = Events()
+    server = make_server(
+        on_data=lambda conn, data: events.add(conn.send(bytes(16_000_000))),
+        ssl=certificates.server_context() if tls else None,
+    )
+    options = {"ssl": certificates.client_context(), "server_hostname": "localhost"} if tls else {}
+    clients = [dial(server, on_data=print, **options) for _ in range(3)]
+    clients[0].pause_receiving()
+    clients[0].send(b"x")
+    events.wait()
+    assert server.stop(0) == server.stats()["aborted"] == 1
 
 
 @pytest.mark.system

@@ -116,9 +116,10 @@ int posix_shutdown(io_handle *handle) {
 }
 
 /* What a unix socket has sent is in its peer's hands already. */
-uint32_t posix_unsent(io_handle *handle) {
-    int left = 0;
-    if (handle->family == AF_UNIX || ioctl((int)handle->native, SIOCOUTQ, &left) < 0 || left < 0)
+uint32_t posix_unsent(io_handle *handle, bool only_here) {
+    int left = 0, fd = (int)handle->native;
+    unsigned long which = only_here ? SIOCOUTQNSD : SIOCOUTQ;
+    if (handle->family == AF_UNIX || ioctl(fd, which, &left) < 0 || left < 0)
         return 0;
     return (uint32_t)left;
 }

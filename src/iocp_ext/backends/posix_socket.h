@@ -17,7 +17,7 @@ void posix_handle_close(io_handle *handle); /* gives the duplicate back */
 int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, bool last,
                        uint32_t *os_error);
 int posix_shutdown(io_handle *handle);
-uint32_t posix_unsent(io_handle *handle);
+uint32_t posix_unsent(io_handle *handle, bool only_here);
 void posix_prepare_close(io_handle *handle, bool reset);
 void posix_address(io_handle *handle, bool peer, io_address *address);
 /* False: the descriptor has been closed, or is another file by now. */

@@ -63,9 +63,9 @@ struct io_backend {
     /* The close that is about to come: is to be a reset, or is not to become one for want of
      * somebody who reads what has arrived. */
     void (*prepare_close)(io_handle *handle, bool reset);
-    /* Optional. Bytes that were sent and that the peer's system does not have yet; closing the
-     * stream now may lose them. */
-    uint32_t (*unsent)(io_handle *handle);
+    /* Optional. Bytes that were sent and that the peer's system does not have yet, which closing
+     * the stream now may lose; or only those that have not even left. */
+    uint32_t (*unsent)(io_handle *handle, bool only_here);
     /* The address of its own end or of the other one; length 0 if there is none. */
     void (*address)(io_handle *handle, bool peer, io_address *answer);
     /* Optional. Sends what can be sent at once, without an operation: bytes, -IOE_AGAIN, or another

@@ -44,6 +44,11 @@ static void set_hold(io_connection *self, uint8_t holds) {
     atomic_fetch_or_explicit(&self->hold, holds, memory_order_relaxed);
 }
 
+static void end(io_connection *self) {
+    self->phase = IO_CONNECTION_ENDING;
+    set_hold(self, IO_HOLD_CLOSING);
+}
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
@@ -68,8 +73,7 @@ static void broken(io_connection *self, io_connection_cause cause, int error, ui
         self->error = error;
         self->os_error = os_error;
     }
-    self->phase = IO_CONNECTION_ENDING;
-    set_hold(self, IO_HOLD_CLOSING);
+    end(self);
 }
 
 /* Nobody wants what arrives. */
@@ -213,11 +217,6 @@ static void end_stream(io_connection *self) {
         self->no_linger = true; /* there is nobody to wait for */
 }
 
-static void end(io_connection *self) {
-    self->phase = IO_CONNECTION_ENDING;
-    set_hold(self, IO_HOLD_CLOSING);
-}
-
 static void start_timer(io_connection *self, uint64_t delay_ns) {
     if (self->timer != NULL || self->linger_over)
         return;
@@ -267,7 +266,7 @@ static bool progress_flushing(io_connection *self) {
 /* Whether the system still has something of ours; as long as that gets less, it is no silence. */
 static bool unsent(io_connection *self) {
     const io_backend *backend = self->strand.lane->backend;
-    uint32_t left = backend->unsent != NULL ? backend->unsent(self->handle) : 0;
+    uint32_t left = backend->unsent != NULL ? backend->unsent(self->handle, false) : 0;
     if (left != self->sent_seen)
         self->idle_ticks = 0;
     self->sent_seen = left;
@@ -515,11 +514,25 @@ bool io_connection_abort(io_connection *self) {
     bool ends = self->phase < IO_CONNECTION_ENDING;
     if (ends) {
         self->aborted = true;
-        self->phase = IO_CONNECTION_ENDING;
-        set_hold(self, IO_HOLD_CLOSING);
+        end(self);
     }
     unlock_and_call(self);
     return ends;
+}
+
+bool io_connection_give_up(io_connection *self, bool more) {
+    const io_backend *backend = self->strand.lane->backend;
+    bool loses = false;
+    io_lock_acquire(&self->lock);
+    if (self->phase < IO_CONNECTION_ENDING) {
+        /* What has left the system arrives all the same. */
+        loses = more || !outbox_empty(self) ||
+                (backend->unsent != NULL && backend->unsent(self->handle, true) > 0);
+        self->aborted = loses;
+        end(self);
+    }
+    unlock_and_call(self);
+    return loses;
 }
 
 bool io_connection_fail(io_connection *self, io_connection_cause cause, int error) {

@@ -175,6 +175,9 @@ void io_connection_silence(io_connection *self);
 void io_connection_shutdown(io_connection *self); /* ends our stream after what is queued */
 /* False: it was ending already. */
 bool io_connection_abort(io_connection *self);
+/* Its time for a graceful end is up. What has not left is lost, and then the peer sees a reset;
+ * `more`: the embedder has some of that. True: something is lost. */
+bool io_connection_give_up(io_connection *self, bool more);
 /* Closes because of an error. What is queued is sent, for at most a moment. False: it was closing
  * already, and this is not why. */
 bool io_connection_fail(io_connection *self, io_connection_cause cause, int error);

@@ -196,6 +196,11 @@ static bool say_goodbye(py_connection *self, bool whole) {
     return later > 0;
 }
 
+bool py_connection_withholds(const py_connection *self) {
+    uint8_t goodbye = self->goodbye;
+    return goodbye == PY_GOODBYE_CLOSE || goodbye == PY_GOODBYE_SHUTDOWN;
+}
+
 void py_connection_end(py_connection *self, bool whole, bool linger) {
     self->ending = true;
     if (whole)

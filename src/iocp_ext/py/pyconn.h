@@ -157,6 +157,8 @@ void py_connection_release_spent(py_connection *self);
 void py_connection_fail(py_connection *self, PyObject *error, bool polite);
 /* Flushes and closes (`whole`), or ends our stream, through the stage. */
 void py_connection_end(py_connection *self, bool whole, bool linger);
+/* Whether its stage has not written everything yet that came before the end. */
+bool py_connection_withholds(const py_connection *self);
 /* Methods of Connection (sending.c). */
 extern const char py_connection_send_doc[], py_connection_send_message_doc[],
     py_connection_send_file_doc[], py_connection_write_doc[];

@@ -240,7 +240,7 @@ static bool open_connection(py_connection *connection, io_native native, int fam
         discard(self, native, family);
     } else if (shut) { /* it would not hear of the end, which has begun */
         connection->ending = connection->closing = true;
-        (void)io_connection_abort(&connection->io);
+        (void)io_connection_give_up(&connection->io, false);
     }
     py_port_leave(self->port);
     if (error)
@@ -530,7 +530,7 @@ static PyObject *service_shutdown(PyObject *object, PyObject *Py_UNUSED(unused))
             py_connection_end(connection, true, false);
         } else {
             connection->ending = connection->closing = true;
-            (void)io_connection_abort(&connection->io);
+            (void)io_connection_give_up(&connection->io, false);
         }
     }
     Py_DECREF(connections);
@@ -546,7 +546,7 @@ static PyObject *service_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(connections); i++) {
         py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
         connection->ending = connection->closing = true;
-        aborted += io_connection_abort(&connection->io);
+        aborted += io_connection_give_up(&connection->io, py_connection_withholds(connection));
     }
     Py_DECREF(connections);
     atomic_fetch_add_explicit(&self->aborted, (uint64_t)aborted, memory_order_relaxed);
@@ -603,7 +603,7 @@ PyDoc_STRVAR(adopt_doc, "adopt($self, /, native, family, *, context=None, stage=
 PyDoc_STRVAR(connections_doc, "connections($self, /)\n--\n\nThose that are not gone, as a tuple.");
 PyDoc_STRVAR(shutdown_doc, "shutdown($self, /)\n--\n\n"
                            "Every connection flushes, ends and closes, and waits for no peer.");
-PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\nAbort what is left; how many.");
+PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\nClose what is left; how many lose something.");
 PyDoc_STRVAR(stats_doc, "stats($self, /)\n--\n\nFigures since it was made, as a dict.");
 
 // clang-format off
