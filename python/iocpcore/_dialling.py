@@ -5,18 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-import time
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from iocpcore import _check, _core
 from iocpcore._core import CompletionPort, Connection, Service
 from iocpcore._listening import bind
-
-if sys.platform == "win32":
-    import _winapi
-
-PIPE_BUSY = 231  # ERROR_PIPE_BUSY: every instance of the pipe has a client
 
 
 class Target(NamedTuple):
@@ -108,7 +102,7 @@ class Pipe:
 
     def close(self) -> None:
         if self._own and sys.platform == "win32":
-            _winapi.CloseHandle(self.handle)
+            _core.pipe_close(self.handle)
 
 
 def _bind(sock: socket.socket, local: Target) -> None:
@@ -165,20 +159,7 @@ if sys.platform == "win32":
 
     def open_pipe(name: str, limit: float) -> int:
         """The handle of a pipe's client end. It waits, so long, for an instance that is free."""
-        access = _winapi.GENERIC_READ | _winapi.GENERIC_WRITE
-        deadline = time.monotonic() + limit
-        while True:
-            try:
-                return _winapi.CreateFile(
-                    name, access, 0, 0, _winapi.OPEN_EXISTING, _winapi.FILE_FLAG_OVERLAPPED, 0
-                )
-            except OSError as error:
-                left = deadline - time.monotonic()
-                if error.winerror != PIPE_BUSY or left <= 0:
-                    text = f"connect to {name}: {error.strerror}"
-                    raise OSError(error.errno, text, None, error.winerror) from None
-                with suppress(OSError):  # it times out
-                    _winapi.WaitNamedPipe(name, max(1, min(1000, int(left * 1000))))
+        return _core.pipe_connect(name, max(0.0, limit))
 
 else:
 

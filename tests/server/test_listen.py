@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from iocpcore import Connection, connect
+from iocpcore import Connection, _core, connect
 from support.events import Events
 from support.streams import read_exactly, socket_of
 from support.system import LIMIT, LINUX, WINDOWS
+
+if WINDOWS:
+    import _winapi
 
 pytestmark = pytest.mark.system
 unix = pytest.mark.skipif(not LINUX, reason="unix sockets are for Linux")
@@ -206,3 +211,42 @@ def test_a_pipe(server, client_port):
     assert events.wait(3) == [("data", b"x")] * 3
     with pytest.raises(FileNotFoundError):
         connect(name + "-nothing", completion_port=client_port())
+
+
+@pytest.mark.skipif(not WINDOWS, reason="named pipes are for Windows")
+def test_what_is_no_pipe():
+    with pytest.raises(FileNotFoundError, match=r"connect to .*nothing"):
+        _core.pipe_connect(r"\\.\pipe\nothing", 1)
+    with pytest.raises(OSError, match="connect to") as raised:  # which opening might change
+        _core.pipe_connect(r"C:\file", 1)
+    assert raised.value.errno == errno.EINVAL
+    with pytest.raises(ValueError, match="null"):
+        _core.pipe_connect("\\\\.\\pipe\\x\0y", 1)
+    with pytest.raises(ValueError, match="timeout"):
+        _core.pipe_connect(r"\\.\pipe\nothing", -1)
+    with pytest.raises(TypeError, match="timeout"):
+        _core.pipe_connect(r"\\.\pipe\nothing", "soon")
+    with pytest.raises(TypeError):
+        _core.pipe_connect(b"nothing", 1)
+
+
+@pytest.mark.skipif(not WINDOWS, reason="named pipes are for Windows")
+def test_a_busy_pipe(client_port):
+    """As many clients as there are instances; the next one waits."""
+    name = rf"\\.\pipe\iocpcore-busy-{os.getpid()}"
+
+    def instance() -> int:
+        return _winapi.CreateNamedPipe(name, _winapi.PIPE_ACCESS_DUPLEX, 0, 2, 4096, 4096, 0, 0)
+
+    handles = [instance()]
+    ends = [_core.pipe_connect(name, 0)]
+    with pytest.raises(TimeoutError, match="connect to"):
+        _core.pipe_connect(name, 0.01)
+    with pytest.raises(TimeoutError):
+        connect(name, completion_port=client_port(), timeout=0.01)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_core.pipe_connect, name, None)
+        handles.append(instance())
+        ends.append(waiting.result(LIMIT))
+    for handle in [*ends, *handles]:
+        _core.pipe_close(handle)

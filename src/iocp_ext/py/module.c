@@ -82,6 +82,8 @@ static int module_exec(PyObject *module) {
         !make_type(module, &py_connection_spec, true, &state->connection_type) ||
         !make_type(module, &py_port_spec, true, &state->port_type))
         return -1;
+    if (PyModule_AddFunctions(module, py_pipe_methods) < 0)
+        return -1;
     return PyModule_AddFunctions(module, py_sim_methods);
 }
 

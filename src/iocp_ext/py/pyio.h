@@ -86,7 +86,8 @@ typedef struct py_kind_info {
 
 extern const py_kind_info py_kinds[PY_KINDS];
 
-extern PyMethodDef py_sim_methods[]; /* sim_api.c */
+extern PyMethodDef py_sim_methods[];  /* sim_api.c */
+extern PyMethodDef py_pipe_methods[]; /* pipe_api.c */
 
 /* ---- objects --------------------------------------------------------------------------------- */
 
