@@ -93,7 +93,7 @@ def limits(given: Mapping[str, Any]) -> dict[str, Any]:
             ("write_high", 0, 2**63 - 1),
             ("write_low", 0, 2**63 - 1),
             ("max_write_buffer", 1, 2**63 - 1),
-            ("read_size", 1, 2**30),
+            ("read_size", 1, 65536),
         )
     }
     if checked["write_low"] > checked["write_high"]:

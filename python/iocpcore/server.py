@@ -72,10 +72,10 @@ class Server:
         max_connections_per_address: of one IP address at once; others are closed. None: no limit
         idle_timeout: seconds after which a connection on which nothing moved ends with
             TimeoutError, or None
-        handshake_timeout: seconds for TLS and the PROXY header, or None
+        handshake_timeout: seconds for TLS and the PROXY header, or None. Of no effect without both
         write_high, write_low: pending bytes at which a connection stops being read, and goes on
         max_write_buffer: pending bytes with which another send() ends the connection
-        read_size: bytes received at once, at most
+        read_size: bytes received at once, at most; 1 to 65536
         proxy_protocol: addresses or networks of the proxies in front, which tell the clients'
         keepalive: have the system notice peers that are gone (SO_KEEPALIVE)
         executor: where ``conn.offload()`` runs functions. Default: threads, made when needed.

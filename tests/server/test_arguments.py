@@ -114,6 +114,8 @@ COMMON = [
     ("write_low", None, TypeError),
     ("max_write_buffer", 0, ValueError),
     ("read_size", 0, ValueError),
+    ("read_size", 65537, ValueError),
+    ("read_size", 2**30, ValueError),
     ("read_size", "64k", TypeError),
     ("idle_timeout", 0, ValueError),
     ("idle_timeout", -1.0, ValueError),

@@ -130,6 +130,21 @@ def test_handshake_timeout(make_server, plain, monkeypatch, caplog):
     assert "not established" in line
 
 
+def test_without_a_handshake(make_server, dial):
+    """There is nothing that handshake_timeout has to watch, and so no clock."""
+    connected, servers = Events(), []
+    for limit in (None, 10):
+        servers.append(
+            make_server(on_connect=connected.recorder("connect"), handshake_timeout=limit)
+        )
+        dial(servers[-1])
+    connected.wait(2)
+    one, other = servers
+    wait_until(
+        lambda: one.stats()["port_in_flight"] == other.stats()["port_in_flight"], "the same of both"
+    )
+
+
 @pytest.mark.system
 def test_max_write_buffer(make_server, plain):
     """A reader that stops costs so much memory, and its connection."""

@@ -543,6 +543,14 @@ def test_handshake_timeout(world, unestablished):
     assert server.names == []
 
 
+def test_idle_timeout(world):
+    """The peer is told the end of the stream, as by any other end of ours."""
+    server, client = Peer(), Peer()
+    world.connect(world.serve(server, idle_timeout=0.3), client)
+    assert client.wait_closed() is None
+    assert isinstance(server.wait_closed(), TimeoutError)
+
+
 def test_a_handshake_that_ends_early(world, unestablished):
     server = Peer()
     client = Peer()

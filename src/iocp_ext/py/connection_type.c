@@ -129,8 +129,9 @@ PyObject *py_connection_reason(py_connection *self) {
         return os_reason(self, self->io.error, "send to");
     case IO_CAUSE_TIMEOUT:
         return PyObject_CallFunction(PyExc_TimeoutError, "s",
-                                     self->told ? "idle for longer than idle_timeout"
-                                                : "not established within handshake_timeout");
+                                     self->handshake_ticks <= self->service->handshake_ticks
+                                         ? "idle for longer than idle_timeout"
+                                         : "not established within handshake_timeout");
     case IO_CAUSE_OVERFLOW:
         return overflow_reason(self);
     case IO_CAUSE_PORT:
@@ -228,6 +229,13 @@ void py_connection_fail(py_connection *self, PyObject *error, bool polite) {
     if (polite)
         (void)say_goodbye(self, true);
     (void)io_connection_fail(&self->io, IO_CAUSE_EMBEDDER, 0);
+}
+
+void py_connection_time_out(py_connection *self, bool politely) {
+    self->ending = self->closing = true;
+    if (politely)
+        (void)say_goodbye(self, true);
+    (void)io_connection_fail(&self->io, IO_CAUSE_TIMEOUT, IOE_TIMEDOUT);
 }
 
 PyDoc_STRVAR(close_doc,

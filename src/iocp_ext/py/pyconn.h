@@ -83,6 +83,7 @@ typedef struct py_connection {
     _Atomic bool stage_sends; /* what is sent goes through the stage */
     bool established;         /* the stage is through */
     bool told;                /* on_connect has been called */
+    bool overdue;             /* the clock's: a time limit is up, and its stage is to be told */
     _Atomic bool ending;      /* no more is taken for sending */
     _Atomic bool closing;     /* its end has been asked for */
     _Atomic uint8_t goodbye;  /* py_goodbye */
@@ -157,6 +158,8 @@ void py_connection_release_spent(py_connection *self);
 void py_connection_fail(py_connection *self, PyObject *error, bool polite);
 /* Flushes and closes (`whole`), or ends our stream, through the stage. */
 void py_connection_end(py_connection *self, bool whole, bool linger);
+/* A time limit is up. `politely`: its stage is told, which calls Python. */
+void py_connection_time_out(py_connection *self, bool politely);
 /* Whether its stage has not written everything yet that came before the end. */
 bool py_connection_withholds(const py_connection *self);
 /* Methods of Connection (sending.c). */

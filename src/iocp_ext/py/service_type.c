@@ -277,18 +277,28 @@ py_connection *py_service_adopt(py_service *self, io_native native, int family,
 
 /* ---- the clock ------------------------------------------------------------------------------- */
 
-static void tick(py_service *self, py_connection *connection) {
+/* True: it is overdue, and its stage is to say so first, which this lock does not allow. */
+static bool tick(py_service *self, py_connection *connection) {
     uint32_t silent = io_connection_tick(&connection->io);
-    uint32_t limit = self->idle_ticks;
-    if (!connection->told) {
-        silent = connection->handshake_ticks;
-        connection->handshake_ticks++;
-        limit = self->handshake_ticks;
+    bool overdue = self->idle_ticks != 0 && silent >= self->idle_ticks;
+    if (!connection->told && self->handshake_ticks != 0)
+        overdue |= connection->handshake_ticks++ >= self->handshake_ticks;
+    connection->overdue = overdue && connection->told && connection->stage_sends;
+    if (overdue && !connection->overdue)
+        py_connection_time_out(connection, false);
+    return connection->overdue;
+}
+
+static void end_overdue(py_service *self) {
+    PyObject *connections = list_connections(self->port, self);
+    if (connections == NULL)
+        PyErr_WriteUnraisable((PyObject *)self); /* the next tick tries again */
+    for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
+        py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
+        if (connection->overdue)
+            py_connection_time_out(connection, true);
     }
-    if (limit == 0 || silent < limit)
-        return;
-    connection->ending = connection->closing = true;
-    (void)io_connection_fail(&connection->io, IO_CAUSE_TIMEOUT, IOE_TIMEDOUT);
+    Py_XDECREF(connections);
 }
 
 void py_service_collect(io_op *op) {
@@ -302,6 +312,7 @@ void py_service_tick(io_op *op) {
     py_service *self = op->owner;
     py_registry *registry = &self->port->registry;
     bool due = op->result >= 0 && io_port_enter(self->port->port) == 0;
+    bool overdue = false;
     io_op_release(op);
     io_mutex_lock(&registry->lock);
     self->clock = NULL;
@@ -310,11 +321,13 @@ void py_service_tick(io_op *op) {
         for (io_link *link = list->next; link != list; link = link->next) {
             py_connection *connection = IO_CONTAINER(link, py_connection, link);
             if (connection->service == self)
-                tick(self, connection);
+                overdue |= tick(self, connection);
         }
         start_clock(self);
     }
     io_mutex_unlock(&registry->lock);
+    if (overdue)
+        end_overdue(self);
     if (due)
         py_port_leave(self->port);
     Py_DECREF((PyObject *)self);
@@ -375,6 +388,8 @@ static bool take_limits(py_service *self, const service_arguments *given) {
         PyErr_Format(PyExc_ValueError, "read_size must be 1 to %d", (int)IO_BUFFER_POOLED_MAX);
         return false;
     }
+    if (self->make_stage == NULL)
+        handshake_ns = IO_NEVER; /* there is none */
     uint64_t least_ns = idle_ns < handshake_ns ? idle_ns : handshake_ns;
     self->tick_ns = least_ns / TICKS_OF_A_LIMIT;
     if (self->tick_ns < TICK_LEAST_NS)
