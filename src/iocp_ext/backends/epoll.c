@@ -241,6 +241,7 @@ const io_backend io_backend_epoll = {
     .handle_close = epoll_handle_close,
     .submit = epoll_submit,
     .cancel = epoll_cancel,
+    .check_file = posix_check_file,
     .hold_file = posix_hold_file,
     .receive_now = epoll_receive_now,
     .shutdown = posix_shutdown,

@@ -373,6 +373,7 @@ const io_backend io_backend_iocp = {
     .handle_close = iocp_handle_close,
     .submit = iocp_submit,
     .cancel = iocp_cancel,
+    .check_file = winfile_check,
     .hold_file = winfile_hold,
     .shutdown = iocp_shutdown,
     .prepare_close = iocp_prepare_close,

@@ -127,6 +127,7 @@ void winpoll_lane_close(iocp_lane *state);
 /* ---- winfile.c ------------------------------------------------------------------------------- */
 
 int winfile_open(io_handle *handle, uint32_t *os_error);
+int winfile_check(io_native file);
 int winfile_hold(io_send_file *op);
 void winfile_close(io_handle *handle, bool close_native);
 int winfile_submit(io_op *op);

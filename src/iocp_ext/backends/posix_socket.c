@@ -237,6 +237,19 @@ int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, bool las
     return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno;
 }
 
+int posix_check_file(io_native file) {
+    int fd = (int)file;
+    struct stat status;
+    char nothing;
+    if (fstat(fd, &status) < 0)
+        return -errno;
+    if (S_ISDIR(status.st_mode))
+        return -IOE_ISDIR;
+    if (!seeks(fd, status.st_mode))
+        return -IOE_SPIPE;
+    return pread(fd, &nothing, 0, 0) < 0 ? -errno : 0; /* such as: not opened for reading */
+}
+
 int posix_hold_file(io_send_file *op) {
     int file = fcntl((int)op->file, F_DUPFD_CLOEXEC, 0);
     if (file < 0)

@@ -28,6 +28,7 @@ void posix_close(io_native native);
 int posix_perform(io_op *op);
 /* Whether a failed accept concerns that one client only and the next may be tried at once. */
 bool posix_accept_goes_on(int error);
+int posix_check_file(io_native file);
 int posix_hold_file(io_send_file *op);
 /* The work of a file operation on a pool thread, blocking. */
 int64_t posix_file_work(io_op *op, uint32_t *os_error);

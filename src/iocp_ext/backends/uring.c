@@ -472,6 +472,7 @@ const io_backend io_backend_uring = {
     .handle_close = uring_handle_close,
     .submit = uring_submit,
     .cancel = uring_cancel,
+    .check_file = posix_check_file,
     .hold_file = posix_hold_file,
     .receive_now = uring_receive_now,
     .shutdown = posix_shutdown,

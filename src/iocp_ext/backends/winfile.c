@@ -47,6 +47,20 @@ void io_native_close_file(io_native native) {
     CloseHandle((HANDLE)native);
 }
 
+int winfile_check(io_native file) {
+    BY_HANDLE_FILE_INFORMATION information;
+    DWORD type = GetFileType((HANDLE)file);
+    if (type == FILE_TYPE_UNKNOWN)
+        return -IOE_BADF;
+    if (type != FILE_TYPE_DISK)
+        return -IOE_SPIPE;
+    if (GetFileInformationByHandle((HANDLE)file, &information) &&
+        information.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY)
+        return -IOE_ISDIR;
+    ACCESS_MASK granted = granted_access((HANDLE)file); /* 0: that is not known */
+    return granted != 0 && !(granted & FILE_READ_DATA) ? -IOE_BADF : 0;
+}
+
 int winfile_hold(io_send_file *op) {
     HANDLE self = GetCurrentProcess(), file;
     if (!DuplicateHandle(self, (HANDLE)op->file, self, &file, 0, FALSE, DUPLICATE_SAME_ACCESS)) {

@@ -54,6 +54,8 @@ struct io_backend {
      * reported; the caller completes it as cancelled. */
     int (*cancel)(io_op *op);
 
+    /* Optional. Whether a file can be read at any offset: 0 or a portable error. */
+    int (*check_file)(io_native file);
     /* Optional. Makes the file of a send_file the operation's own (`held`) before it may have to
      * wait for its turn: the user may close it meanwhile. 0 or a portable error. */
     int (*hold_file)(io_send_file *op);

@@ -423,6 +423,11 @@ int io_connection_send(io_connection *self, io_piece *pieces, size_t count) {
     return 1;
 }
 
+int io_connection_check_file(const io_connection *self, io_native file) {
+    const io_backend *backend = self->strand.lane->backend;
+    return backend->check_file != NULL ? backend->check_file(file) : 0;
+}
+
 static io_chunk *file_chunk(io_connection *self, io_native native, uint64_t offset, uint64_t count,
                             int *error, uint32_t *os_error) {
     io_lane *lane = self->strand.lane;

@@ -160,6 +160,8 @@ static inline bool io_connection_delivers(const io_connection *self) {
  * Queues the pieces as one, and sends what can be sent; inside an event of this connection that
  * waits until its end. 1: accepted; 0: the connection is closing; or -IOE_NOMEM. */
 int io_connection_send(io_connection *self, io_piece *pieces, size_t count);
+/* Whether a file can be sent: 0 or a portable error. */
+int io_connection_check_file(const io_connection *self, io_native file);
 /* Queues a part of a file, which may be closed afterwards; UINT64_MAX is to its end. The same
  * answers, or another error. */
 int io_connection_send_file(io_connection *self, io_native file, uint64_t offset, uint64_t count,

@@ -20,6 +20,7 @@
     X(FAULT, 14, 10014, "Bad address")                                       \
     X(BUSY, 16, 170, "Device or resource busy")                              \
     X(EXIST, 17, 183, "File exists")                                         \
+    X(ISDIR, 21, 0, "Is a directory")                                        \
     X(INVAL, 22, 10022, "Invalid argument")                                  \
     X(NFILE, 23, 4, "Too many open files in system")                         \
     X(MFILE, 24, 10024, "Too many open files")                               \

@@ -223,7 +223,38 @@ const char py_connection_send_file_doc[] =
     "The kernel sends them without a copy through Python (sendfile, TransmitFile); with\n"
     "TLS the file is read piece by piece. Keeps its place among other sends and counts\n"
     "nothing in pending_bytes. The file (an object with fileno(), or a descriptor) may be\n"
-    "closed at once. Returns what send() returns; raises OSError if there is no such file.";
+    "closed at once. Returns what send() returns. Raises OSError for what cannot be sent, a\n"
+    "directory (IsADirectoryError), a pipe, a file that is not open for reading; that is\n"
+    "told before anything is queued, and the connection goes on.";
+
+/* Raises an OSError that names the file, by the number that it has everywhere. */
+static void refuse_file(PyObject *file, int error) {
+    PyObject *attribute = PyUnicode_FromString("name"), *name = NULL;
+    if (attribute == NULL || PyObject_GetOptionalAttr(file, attribute, &name) < 0) {
+        Py_XDECREF(attribute);
+        return;
+    }
+    PyObject *exception = PyObject_CallFunction(
+        PyExc_OSError, "iNO", error, PyUnicode_FromFormat("send_file: %s", io_error_text(error)),
+        name != NULL ? name : file);
+    if (exception != NULL)
+        PyErr_SetRaisedException(exception);
+    Py_DECREF(attribute);
+    Py_XDECREF(name);
+}
+
+/* The simulation sends files of its own; its TLS reads the system's. */
+static bool take_file(py_connection *self, PyObject *file, io_native *native) {
+    py_port *port = self->service->port;
+    if (self->stage_sends && py_port_simulated(port))
+        return true;
+    if (!py_handle_native(port, file, "file", native))
+        return false;
+    int error = io_connection_check_file(&self->io, *native);
+    if (error)
+        refuse_file(file, -error);
+    return error == 0;
+}
 
 static PyObject *send_file_through_stage(py_connection *self, PyObject *file, uint64_t offset,
                                          PyObject *count) {
@@ -249,12 +280,12 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
         return NULL;
     if (self->ending)
         Py_RETURN_FALSE;
+    io_native native = IO_NATIVE_NONE;
+    uint32_t os_error = 0;
+    if (!take_file(self, values[0], &native))
+        return NULL;
     if (self->stage_sends)
         return send_file_through_stage(self, values[0], offset, values[2]);
-    io_native native;
-    uint32_t os_error = 0;
-    if (!py_handle_native(self->service->port, values[0], "file", &native))
-        return NULL;
     int sent =
         length == 0 ? 1 : io_connection_send_file(&self->io, native, offset, length, &os_error);
     py_connection_release_spent(self);
