@@ -5,8 +5,10 @@
 #ifndef _WIN32
 #include "backends/uring_receive.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -73,6 +75,153 @@ static int descriptors(void) {
     for (int fd = 0; fd < 4096; fd++)
         count += fcntl(fd, F_GETFD) >= 0;
     return count;
+}
+
+/* ---- a kernel without memory ----------------------------------------------------------------- */
+
+static _Atomic int refusals; /* so many submissions are refused from now on */
+
+/* Instead of libc's. */
+long syscall(long number, ...) {
+    static _Atomic uintptr_t libc;
+    long arguments[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        arguments[i] = va_arg(list, long);
+    va_end(list);
+    if (number == URING_SYS_ENTER && arguments[1] == 1 && atomic_load(&refusals) > 0) {
+        atomic_fetch_sub(&refusals, 1);
+        errno = ENOMEM;
+        return -1;
+    }
+    if (libc == 0)
+        libc = (uintptr_t)dlsym(RTLD_NEXT, "syscall");
+    return ((long (*)(long, ...))libc)(number, arguments[0], arguments[1], arguments[2],
+                                       arguments[3], arguments[4], arguments[5]);
+}
+
+static void refuse(int count) {
+    atomic_store(&refusals, count);
+}
+
+static void check_refused(void) {
+    CHECK_INT(atomic_load(&refusals), 0);
+}
+
+static void open_as_before(duplex *both) {
+    uring_intake_as_before(true);
+    duplex_open(both, "io_uring", 1);
+    uring_intake_as_before(false);
+}
+
+/* What the kernel did not take is asked for again, though nothing else happens. */
+static void cancel_refused(void) {
+    duplex both;
+    open_as_before(&both);
+    for (int count = 1; count <= 3; count++) {
+        duplex_start(&both, 0, 4096);
+        settle(&both.world);
+        refuse(count);
+        CHECK(io_op_cancel(&both.receive[0].op));
+        CHECK_INT(duplex_received(&both, 0), -IOE_CANCELED);
+        check_refused();
+    }
+    duplex_close(&both);
+}
+
+static void receive_one(void *argument) {
+    CHECK_INT(duplex_received(argument, 0), -IOE_CANCELED);
+}
+
+/* The same by another thread than the one that waits already. */
+static void cancel_refused_elsewhere(void) {
+    test_needs_threads("io_uring");
+    for (int round = 0; round < 5; round++) {
+        duplex both;
+        test_thread thread;
+        bool waits = false;
+        open_as_before(&both);
+        duplex_start(&both, 0, 4096);
+        test_thread_start(&thread, receive_one, &both);
+        while (!waits) {
+            io_mutex_lock(&both.world.lane->lock);
+            waits = both.world.lane->waiting;
+            io_mutex_unlock(&both.world.lane->lock);
+        }
+        refuse(2);
+        CHECK(io_op_cancel(&both.receive[0].op));
+        test_thread_join(&thread);
+        check_refused();
+        duplex_close(&both);
+    }
+}
+
+static void close_refused(void) {
+    duplex both;
+    open_as_before(&both);
+    duplex_start(&both, 0, 4096);
+    settle(&both.world);
+    int fd = (int)both.native[0];
+    refuse(2);
+    duplex_close_side(&both, 0);
+    CHECK_INT(duplex_received(&both, 0), -IOE_CANCELED);
+    CHECK_INT(fcntl(fd, F_GETFD), -1);
+    check_refused();
+    duplex_close(&both);
+}
+
+static void port_close_refused(void) {
+    duplex both;
+    open_as_before(&both);
+    io_op_submit(new_recv(&both.world, NULL, 100), both.handle[0]);
+    settle(&both.world);
+    refuse(3);
+    CHECK_INT(world_close_busy(&both.world), 1); /* was under way */
+    check_refused();
+    for (int i = 0; i < 2; i++)
+        close((int)both.native[i]);
+}
+
+/* The thread that armed the watch over wakes has ended; the next one comes to arm it later. */
+static void wake_refused(void) {
+    duplex both;
+    open_as_before(&both);
+    uring_lane *state = both.world.lane->state;
+    for (int round = 0; round < 3; round++) {
+        duplex_start(&both, 0, 4096);
+        state->wake_armed = false;
+        refuse(2);
+        while (!state->wake_armed)
+            CHECK(world_quiet(&both.world, 1));
+        check_refused();
+        duplex_send(&both, 1, duplex_pattern, 10);
+        duplex_receive_all(&both, 0, 0, 10, 4096);
+    }
+    duplex_close(&both);
+}
+
+/* Both are there when the receive begins: it hears of the data only, and looks for itself. */
+static void reset_with_data(void) {
+    for (int count = 0; count < 3; count++) {
+        struct linger reset = {.l_onoff = 1};
+        duplex both;
+        duplex_begin(&both, "io_uring", 7);
+        needs_multishot(&both.world);
+        world_pair(&both.world, both.native);
+        both.handle[0] = world_adopt(&both.world, both.native[0]);
+        send_raw(both.native[1], duplex_pattern, 100);
+        CHECK_INT(setsockopt((int)both.native[1], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+        close((int)both.native[1]);
+        duplex_start(&both, 0, 4096);
+        refuse(count);
+        CHECK_INT(duplex_received(&both, 0), 100);
+        io_receive_release(&both.receive[0]);
+        duplex_start(&both, 0, 4096);
+        CHECK_INT(duplex_received(&both, 0), -IOE_CONNRESET);
+        check_refused();
+        duplex_close(&both);
+    }
 }
 
 /* ---- what is held ---------------------------------------------------------------------------- */
@@ -522,6 +671,9 @@ int main(int argc, char **argv) {
         TEST(closed_while_armed), TEST(numbers_used_again),
         TEST(cancel_races),       TEST(port_closed),
         TEST(thread_ended),       TEST(forked),
+        TEST(cancel_refused),     TEST(cancel_refused_elsewhere),
+        TEST(close_refused),      TEST(port_close_refused),
+        TEST(wake_refused),       TEST(reset_with_data),
     };
     return test_main(argc, argv, tests, COUNT_OF(tests));
 }

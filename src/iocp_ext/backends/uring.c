@@ -10,6 +10,9 @@
  * cancels what it had submitted, or finds out when data arrives; a cancellation nobody asked for is
  * therefore submitted again, and a connect goes on as a wait for its socket to become writable.
  *
+ * What the kernel does not take for want of memory fails; but a cancel, which may not, is owed: the
+ * thread that waits asks again every few milliseconds.
+ *
  * Closing a descriptor does not end an operation on it: only its completion does. */
 #include "posix_socket.h"
 #include "uring_receive.h"
@@ -27,6 +30,7 @@ enum {
     CQ_ENTRIES = 4096,
     REAPED_MAX = 64,
     INLINE_FILE_BYTES_MAX = 1 << 20, /* longer copies go to a kernel thread */
+    ASK_AGAIN_NS = 5 * 1000 * 1000,
 };
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
@@ -78,6 +82,7 @@ static int open_state(uring_lane *state) {
     int error = uring_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES);
     if (error)
         return error;
+    state->owes = false;
     state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     error = state->wake < 0 ? errno : io_mutex_init(&state->submit_lock);
     if (error == 0) {
@@ -253,12 +258,57 @@ static int uring_submit(io_op *op) {
     return error == EAGAIN ? -IOE_NOMEM : -error;
 }
 
+/* ---- cancelling ------------------------------------------------------------------------------ */
+
+/* False: it is owed. */
+static bool ask_for_end(io_op *op) {
+    uring_lane *state = op->lane->state;
+    bool asked = uring_submit_cancel(state, io_op_token(op), 0) == 0;
+    if (asked) {
+        op->flags &= (uint8_t)~IO_OP_CANCEL_OWED;
+    } else {
+        op->flags |= IO_OP_CANCEL_OWED;
+        state->owes = true;
+    }
+    return asked;
+}
+
 static int uring_cancel(io_op *op) {
     if (op->kind == IO_RECEIVE && uring_receive_cancel(op))
         return IO_DONE;
-    if (uring_submit_cancel(op->lane->state, io_op_token(op), 0) != 0)
-        op->flags &= (uint8_t)~IO_OP_CANCEL_ASKED; /* not asked, so it can be asked again */
+    if (!ask_for_end(op))
+        uring_wake(op->lane); /* who waits does not know */
     return IO_PENDING;
+}
+
+static void ask_again(io_handle *handle, void *context) {
+    io_list *lists[] = {&handle->queue[IO_IN], &handle->queue[IO_OUT], &handle->others};
+    (void)context;
+    io_lock_acquire(&handle->lock);
+    for (size_t i = 0; handle->open && i < sizeof lists / sizeof lists[0]; i++) {
+        for (io_link *link = lists[i]->next; link != lists[i]; link = link->next) {
+            io_op *op = IO_CONTAINER(link, io_op, link);
+            if (op->flags & IO_OP_CANCEL_OWED)
+                (void)ask_for_end(op);
+        }
+    }
+    if (handle->open)
+        uring_receiver_ask_again(handle);
+    io_lock_release(&handle->lock);
+}
+
+/* Tries again what the kernel has refused. */
+static int make_good(io_lane *lane) {
+    uring_lane *state = lane->state;
+    if (state->owes) {
+        state->owes = false;
+        io_handles_each(lane, ask_again, NULL);
+    }
+    int error = state->wake_armed ? 0 : arm_wake(state);
+    if (error != ENOMEM && error != EAGAIN && error != EBUSY)
+        return error;
+    state->owes = true;
+    return 0;
 }
 
 /* ---- completions ----------------------------------------------------------------------------- */
@@ -354,11 +404,11 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
     struct uring_cqe completions[REAPED_MAX];
     if (maximum > REAPED_MAX)
         maximum = REAPED_MAX;
-    if (!state->wake_armed) {
-        int error = arm_wake(state);
-        if (error)
-            return -error;
-    }
+    int failure = make_good(lane);
+    if (failure)
+        return -failure;
+    if (state->owes && deadline_ns > io_clock_ns() + ASK_AGAIN_NS)
+        deadline_ns = io_clock_ns() + ASK_AGAIN_NS;
     int count = uring_ring_reap(&state->ring, completions, maximum);
     if (count == 0) {
         /* Not with a timeout of nothing, which costs a timer of the kernel's. */

@@ -36,6 +36,7 @@ typedef struct uring_lane {
     io_mutex submit_lock;
     int wake; /* eventfd, watched by a multishot poll */
     _Atomic bool wake_armed;
+    _Atomic bool owes; /* a cancel, or the watch over `wake`, that the kernel had no memory for */
     uring_intake intake;
 } uring_lane;
 

@@ -64,6 +64,7 @@ typedef struct uring_receiver {
     bool held_large : 1; /* `held` has room for all that can come */
     bool filled : 1;     /* the last receive by readiness took all that it could */
     bool fresh : 1;      /* armed, and nothing has come since */
+    bool end_owed : 1;   /* the kernel did not take the cancel */
     uint8_t large;       /* receives by readiness, so many times yet */
 } uring_receiver;
 
@@ -281,6 +282,7 @@ static int arm(uring_receiver *self, const io_handle *handle) {
     int error = submit_receive(state, (int)handle->native, MULTISHOT_BYTES,
                                uring_pointer(self) | URING_TOKEN_RECEIVER);
     self->armed = self->fresh = error == 0;
+    self->end_owed = false;
     if (error)
         atomic_fetch_sub(&state->intake.armed, 1);
     return error;
@@ -341,14 +343,27 @@ bool uring_receive_cancel(io_op *op) {
     return true;
 }
 
+static void ask_for_end(uring_receiver *self, const io_handle *handle) {
+    uring_lane *state = handle->lane->state;
+    int error = uring_submit_cancel(state, uring_pointer(self) | URING_TOKEN_RECEIVER, 0);
+    self->end_owed = error != 0;
+    if (error)
+        state->owes = true;
+}
+
+void uring_receiver_ask_again(const io_handle *handle) {
+    uring_receiver *self = receiver_of(handle);
+    if (self != NULL && self->armed && self->end_owed)
+        ask_for_end(self, handle);
+}
+
 /* A reset that was there when the receiver was armed, behind data, does not wake the kernel's
  * receive again. Then that one ends, and the next finds it. */
 static void look_for_reset(uring_receiver *self, const io_handle *handle) {
     struct pollfd look = {.fd = (int)handle->native};
     self->fresh = false;
     if (poll(&look, 1, 0) == 1 && look.revents & (POLLHUP | POLLERR))
-        (void)uring_submit_cancel(handle->lane->state, uring_pointer(self) | URING_TOKEN_RECEIVER,
-                                  0);
+        ask_for_end(self, handle);
 }
 
 /* Notes what a completion brings; under the handle's lock. */

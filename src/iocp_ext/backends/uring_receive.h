@@ -24,6 +24,8 @@ int uring_receive(io_op *op);
 int uring_receive_now(io_receive *receive); /* after IO_RECEIVE_READY */
 /* True: the receiver had it, and does not know it any more. */
 bool uring_receive_cancel(io_op *op);
+/* Sees to a cancel of the receiver's own that the kernel did not take; under the handle's lock. */
+void uring_receiver_ask_again(const io_handle *handle);
 /* A completion with a receiver's token. `followed`: the next one is of the same. */
 void uring_received(uring_lane *state, const struct uring_cqe *completion, bool followed,
                     io_list *done);

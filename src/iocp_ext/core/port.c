@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const uint64_t ASK_AGAIN_NS = 100 * IO_NS_PER_MS;
-
 static _Atomic uint32_t fork_generation;
 
 #ifndef _WIN32
@@ -169,8 +167,6 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         if (!deserted || (looked && now_ns >= limit_ns))
             break;
         uint64_t left_ns = now_ns < limit_ns ? limit_ns - now_ns : 0;
-        if (left_ns > ASK_AGAIN_NS)
-            left_ns = ASK_AGAIN_NS;
         io_wait wait = {.deadline_ns = left_ns ? io_lane_now(lane) + left_ns : 0};
         lane->waiting = lane->driven = true;
         lane->woken = false;
@@ -179,10 +175,6 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         io_mutex_lock(&lane->lock);
         lane->waiting = lane->driven = false;
         io_lane_append(lane, &done);
-        io_mutex_unlock(&lane->lock);
-        /* A cancel that the kernel refused, for lack of memory, is asked for again. */
-        io_handles_each(lane, cancel_handle, NULL);
-        io_mutex_lock(&lane->lock);
         if (error && error != -IOE_INTR)
             break;
     }
