@@ -264,13 +264,20 @@ def test_a_send_after_a_reset(port, net):
 
 
 @pytest.mark.system
-def test_a_blocked_send_ends_with_the_reset(port, net):
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "ended"])
+@pytest.mark.parametrize("way", ["reset", "close"])
+def test_a_blocked_send_ends_with_the_reset(port, net, way, ended):
+    """Also if the peer's end has come before, and no receive can tell of the reset. To close with
+    unread input is one, too."""
     a, peer = net.pair()
     net.fill(a)
     op = port.send(a, bytes(1 << 20))
+    if ended:
+        peer.end()
+        assert net.result(port.recv(a, 10)) == b""
     net.pump()
     assert not op.done
-    peer.reset()
+    getattr(peer, way)()
     assert isinstance(net.error(op), ConnectionError)
 
 
