@@ -5,9 +5,7 @@
  * twice or while an operation of it is still on its way, and when bytes are lost or mixed up. */
 #include "talk.h"
 
-#include <string.h>
-
-enum { TAKERS = 4, PUSHERS = 2, PAIRS = 12, BATCH = 4 };
+enum { TAKERS = 4, PUSHERS = 2, PAIRS = 12, BATCH = 4, FORGOTTEN_MS = 2000 };
 
 typedef enum way { GETTERS, WORKERS, PORT_CLOSED } way;
 
@@ -91,6 +89,35 @@ static void worker(void *argument) {
     io_worker_leave(&self);
 }
 
+/* A send whose peer is gone ends, but not always under Wine, which may stop looking at the socket
+ * (tests/windows/README.md). True only where that is all that is left to wait for. */
+static bool wine_forgot(talk_end *end) {
+#ifdef _WIN32
+    io_connection *self = &end->io;
+    HMODULE library = GetModuleHandleW(L"ntdll.dll");
+    if (crowd.world.sim || !GetProcAddress(library, "wine_get_version") ||
+        !atomic_load(&end->peer->gone))
+        return false;
+    io_lock_acquire(&self->lock);
+    bool waits = self->phase == IO_CONNECTION_FLUSHING && self->eof && self->send != NULL;
+    io_lock_release(&self->lock);
+    return waits;
+#else
+    (void)end;
+    return false;
+#endif
+}
+
+static void wait_until_gone(talk_end *end, int number) {
+    for (int ms = 1; !atomic_load(&end->gone); ms++) {
+        if (ms > 30000)
+            FAIL("connection %d is never gone", number);
+        if (ms % FORGOTTEN_MS == 0 && wine_forgot(end))
+            (void)io_connection_abort(&end->io);
+        test_sleep_ms(1);
+    }
+}
+
 /* The takers go on until all is over. */
 static void end_all(void) {
     for (int i = 0; i < crowd.count; i++) {
@@ -98,11 +125,7 @@ static void end_all(void) {
         io_connection_close(&crowd.ends[i].io, true);
     }
     for (int i = 0; i < crowd.count; i++)
-        for (int ms = 0; !atomic_load(&crowd.ends[i].gone); ms++) {
-            if (ms > 30000)
-                FAIL("connection %d is never gone", i);
-            test_sleep_ms(1);
-        }
+        wait_until_gone(&crowd.ends[i], i);
 }
 
 static void open_crowd(const char *backend, uint64_t seed) {
@@ -149,8 +172,6 @@ static void round_of(const char *backend, way how, uint64_t seed) {
 
 static void rounds(const char *backend, way how) {
     test_needs_threads(backend);
-    if (strcmp(backend, "iocp") == 0)
-        test_skip("under Wine a send that waits does not always end when its peer is gone");
     for (uint64_t seed = 0; seed < test_scaled(20) + 1; seed++)
         round_of(backend, how, seed);
 }
