@@ -61,8 +61,9 @@ class Engine:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
-        self.exit: BaseException | None = None  # a KeyboardInterrupt or SystemExit of a callback
-        self._workers = None if workers is None else Workers(port, workers, self._leave)
+        # A KeyboardInterrupt or SystemExit of a callback, or somebody has closed the port.
+        self.exit: BaseException | None = None
+        self._workers = None if workers is None else Workers(port, workers, self._leave, self._left)
         self._lock = threading.Lock()
         self._executor = executor
         self._own_executor = executor is None
@@ -267,6 +268,15 @@ class Engine:
         self.exit = error
         logger.info("stopping: a callback raised %r", error)
         self.begin_stop(STOP_TIMEOUT)
+
+    def _left(self) -> None:
+        """A worker has ended. If nobody stops this, the port was ended by its user."""
+        with self._changed:
+            if self.stopping or not self._started:
+                return
+            closed = self.port.closed
+            self.exit = ValueError("port is closed") if closed else RuntimeError("port is stopped")
+            self._stop_elsewhere(time.monotonic())
 
 
 # ---- all of them --------------------------------------------------------------------------------

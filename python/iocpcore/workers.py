@@ -49,15 +49,20 @@ def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
 class Workers:
     """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
 
-    They end when the port is stopped or closed. `on_exit` is told of a KeyboardInterrupt or
-    SystemExit that a callback raised; the thread goes on afterwards.
+    They end when the port is stopped or closed, and each tells `on_end`. `on_exit` is told of a
+    KeyboardInterrupt or SystemExit that a callback raised; the thread goes on afterwards.
     """
 
     def __init__(
-        self, port: CompletionPort, count: int, on_exit: Callable[[BaseException], None]
+        self,
+        port: CompletionPort,
+        count: int,
+        on_exit: Callable[[BaseException], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._port = port
         self._on_exit = on_exit
+        self._on_end = on_end
         self._threads = [
             threading.Thread(target=self._work, name=f"iocpcore-{next(_numbers)}", daemon=True)
             for _ in range(count)
@@ -88,6 +93,10 @@ class Workers:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
+        self._run()
+        self._on_end()
+
+    def _run(self) -> None:
         while True:
             try:
                 self._port.run()

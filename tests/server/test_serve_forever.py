@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -9,13 +10,14 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from iocpcore import Connection
 from support.child import check, start
 from support.events import Events
 from support.streams import read_all, read_exactly
-from support.system import LIMIT, LINUX, scaled
+from support.system import LIMIT, LINUX, scaled, wait_until
 
 signals = pytest.mark.skipif(not LINUX, reason="Windows has no signals for other processes")
 pytestmark = pytest.mark.system
@@ -182,6 +184,38 @@ def test_stop_by_another_thread(make_server):
     server.serve_forever()
     assert results.wait() == [0]
     timer.join()
+
+
+@pytest.mark.parametrize("where", ["callback", "thread", "before"])
+@pytest.mark.parametrize("way", ["close", "stop"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_port_is_ended_by_its_user(make_server, plain, where, way, workers):
+    """It cannot serve any more, and says why instead of waiting for ever."""
+    events = Events()
+    server = make_server(
+        start=False,
+        workers=workers,
+        on_data=lambda conn, data: b"!" in data and getattr(server.completion_port, way)(),
+        on_close=events.recorder("close"),
+    )
+    if where == "before":
+        getattr(server.completion_port, way)()
+    kind, words = (ValueError, "is closed") if way == "close" else (RuntimeError, "is stopped")
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        stack.callback(server.stop, 0)
+        served = pool.submit(server.serve_forever)
+        if where != "before":
+            sock = plain(server)
+            sock.sendall(b"?")
+            wait_until(lambda: server.connections, "the connection")
+        if where == "callback":
+            sock.sendall(b"!")
+        elif where == "thread":
+            getattr(server.completion_port, way)()
+        with pytest.raises(kind, match=f"port {words}"):
+            served.result(LIMIT)
+    assert server.connections == ()
+    assert len(events) == (where != "before")
 
 
 def test_stop_by_a_callback(make_server, plain):
