@@ -8,8 +8,10 @@ import ssl as _ssl
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, Self
 
 from iocpcore import _check, _core, _listening, _signals, callbacks, tls
@@ -83,9 +85,12 @@ class Server:
 
     Raises TypeError or ValueError that names the argument, and RuntimeError if the backend does
     not work here. All methods may be called by any thread. A context manager: it starts, and stops
-    with the default time limit. A server that is not started is closed by stop() as well. After
+    with the default time limit. A server that is not started is closed by stop() as well; one that
+    is just dropped before it was started closes its sockets, with a ResourceWarning. After
     ``os.fork()`` it is of no use in the child: make it there.
     """
+
+    _made = False
 
     def __init__(
         self,
@@ -134,13 +139,27 @@ class Server:
         stage = _stage(ssl, proxy_protocol, max_write_buffer)
         count, concurrency = choose(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
-        self._places = _Places()
         self._engine = Engine(open_port(concurrency, backend), count, executor)
         self._service = self._make_service(found, framing=framing, stage=stage, **options)
+        self._places = _Places(self._service)
         self._engine.add(self._places)
         self._engine.add(self._service)
         self._born = self._last_time = time.monotonic()
         self._last: dict[str, float] = {}
+        self._made = True
+
+    def __del__(self) -> None:
+        if not self._made or self._engine.started or self._engine.stopping:
+            return
+        port = self.completion_port
+        unclosed = self._places.open > 0 or not port.closed
+        self._places.shutdown()
+        try:
+            port.close(0)
+        except RuntimeError:  # it is the parent process's
+            return
+        if unclosed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
     def _make_service(self, found: Mapping[str, Any], **options: Any) -> Service:
         journal = Journal()
@@ -191,58 +210,33 @@ class Server:
         _check.flag("reuse_port", reuse_port)
         if self._engine.stopping:
             raise RuntimeError("the server was stopped")
+        if self.completion_port.closed:
+            raise ValueError("port is closed")
         if self.completion_port.backend == "sim":
             return self._listen_sim()
         if isinstance(host, str) and _listening.is_pipe(host, port):
             if sys.platform != "win32":
                 raise ValueError("host must not be a pipe: named pipes do not exist here")
-            return self._note(self._service.listen_pipe(host), host)
+            return self._places.add(self._service.listen_pipe(host), host)
         if isinstance(host, socket.socket):
             if port is not None:
                 raise TypeError("port must not be given with a socket")
-            return self._listen_on(_listening.take_socket(host, backlog, self._keepalive))
+            return self._places.take(_listening.take_socket(host, backlog, self._keepalive))
         if host is not None and _listening.is_path(host, port):
             if reuse_port:
                 raise ValueError("reuse_port is for TCP")
-            return self._listen_on(_listening.listen_path(host, backlog))
+            return self._places.take(_listening.listen_path(host, backlog))
         if isinstance(host, os.PathLike):
             raise TypeError("port must not be given with a path")
         number = _check.port_number(port)
-        return self._listen_on(
+        return self._places.take(
             _listening.listen_host(host, number, backlog, reuse_port, self._keepalive)
         )
-
-    def _listen_on(self, found: list[_listening.Listening]) -> Any:
-        """All of them, or none."""
-        opened: list[Listener] = []
-        try:
-            for item in found:
-                opened.append(self._service.listen(item.sock.fileno(), item.sock.family))
-                item.sock.detach()
-        except BaseException:
-            for listener in opened:
-                listener.close()
-            for item in found:
-                item.sock.close()
-                if item.file is not None:
-                    item.file.remove()
-            raise
-        for listener, item in zip(opened, found, strict=True):
-            self._note(listener, item.address, item.file)
-        return found[0].address
 
     def _listen_sim(self) -> Any:
         """The simulation has a network of its own, and chooses the address."""
         native, address = _core.sim_listener(self.completion_port)
-        return self._note(self._service.listen(native, socket.AF_INET), address)
-
-    def _note(
-        self, listener: Listener, address: Any, file: _listening.SocketFile | None = None
-    ) -> Any:
-        self._places.add(listener, address, file)
-        if self._engine.stopping:  # since a moment ago, and stop() has not seen this one
-            self._places.shutdown()
-        return address
+        return self._places.add(self._service.listen(native, socket.AF_INET), address)
 
     # ---- beginning and end
 
@@ -251,6 +245,7 @@ class Server:
 
         Raises RuntimeError after stop(), and if the system has no threads left.
         """
+        self._places.begin()
         if not self._engine.start():
             raise RuntimeError("the server was stopped, and cannot be started again")
 
@@ -277,11 +272,13 @@ class Server:
         back afterwards. In other threads signals are left alone.
 
         Raises RuntimeError without a listen(), and whatever SystemExit or KeyboardInterrupt a
-        callback has raised: that stops the server, too.
+        callback has raised: that stops the server, too. So it does if somebody else closes the
+        server's port (ValueError) or stops it (RuntimeError).
         """
         stop_timeout = _check.duration("stop_timeout", stop_timeout)
         if not self._places.addresses and not self._engine.stopping:
             raise RuntimeError("there is nothing to serve: call listen() first")
+        self._places.begin()
         _signals.serve(self._engine, stop_timeout)
 
     def __enter__(self) -> Self:
@@ -345,36 +342,101 @@ class Server:
 
 
 class _Places:
-    """Where a server listens. That ends first when it stops."""
+    """Where a server listens. That ends first when it stops.
+
+    Before the server starts its sockets are held here, and clients wait in their backlogs. Were
+    they on the port already, it would hold them, and by its callbacks the server, for ever.
+    """
 
     count = 0  # no connections
 
-    def __init__(self) -> None:
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._lock = threading.Lock()
-        self._open: list[tuple[Listener, _listening.SocketFile | None]] = []
+        self._began = self._ended = False
+        self._waiting: list[_listening.Listening] = []
+        self._open: list[Listener] = []
+        self._files: list[_listening.SocketFile] = []
         self.addresses: list[Any] = []
 
-    def add(self, listener: Listener, address: Any, file: _listening.SocketFile | None) -> None:
+    def take(self, found: list[_listening.Listening]) -> Any:
+        """All of these, or none; the first one's address."""
         with self._lock:
-            self._open.append((listener, file))
+            if self._began:
+                self._open += self._accept_on(found)
+            else:
+                self._waiting += [replace(item, sock=_taken_over(item.sock)) for item in found]
+            self._files += [item.file for item in found if item.file is not None]
+            self.addresses += [item.address for item in found]
+        self._end_if_ended()
+        return found[0].address
+
+    def add(self, listener: Listener, address: Any) -> Any:
+        """What is on the port from the beginning; its address."""
+        with self._lock:
+            self._open.append(listener)
             self.addresses.append(address)
+        self._end_if_ended()
+        return address
+
+    def begin(self) -> None:
+        """Accept connections."""
+        with self._lock:
+            self._began = True
+            waiting, self._waiting = self._waiting, []
+            self._open += self._accept_on(waiting)
+
+    def _accept_on(self, found: list[_listening.Listening]) -> list[Listener]:
+        opened: list[Listener] = []
+        try:
+            for item in found:
+                opened.append(self._service.listen(item.sock.fileno(), item.sock.family))
+                item.sock.detach()
+        except BaseException:
+            for listener in opened:
+                listener.close()
+            for item in found:
+                _close(item)
+            raise
+        return opened
 
     @property
     def open(self) -> int:
         """On how many of them it still listens."""
-        return len(self._open)
+        return len(self._waiting) + len(self._open)
+
+    def _end_if_ended(self) -> None:
+        """Since a moment ago, perhaps, and shutdown() has not seen what has come."""
+        if self._ended:
+            self.shutdown()
 
     def shutdown(self) -> None:
         with self._lock:
-            ending, self._open = self._open, []
-        for listener, file in ending:
-            if file is not None:
-                file.remove()
+            self._ended = True
+            waiting, self._waiting = self._waiting, []
+            opened, self._open = self._open, []
+            files, self._files = self._files, []
+        for file in files:
+            file.remove()
+        for item in waiting:
+            item.sock.close()
+        for listener in opened:
             listener.close()
 
     def abort(self) -> int:
         self.shutdown()
         return 0
+
+
+def _taken_over(sock: socket.socket) -> socket.socket:
+    """Another object for it: the user's is of no use any more."""
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+
+
+def _close(item: _listening.Listening) -> None:
+    item.sock.close()
+    if item.file is not None:
+        item.file.remove()
 
 
 def _stage(

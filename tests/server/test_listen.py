@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from iocpcore import Connection, _core, connect
+from iocpcore import Connection, Server, _core, connect
 from support.events import Events
 from support.streams import read_exactly, socket_of
 from support.system import LIMIT, LINUX, WINDOWS
@@ -45,6 +46,55 @@ def test_several(server):
     ask(one)
     ask(two)
     assert server.stats()["listeners"] == 2
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_dropped_before_it_was_started(backend, ends_at_zero, held):
+    """Its sockets are closed, which is told as by other things that are just dropped."""
+
+    class Holder:
+        server: Server
+
+        def on_data(self, conn: Connection, data: bytes) -> None:
+            self.server.stop()
+
+    def drop() -> int:
+        holder = Holder()
+        server = Server(on_data=holder.on_data if held else echo, backend=backend)
+        holder.server = server
+        return server.listen("127.0.0.1", 0)[1]
+
+    def drop_and_collect() -> int:
+        number = drop()
+        gc.collect()
+        return number
+
+    with pytest.warns(ResourceWarning, match=r"unclosed <iocpcore\.Server not started"):
+        number = drop_and_collect()
+    with pytest.raises(ConnectionRefusedError):
+        ask(("127.0.0.1", number))
+
+
+def test_the_socket_of_another_that_waits(make_server):
+    """The server's from the moment of listen() on, whatever becomes of the user's object."""
+    server = make_server(on_data=echo, listen=False, start=False)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = server.listen(sock)
+        assert sock.fileno() == -1
+    assert server.stats()["listeners"] == 1
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, address)
+        server.start()
+        asking.result(LIMIT)
+
+
+def test_stopped_before_it_was_started(make_server):
+    server = make_server(on_data=echo, start=False)
+    assert server.stop() == 0
+    assert server.stats()["listeners"] == 0
+    with pytest.raises(ConnectionRefusedError):
+        ask(server.addresses[0])
 
 
 def test_every_interface(server):
