@@ -362,6 +362,58 @@ static void room(const char *backend) {
     close_both();
 }
 
+typedef struct reader {
+    test_thread thread;
+    io_native native;
+    uint64_t wanted;
+    _Atomic bool reads;
+} reader;
+
+static void read_all(void *argument) {
+    static char data[1 << 20];
+    reader *self = argument;
+    for (uint64_t got = 0; got < self->wanted;) {
+#ifdef _WIN32
+        int length = recv((SOCKET)self->native, data, sizeof(data), 0);
+#else
+        ssize_t length = recv((int)self->native, data, sizeof(data), 0);
+#endif
+        CHECK(length > 0);
+        got += (uint64_t)length;
+        atomic_store(&self->reads, true);
+    }
+}
+
+/* Others have their turn while one sends very much to somebody who reads as fast as it comes. */
+static void much_to_a_fast_reader(const char *backend) {
+    enum { SHARE_MOST = 5 << 20 };
+    io_native natives[2];
+    talk_end *end = talk_open_narrow(&both, backend, 0);
+    if (both.world.sim) { /* reads in the same thread */
+        close_both();
+        return;
+    }
+    test_needs_threads(backend);
+    both.limits.max_write_buffer = UINT64_MAX;
+    world_pair(&both.world, natives);
+    talk_end *busy = talk_adopt(&both, natives[0]);
+    reader other = {.native = natives[1], .wanted = 1 + test_scaled(512 << 20)};
+    test_thread_start(&other.thread, read_all, &other);
+    CHECK_INT(talk_send(busy, 1, TALK_COPIED), 1);
+    while (!atomic_load(&other.reads))
+        (void)talk_step(&both, 1);
+    CHECK_INT(talk_send(busy, (size_t)other.wanted - 1, TALK_OWNED), 1);
+    CHECK(busy->io.bytes_sent <= SHARE_MOST);
+    CHECK_INT(talk_send(end, 100, TALK_COPIED), 1);
+    TALK_UNTIL(&both, end->peer->in == 100);
+    CHECK(busy->io.bytes_sent < other.wanted);
+    TALK_UNTIL(&both, busy->io.bytes_sent == other.wanted);
+    test_thread_join(&other.thread);
+    CHECK(io_connection_abort(&busy->io));
+    world_native_close(&both.world, natives[1], false);
+    close_both();
+}
+
 /* ---- input ----------------------------------------------------------------------------------- */
 
 static void pause_and_resume(const char *backend) {
@@ -535,6 +587,7 @@ BACKENDS(DEFINE, drained_at_write_low)
 BACKENDS(DEFINE, drained_below_write_low)
 BACKENDS(DEFINE, not_above)
 BACKENDS(DEFINE, many_files)
+BACKENDS(DEFINE, much_to_a_fast_reader)
 BACKENDS(DEFINE, drained_while_paused)
 BACKENDS(DEFINE, room)
 BACKENDS(DEFINE, pause_and_resume)
@@ -560,6 +613,7 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, drained_below_write_low)
         BACKENDS(ENTRY, not_above)
         BACKENDS(ENTRY, many_files)
+        BACKENDS(ENTRY, much_to_a_fast_reader)
         BACKENDS(ENTRY, drained_while_paused)
         BACKENDS(ENTRY, room)
         BACKENDS(ENTRY, pause_and_resume)

@@ -352,7 +352,10 @@ io_connection_event io_connection_next(io_connection *self) {
     }
     if (event == IO_CONNECTION_IDLE)
         self->running = false;
-    io_lock_release(&self->lock);
+    if (event == IO_CONNECTION_IDLE && outbox_has_more(self))
+        unlock_and_call(self);
+    else
+        io_lock_release(&self->lock);
     return event;
 }
 
@@ -403,7 +406,8 @@ static void send_now(io_connection *self) {
         outbox_flush(self);
         leave(self);
     }
-    if (!here && (self->drain_due || self->send_failed || self->phase != IO_CONNECTION_OPEN))
+    if (!here && (self->drain_due || self->send_failed || outbox_has_more(self) ||
+                  self->phase != IO_CONNECTION_OPEN))
         unlock_and_call(self);
     else
         io_lock_release(&self->lock);

@@ -18,6 +18,7 @@ enum {
     VECS_MAX = 64,            /* chunks of one send */
     FILES_LOW = 4,            /* files queued with which it is read again */
     SEND_BYTES_MAX = 1 << 18, /* bytes of one send, about: progress is seen this often */
+    SHARE_BYTES = 1 << 22,    /* of one flush, about: a reader may be as fast as we are */
 };
 
 /* ---- the queue ------------------------------------------------------------------------------- */
@@ -261,7 +262,8 @@ static bool send_at_once(io_connection *self) {
 }
 
 void outbox_flush(io_connection *self) {
-    while (self->queue_head != NULL && self->send == NULL && self->phase < IO_CONNECTION_ENDING) {
+    uint64_t share_end = self->bytes_sent + SHARE_BYTES;
+    while (outbox_has_more(self) && self->bytes_sent < share_end) {
         if (send_at_once(self))
             continue;
         io_op *op = self->queue_head->file != NULL ? file_op(self) : data_op(self);

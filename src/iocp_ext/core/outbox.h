@@ -8,7 +8,8 @@
 bool outbox_append(io_connection *self, io_piece *pieces, size_t count);
 void outbox_append_chunk(io_connection *self, io_chunk *chunk);
 io_chunk *outbox_new_chunk(io_connection *self, size_t room);
-/* Sends what is queued until the socket takes no more. */
+/* Sends what is queued until the socket takes no more, or so much that others are to have their
+ * turn (outbox_has_more). */
 void outbox_flush(io_connection *self);
 /* The send under way has ended. */
 void outbox_sent(io_connection *self, io_op *op);
@@ -19,6 +20,11 @@ void outbox_drop(io_connection *self);
 enum { FILES_HIGH = 16 };
 static inline bool outbox_high(const io_connection *self) {
     return self->bytes_queued > self->limits->write_high || self->files_queued > FILES_HIGH;
+}
+
+/* After a flush: it had its share, and there is more that can be sent. */
+static inline bool outbox_has_more(const io_connection *self) {
+    return self->queue_head != NULL && self->send == NULL && self->phase < IO_CONNECTION_ENDING;
 }
 
 static inline bool outbox_empty(const io_connection *self) {
