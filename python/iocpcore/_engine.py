@@ -67,6 +67,7 @@ class Engine:
         self._lock = threading.Lock()
         self._executor = executor
         self._own_executor = executor is None
+        self._port_ended = False  # by somebody else
         self._blocked = 0  # workers that wait for a connect()
         self._started = False
         # How it ends. Guarded by `_changed`, which is told of everything that ends.
@@ -214,6 +215,8 @@ class Engine:
 
     def _end(self) -> None:
         try:
+            if self._port_ended:  # nobody runs it any more: what lives on it hears just that
+                self.port.close(CLOSE_LIMIT)
             for member in self._present():
                 member.shutdown()
             self._wait_until_empty()
@@ -274,6 +277,7 @@ class Engine:
         with self._changed:
             if self.stopping or not self._started:
                 return
+            self._port_ended = True
             closed = self.port.closed
             self.exit = ValueError("port is closed") if closed else RuntimeError("port is stopped")
             self._stop_elsewhere(time.monotonic())

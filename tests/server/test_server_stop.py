@@ -34,11 +34,11 @@ def in_thread(function: Callable[[], object]) -> threading.Thread:
 
 
 def test_idle(make_server, dial):
-    events, ends = Events(), Events()
-    server = make_server(on_close=events.recorder("close"))
+    events, begun, ends = Events(), Events(), Events()
+    server = make_server(on_connect=begun.add, on_close=events.recorder("close"))
     for _ in range(10):
         dial(server, on_close=ends.recorder("end"))
-    wait_until(lambda: len(server.connections) == 10, "the connections")
+    begun.wait(10)  # one that has not begun has no on_close
     with within(0):
         assert server.stop(LIMIT) == 0
     assert events.items == [("close", None)] * 10
@@ -208,10 +208,12 @@ def test_in_a_callback(make_server, dial):
 
 def test_in_on_close_of_a_stop(make_server, dial):
     """Stopping what is stopping already."""
-    events = Events()
-    server = make_server(on_close=lambda conn, error: events.add(server.stop()))
+    events, begun = Events(), Events()
+    server = make_server(
+        on_connect=begun.add, on_close=lambda conn, error: events.add(server.stop())
+    )
     dial(server)
-    wait_until(lambda: server.connections, "the connection")
+    begun.wait()
     with within(0):
         assert server.stop(LIMIT) == 0
     assert events.items == [0]

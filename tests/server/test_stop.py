@@ -44,8 +44,11 @@ class Mixed:
     LARGE = 24 * MIB  # more than any socket buffer
 
     def __init__(self) -> None:
-        self.closed, self.told = Events(), Events()
+        self.begun, self.closed, self.told = Events(), Events(), Events()
         self.let_go = threading.Event()
+
+    def on_connect(self, conn: Connection) -> None:
+        self.begun.add(conn.id)
 
     def on_data(self, conn: Connection, data: bytes) -> None:
         if data[:1] == b"l":
@@ -87,7 +90,7 @@ def test_all_kinds_at_once(make_server, timeout, caller):
         assert read_exactly(idle, 1) == b"e"
         assert read_exactly(paused, 1) == b"p"
         paused.sendall(bytes(100_000))  # nobody reads that
-        wait_until(lambda: len(server.connections) == len(silent) + 5, "the connections")
+        mixed.begun.wait(len(silent) + 5)
         with within(timeout):
             aborted = stop(server, timeout, caller)
         assert aborted == server.stats()["aborted"] == 2

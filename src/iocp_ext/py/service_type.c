@@ -531,12 +531,20 @@ static PyObject *service_connections(PyObject *object, PyObject *Py_UNUSED(unuse
     return list_connections(self_of(object)->port, self_of(object));
 }
 
+/* The connections that are there to be ended: none if their port is closed, which ends them. */
+static PyObject *list_living(py_service *self) {
+    if (io_port_enter(self->port->port) != 0)
+        return PyTuple_New(0);
+    io_port_leave(self->port->port);
+    return list_connections(self->port, self);
+}
+
 static PyObject *service_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_service *self = self_of(object);
     io_mutex_lock(&self->port->registry.lock);
     self->shut = true;
     io_mutex_unlock(&self->port->registry.lock);
-    PyObject *connections = list_connections(self->port, self);
+    PyObject *connections = list_living(self);
     if (connections == NULL)
         return NULL;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(connections); i++) {
@@ -554,7 +562,7 @@ static PyObject *service_shutdown(PyObject *object, PyObject *Py_UNUSED(unused))
 
 static PyObject *service_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_service *self = self_of(object);
-    PyObject *connections = list_connections(self->port, self);
+    PyObject *connections = list_living(self);
     long aborted = 0;
     if (connections == NULL)
         return NULL;
