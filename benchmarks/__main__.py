@@ -52,7 +52,8 @@ def chosen_cells(options: argparse.Namespace) -> list[cells.Cell]:
         return cells.named(options.cells.split(","))
     if options.windows:
         return [cell for cell in cells.CELLS if cell.quick or cell.kind in ("bulk", "file")]
-    return [cell for cell in cells.CELLS if cell.quick or not options.quick]
+    linux = [cell for cell in cells.CELLS if cell.method != "requests"]
+    return [cell for cell in linux if cell.quick or not options.quick]
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Row]:

@@ -28,6 +28,7 @@ CPU_TRANSFER = Figure("cpu_us", "s", "server CPU per GiB", 1e-6)
 CPU_READ = Figure("cpu_us", "µs", "CPU per read")
 P99 = Figure("p99_us", "ms", "p99 of the other connections", 1e-3)
 RATE = Figure("rate", "/s", "messages per second")
+REQUESTS = Figure("requests_each", "per round trip", "requests to wineserver")
 MEMORY = Figure("bytes_each", "bytes", "memory per idle connection")
 
 
@@ -183,6 +184,16 @@ CELLS = [
         "UDP echo, 1 KiB, 32 sockets, depth 2",
         "datagram",
         ("--mode", "datagram", "--size", "1024", "--connections", "32", "--depth", "2"),
+        workers=(),
+    ),
+    Cell(
+        "round-trips",
+        "echo, 64 B, client and server in one loop or port",
+        "round-trips",
+        (),
+        figure=REQUESTS,
+        method="requests",
+        quick=True,
         workers=(),
     ),
     reads("cached", "from the page cache"),

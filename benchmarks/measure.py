@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import serving
+from benchmarks import serving, windows
 from benchmarks.cells import Cell
 from benchmarks.process import ROOT, Server, StartError, pin, read_line
 from benchmarks.rows import Row, Things, command
@@ -18,6 +18,7 @@ Sample = dict[str, Any]
 LOAD_EXTRA_SECONDS = 90.0
 SERVER_CORES = {0}
 LOAD_CORES = {1}
+ROUND_TRIPS = (100, 1100)
 
 
 class LoadError(Exception):
@@ -38,6 +39,8 @@ def sample(bench: Bench, row: Row, cell: Cell) -> Sample:
     """Raises StartError or LoadError."""
     cores = SERVER_CORES if cell.pinned else None
     starts = command(row, cell, bench.things, bench.seconds)
+    if cell.method == "requests":
+        return requests_each(starts, bench.things.file.parent)
     if cell.method == "alone":
         read_through(bench.things.file)
         return alone(starts, cores)
@@ -150,6 +153,17 @@ def alone(command: list[str], cores: set[int] | None) -> Sample:
     if done.returncode:
         raise StartError(said[-1])
     return {**json.loads(done.stdout), "runs_on": said[0].removeprefix("runs on ")}
+
+
+def requests_each(command: list[str], folder: Path) -> Sample:
+    """Of one round trip: the difference between many and few."""
+    few, many = (
+        windows.requests([*command, str(count)], folder, SERVER_CORES) for count in ROUND_TRIPS
+    )
+    return {
+        "requests_each": (many[0] - few[0]) / (ROUND_TRIPS[1] - ROUND_TRIPS[0]),
+        "runs_on": few[1],
+    }
 
 
 METHODS = {"load": under_load, "idle": holding_idle, "block": beside_blocked}

@@ -19,6 +19,7 @@ READS = frozenset({"reads-cached", "reads-direct"})
 # What comes in frames is the same to a server that gives back every byte.
 RAW = frozenset({"echo", "framed", "lines"})
 STREAM = RAW | {"visit", "block", "bulk", "file", "tls"}
+TRIPS = frozenset({"round-trips"})
 FIO = "fio"  # the one thing needed that is not a package
 IMPORT_SECONDS = 60.0
 OURS = ("epoll", "io_uring")
@@ -124,6 +125,11 @@ WINDOWS_ROWS = [
         needs="twisted.internet.iocpreactor",
     ),
     *our_rows("iocp"),
+    *(
+        Row(f"{loop}-protocol", TRIPS, "benchmarks.peers.round_trips", "", (loop,), needs, True)
+        for loop, needs in (("proactor", ""), ("winloop", "winloop"))
+    ),
+    Row("iocpcore-iocp", TRIPS, "benchmarks.servers.round_trips", needs="iocpcore", quick=True),
 ]
 
 
@@ -156,6 +162,8 @@ def command(row: Row, cell: Cell, things: Things, seconds: float) -> list[str]:
         arguments = limit_arguments(row, cell, things, seconds)
         return [things.programs.path(row.program), *arguments]
     start = [row.python, "-m", row.module, *row.arguments]
+    if cell.kind == "round-trips":
+        return start
     if cell.kind in READS:
         return [*start, str(things.file), str(seconds), cache_use(cell)]
     arguments = ["echo" if cell.kind == "tls" else cell.kind, *cell.server]

@@ -46,10 +46,15 @@ def listener() -> tuple[socket.socket, tuple[str, int]]:
 
 def listening(address: tuple[str, int], runs_on: object) -> None:
     """Prints where the server listens, and then what really runs it."""
+    print(f"listening on {address[0]}:{address[1]}", flush=True)
+    print("runs on", described(runs_on), flush=True)
+
+
+def described(runs_on: object) -> str:
+    """A loop by its class, and the interpreter."""
     kind = runs_on if isinstance(runs_on, str) else qualified(type(runs_on))
     gil = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else ", no GIL"
-    print(f"listening on {address[0]}:{address[1]}", flush=True)
-    print(f"runs on {kind}, Python {sys.version.split()[0]}{gil}", flush=True)
+    return f"{kind}, Python {sys.version.split()[0]}{gil}"
 
 
 def qualified(kind: type) -> str:

@@ -8,6 +8,7 @@ counts with theirs.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,11 +16,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
-from benchmarks.process import ROOT, pin
+from benchmarks.process import ROOT, StartError, pin
 
 CACHE = Path(os.environ.get("IOCPCORE_CACHE") or Path.home() / ".cache" / "iocpcore") / "win"
 PEERS = ["winloop", "twisted", "twisted-iocpsupport", "pywin32"]
+TRACED = "IOCPCORE_TRACED_PREFIX"
+TRACED_SECONDS = 120.0
+# The thread and the name of a request; the answer to it begins with "name() =".
+REQUEST = re.compile(r"([0-9a-f]{4}): ([a-z_]\w*)\((?!\) =)")
 # pywin32 finds itself by a .pth file, which Python reads only in places for packages.
 SITE = "import os, site\n\nsite.addsitedir(os.path.dirname(__file__))\n"
 
@@ -47,30 +53,68 @@ def install_peers(abi: str, folder: Path) -> None:
 
 
 @contextmanager
+def wine_server(prefix: Path, cores: set[int], *options: str, **streams: Any) -> Iterator[int]:
+    """A fresh prefix and its server, whose process id it gives."""
+    shutil.rmtree(prefix, ignore_errors=True)
+    shutil.copytree(CACHE / "prefix", prefix, symlinks=True)
+    server = subprocess.Popen(
+        [str(CACHE / "wine-10" / "wineserver"), "--foreground", "--persistent", *options],
+        env={**os.environ, "WINEPREFIX": str(prefix)},
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: pin(cores),
+        **streams,
+    )
+    try:
+        yield server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextmanager
 def wine(abi: str, folder: Path, cores: set[int]) -> Iterator[tuple[str, int]]:
     """A command that is this Python, and the process of Wine's server."""
     prefix, built, peers = folder / "prefix", folder / "built", folder / "peers"
     build = [sys.executable, "tests/windows/build.py", "--into", str(built), abi]
     subprocess.run(build, cwd=ROOT, check=True)
     install_peers(abi, peers)
-    shutil.rmtree(prefix, ignore_errors=True)
-    shutil.copytree(CACHE / "prefix", prefix, symlinks=True)
     command = folder / "python"
     paths = ";".join([windows_path(peers), windows_path(built / abi)])
     command.write_text(
-        f"#!/bin/sh\nexport WINEPREFIX={shlex.quote(str(prefix))} "
+        f"#!/bin/sh\nexport WINEPREFIX=${{{TRACED}:-{shlex.quote(str(prefix))}}} "
         f"PYTHONPATH={shlex.quote(paths)}\n"
         f'exec {shlex.quote(str(CACHE / "wpy"))} {abi} "$@"\n'
     )
     command.chmod(0o755)
-    server = subprocess.Popen(
-        [str(CACHE / "wine-10" / "wineserver"), "--foreground", "--persistent"],
-        env={**os.environ, "WINEPREFIX": str(prefix)},
-        stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: pin(cores),
-    )
-    try:
-        yield str(command), server.pid
-    finally:
-        server.terminate()
-        server.wait()
+    with wine_server(prefix, cores) as pid:
+        yield str(command), pid
+
+
+def requests(command: list[str], folder: Path, cores: set[int]) -> tuple[int, str]:
+    """How often those threads of this program that send ask Wine's server for something, and what
+    it prints. (Wine has services of its own, which ask the same server.)"""
+    prefix, trace = folder / "traced", folder / "trace"
+    with (
+        trace.open("wb") as written,
+        wine_server(prefix, cores, "--debug=1", stdout=written, stderr=written),
+        (folder / "printed").open("w+") as printed,
+    ):
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, TRACED: str(prefix)},
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            check=False,
+            timeout=TRACED_SECONDS,
+            preexec_fn=lambda: pin(cores),
+        )
+        printed.seek(0)
+        lines = printed.read().strip().splitlines() or [""]
+    if done.returncode:
+        raise StartError(lines[-1])
+    with trace.open(errors="replace") as found:
+        asked = [match.groups() for line in found if (match := REQUEST.match(line))]
+    senders = {thread for thread, name in asked if name == "send_socket"}
+    return sum(thread in senders for thread, _ in asked), lines[0]

@@ -14,6 +14,7 @@
 enum {
     IDLE_TICKS_MAX = 25,
     CALLBACK_NS_MAX = 1000 * 1000, /* a blocked one says little about the next ones */
+    SINGLE_LOOKS = 16,             /* after one for several that brought one at most */
 };
 
 int io_worker_enter(io_worker *worker, io_lane *lane) {
@@ -116,10 +117,22 @@ static bool park_worker(io_worker *self, const io_wait *wait) {
     return interrupted;
 }
 
-/* How many completions a worker that is alone asks for: more only where there were as many before,
- * since a look for several costs more than a look for one. */
-static int look_for(const io_worker *self) {
-    return self->burst < 2 ? 1 : self->burst > LANE_BURST ? LANE_BURST : (int)self->burst;
+/* How many completions a worker that is alone asks for. To look for several costs more than to look
+ * for one if there are no more, so that is tried now and then, and again while it brings several.
+ */
+static int look_for(io_worker *self) {
+    if (self->brought > 1)
+        return self->brought > LANE_BURST / 2 ? LANE_BURST : 2 * (int)self->brought;
+    if (self->single_looks == 0)
+        return 2;
+    self->single_looks--;
+    return 1;
+}
+
+static void looked(io_worker *self, int maximum, uint32_t brought) {
+    self->brought = brought;
+    if (maximum > 1 && brought < 2)
+        self->single_looks = SINGLE_LOOKS;
 }
 
 static int worker_wait_shared(io_worker *self, const io_wait *wait) {
@@ -134,7 +147,7 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
         bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
         int maximum = alone ? look_for(self) : 1;
         int error = lane_wait_shared(lane, wait, maximum, true);
-        self->burst = 2 * (uint32_t)lane->ready_count;
+        looked(self, maximum, (uint32_t)lane->ready_count);
         lane_repost_surplus(lane, 1);
         if (error && lane->ready_count == 0)
             return error;
