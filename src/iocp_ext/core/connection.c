@@ -449,10 +449,10 @@ static io_chunk *file_chunk(io_connection *self, io_native native, uint64_t offs
         chunk->file = op;
         return chunk;
     }
-    if (file->held) {
-        io_native_close_file(file->file);
+    if (*error == 0)
         *error = -IOE_NOMEM;
-    }
+    if (file->held)
+        io_native_close_file(file->file);
     io_op_release(op);
     return NULL;
 }

@@ -387,13 +387,17 @@ static bool start_stage(py_connection *self, PyObject *make_stage) {
 
 static bool start(py_connection *self) {
     py_service *service = self->service;
+    PyObject *framer = NULL, *make_stage;
     if (service->frames == NULL && service->framing != NULL) {
-        self->framer = PyObject_CallNoArgs(service->framing);
-        if (self->framer == NULL)
+        framer = PyObject_CallNoArgs(service->framing);
+        if (framer == NULL)
             return false;
     }
-    PyObject *make_stage = self->stage; /* where it was left for this moment */
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->framer = framer;
+    make_stage = self->stage; /* where it was left for this moment */
     self->stage = NULL;
+    Py_END_CRITICAL_SECTION();
     if (make_stage == NULL) {
         self->established = true;
         return true;
@@ -443,11 +447,13 @@ static void on_jobs(turn *at) {
 /* What holds others, or is of no use any more. The context stays: it is the user's. */
 static void drop(turn *at) {
     py_connection *self = at->self;
-    PyObject *timers;
+    PyObject *timers, *framer;
     Py_BEGIN_CRITICAL_SECTION(self);
     timers = self->timers;
-    self->timers = NULL;
+    framer = self->framer;
+    self->timers = self->framer = NULL;
     Py_END_CRITICAL_SECTION();
+    Py_XDECREF(framer);
     if (timers != NULL) {
         PyObject *answer = PyObject_CallOneArg(self->service->port->state->cancel_timers, timers);
         if (answer == NULL)
@@ -457,7 +463,6 @@ static void drop(turn *at) {
     }
     on_jobs(at);
     Py_CLEAR(self->input);
-    Py_CLEAR(self->framer);
     PyMem_RawFree(self->carry);
     self->carry = NULL;
 }

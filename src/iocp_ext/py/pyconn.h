@@ -41,11 +41,11 @@ typedef struct py_service {
     /* Under the registry's lock: */
     size_t count; /* connections that are not gone */
     bool shut;
-    io_timer *clock; /* in flight, which holds a reference */
+    io_timer *clock;                     /* in flight, which holds a reference */
+    uint64_t bytes_received, bytes_sent; /* of those that are gone */
     /* Figures: */
     _Atomic uint64_t accepted, refused, failed, closed, aborted, accept_errors, messages, runs;
     _Atomic uint64_t callback_ns, callback_max_ns;
-    _Atomic uint64_t bytes_received, bytes_sent; /* of those that are gone */
 } py_service;
 
 /* The beginning of a message whose end has not come. */
@@ -82,7 +82,7 @@ typedef struct py_connection {
     bool peer_known;
     _Atomic bool stage_sends; /* what is sent goes through the stage */
     bool established;         /* the stage is through */
-    bool told;                /* on_connect has been called */
+    _Atomic bool told;        /* on_connect has been called */
     bool overdue;             /* the clock's: a time limit is up, and its stage is to be told */
     _Atomic bool ending;      /* no more is taken for sending */
     _Atomic bool closing;     /* its end has been asked for */

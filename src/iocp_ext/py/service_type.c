@@ -163,6 +163,8 @@ static bool delist(py_connection *connection) {
     py_service *self = connection->service;
     io_mutex_lock(&self->port->registry.lock);
     io_list_remove(&connection->link);
+    self->bytes_received += connection->io.bytes_received;
+    self->bytes_sent += connection->io.bytes_sent;
     bool last = --self->count == 0;
     io_mutex_unlock(&self->port->registry.lock);
     return last;
@@ -180,9 +182,6 @@ void py_service_report(py_service *self, py_callback which, PyObject *one, PyObj
 
 void py_service_gone(py_connection *connection) {
     py_service *self = connection->service;
-    atomic_fetch_add_explicit(&self->bytes_received, connection->io.bytes_received,
-                              memory_order_relaxed);
-    atomic_fetch_add_explicit(&self->bytes_sent, connection->io.bytes_sent, memory_order_relaxed);
     atomic_fetch_add_explicit(connection->told ? &self->closed : &self->failed, 1,
                               memory_order_relaxed);
     if (count_host(self, connection, -1) < 0)
@@ -577,38 +576,39 @@ static PyObject *service_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
 }
 
 typedef struct totals {
-    uint64_t queued, received, sent;
+    uint64_t count, queued, received, sent;
 } totals;
 
-static void add_living(py_service *self, totals *sum) {
+/* Of those that are gone and those that are not. */
+static totals add_up(py_service *self) {
     py_registry *registry = &self->port->registry;
     io_mutex_lock(&registry->lock);
+    totals sum = {.count = self->count, .received = self->bytes_received, .sent = self->bytes_sent};
     for (io_link *link = registry->connections.next; link != &registry->connections;
          link = link->next) {
         py_connection *connection = IO_CONTAINER(link, py_connection, link);
         uint64_t received, sent;
         if (connection->service != self)
             continue;
-        sum->queued += io_connection_pending(&connection->io, &received, &sent);
-        sum->received += received;
-        sum->sent += sent;
+        sum.queued += io_connection_pending(&connection->io, &received, &sent);
+        sum.received += received;
+        sum.sent += sent;
     }
     io_mutex_unlock(&registry->lock);
+    return sum;
 }
 
 static PyObject *service_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_service *self = self_of(object);
-    totals sum = {0, self->bytes_received, self->bytes_sent};
-    add_living(self, &sum);
+    totals sum = add_up(self);
     uint64_t runs = self->runs;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", self->accepted, "connections",
-                         (uint64_t)self->count, "closed", self->closed, "failed", self->failed,
-                         "refused", self->refused, "aborted", self->aborted, "accept_errors",
-                         self->accept_errors, "bytes_received", sum.received, "bytes_sent",
-                         sum.sent, "bytes_queued", sum.queued, "messages", self->messages,
-                         "callback_seconds_mean",
-                         runs ? (double)self->callback_ns / (double)runs * 1e-9 : 0.0,
-                         "callback_seconds_max", (double)self->callback_max_ns * 1e-9);
+    return Py_BuildValue(
+        "{sKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", self->accepted, "connections", sum.count,
+        "closed", self->closed, "failed", self->failed, "refused", self->refused, "aborted",
+        self->aborted, "accept_errors", self->accept_errors, "bytes_received", sum.received,
+        "bytes_sent", sum.sent, "bytes_queued", sum.queued, "messages", self->messages,
+        "callback_seconds_mean", runs ? (double)self->callback_ns / (double)runs * 1e-9 : 0.0,
+        "callback_seconds_max", (double)self->callback_max_ns * 1e-9);
 }
 
 static PyObject *get_count(PyObject *object, void *Py_UNUSED(closure)) {
