@@ -386,7 +386,7 @@ static void read_all(void *argument) {
 
 /* Others have their turn while one sends very much to somebody who reads as fast as it comes. */
 static void much_to_a_fast_reader(const char *backend) {
-    enum { SHARE_MOST = 5 << 20 };
+    enum { SHARE_MOST = 1 << 20, MUCH = 128 << 20 };
     io_native natives[2];
     talk_end *end = talk_open_narrow(&both, backend, 0);
     if (both.world.sim) { /* reads in the same thread */
@@ -397,12 +397,12 @@ static void much_to_a_fast_reader(const char *backend) {
     both.limits.max_write_buffer = UINT64_MAX;
     world_pair(&both.world, natives);
     talk_end *busy = talk_adopt(&both, natives[0]);
-    reader other = {.native = natives[1], .wanted = 1 + test_scaled(512 << 20)};
+    reader other = {.native = natives[1], .wanted = 1 + MUCH};
     test_thread_start(&other.thread, read_all, &other);
     CHECK_INT(talk_send(busy, 1, TALK_COPIED), 1);
     while (!atomic_load(&other.reads))
         (void)talk_step(&both, 1);
-    CHECK_INT(talk_send(busy, (size_t)other.wanted - 1, TALK_OWNED), 1);
+    CHECK_INT(talk_send(busy, MUCH, TALK_OWNED), 1);
     CHECK(busy->io.bytes_sent <= SHARE_MOST);
     CHECK_INT(talk_send(end, 100, TALK_COPIED), 1);
     TALK_UNTIL(&both, end->peer->in == 100);

@@ -18,7 +18,7 @@ enum {
     VECS_MAX = 64,            /* chunks of one send */
     FILES_LOW = 4,            /* files queued with which it is read again */
     SEND_BYTES_MAX = 1 << 18, /* bytes of one send, about: progress is seen this often */
-    SHARE_BYTES = 1 << 22,    /* of one flush, about: a reader may be as fast as we are */
+    SHARE_BYTES = 1 << 19,    /* of one flush, about: a reader may be as fast as we are */
 };
 
 /* ---- the queue ------------------------------------------------------------------------------- */
