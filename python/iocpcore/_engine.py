@@ -272,13 +272,12 @@ class Engine:
         logger.info("stopping: a callback raised %r", error)
         self.begin_stop(STOP_TIMEOUT)
 
-    def _left(self) -> None:
+    def _left(self, closed: bool) -> None:
         """A worker has ended. If nobody stops this, the port was ended by its user."""
         with self._changed:
             if self.stopping or not self._started:
                 return
             self._port_ended = True
-            closed = self.port.closed
             self.exit = ValueError("port is closed") if closed else RuntimeError("port is stopped")
             self._stop_elsewhere(time.monotonic())
 

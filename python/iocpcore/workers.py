@@ -49,7 +49,8 @@ def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
 class Workers:
     """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
 
-    They end when the port is stopped or closed, and each tells `on_end`. `on_exit` is told of a
+    They end when the port is stopped or closed, and each tells `on_end` whether that
+    was by closing it. `on_exit` is told of a
     KeyboardInterrupt or SystemExit that a callback raised; the thread goes on afterwards.
     """
 
@@ -58,7 +59,7 @@ class Workers:
         port: CompletionPort,
         count: int,
         on_exit: Callable[[BaseException], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[bool], None],
     ) -> None:
         self._port = port
         self._on_exit = on_exit
@@ -93,17 +94,15 @@ class Workers:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        self._run()
-        self._on_end()
+        self._on_end(self._run())
 
-    def _run(self) -> None:
+    def _run(self) -> bool:
+        """Whether the port is closed now; else it is stopped."""
         while True:
             try:
                 self._port.run()
-                return
-            except ValueError:
-                if self._port.closed:  # while a callback was blocked, in this thread
-                    return
-                raise
+                return self._port.closed  # perhaps by a callback of this thread
+            except ValueError:  # closed by another, and `closed` may say so only a moment later
+                return True
             except (KeyboardInterrupt, SystemExit) as error:
                 self._on_exit(error)
