@@ -443,7 +443,8 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns);
 /* A worker's life. Not between io_port_enter and io_port_leave: a worker in a callback is no user
  * of the port, so that the callback may close it. 0 or a portable error. */
 int io_worker_enter(io_worker *worker, io_lane *lane);
-/* Waits until there is something to take: 1; 0: stopped; -IOE_INTR; -IOE_CLOSED. */
+/* Waits until there is something to take: 1; 0: stopped; -IOE_INTR; -IOE_CLOSED. Until the deadline
+ * only if that is 0: a look without waiting, -IOE_INTR if there is nothing. */
 int io_worker_wait(io_worker *worker, const io_wait *wait);
 /* The next operation to deliver, or NULL: wait again. Each call ends the callback before it. */
 io_op *io_worker_take(io_worker *worker);

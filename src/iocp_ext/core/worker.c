@@ -149,8 +149,8 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
         int error = lane_wait_shared(lane, wait, maximum, true);
         looked(self, maximum, (uint32_t)lane->ready_count);
         lane_repost_surplus(lane, 1);
-        if (error && lane->ready_count == 0)
-            return error;
+        if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
+            return error ? error : -IOE_INTR;
     }
 }
 
@@ -174,9 +174,9 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             self->turn = LANE_BURST;
             lane_kick(lane);
-            if (error && lane->ready_count == 0)
-                return error;
-        } else if (park_worker(self, wait)) {
+            if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
+                return error ? error : -IOE_INTR;
+        } else if (wait->deadline_ns == 0 || park_worker(self, wait)) {
             return -IOE_INTR;
         }
     }
