@@ -139,7 +139,10 @@ def wide_port(backend: str, ends_at_zero: None) -> Iterator[iocpcore.CompletionP
     port.close()
 
 
+# The limit is for a busy machine: free-threaded CPython 3.13 gives up the CPU 40 times before it
+# waits for any lock, and for some that nobody holds.
 @pytest.mark.stress
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("concurrency", [1, WORKERS])
 def test_whatever_happens(make_server, wide_port, backend, concurrency):
     faults = Events()
@@ -163,7 +166,7 @@ def test_whatever_happens(make_server, wide_port, backend, concurrency):
             iocpcore.connect_nowait(
                 host, number, handler=theirs, framing=FRAMING, completion_port=port
             )
-        finish(theirs.closed, count, 2 * LIMIT)
+        finish(theirs.closed, count, LIMIT)
         assert not faults.items, faults.items[:20]
         finish(ours.closed, count, LIMIT)
     assert not faults.items, faults.items[:20]
