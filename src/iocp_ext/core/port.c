@@ -152,9 +152,10 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     io_list_init(&done);
 
     io_mutex_lock(&lane->lock);
-    while (atomic_load(&port->users) > 0 && io_clock_ns() < limit_ns)
+    /* One look decides: who comes from now on is told that it is closed, but counts meanwhile. */
+    bool deserted;
+    while (!(deserted = atomic_load(&port->users) == 0) && io_clock_ns() < limit_ns)
         io_cond_wait(&lane->left, &lane->lock, limit_ns);
-    bool deserted = atomic_load(&port->users) == 0;
     cancel_timers(lane, &done);
     io_lane_append(lane, &done);
     io_mutex_unlock(&lane->lock);
