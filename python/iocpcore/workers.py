@@ -49,9 +49,9 @@ def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
 class Workers:
     """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
 
-    They end when the port is stopped or closed, and each tells `on_end` whether that
-    was by closing it. `on_exit` is told of a
-    KeyboardInterrupt or SystemExit that a callback raised; the thread goes on afterwards.
+    They end when the port is stopped or closed, and each tells `on_end` whether that was by closing
+    it. `on_exit` is told of a KeyboardInterrupt or SystemExit that a callback raised; the thread
+    goes on afterwards.
     """
 
     def __init__(
