@@ -4,7 +4,7 @@ from concurrent.futures import Executor
 from socket import socket
 from typing import Any, Literal, Protocol, Self, TypeAlias, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from iocpcore._strand import Timer
 from iocpcore.framing import Framer
@@ -200,6 +200,30 @@ class Connection:
     def _hold(self, held: bool, /) -> None: ...
     def _add_timer(self, timer: Timer, /) -> bool: ...
     def _remove_timer(self, timer: Timer, /) -> None: ...
+
+# The base of Datagram, which has the two methods that are called from there.
+@disjoint_base
+class Endpoint:
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def pending_bytes(self) -> int: ...
+    def send_to(self, data: Buffer, address: Any = None) -> bool: ...
+    def fileno(self) -> int: ...
+    def stats(self) -> dict[str, int]: ...
+    def _open(
+        self,
+        port: CompletionPort,
+        native: int,
+        family: int,
+        on_datagram: Callable[..., object] | None,
+        remote_address: Any,
+        max_size: int,
+        max_write_buffer: int,
+        /,
+    ) -> None: ...
+    def _receive(self) -> None: ...
+    def _end(self) -> bool: ...
 
 @final
 class Listener:

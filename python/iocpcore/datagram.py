@@ -1,14 +1,13 @@
-"""UDP."""
+"""UDP: setting an endpoint up, and what happens seldom. The rest is _core.Endpoint."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from iocpcore import _check, _core, _dialling, _signals, callbacks
 from iocpcore._core import CompletionPort, Operation
@@ -16,9 +15,6 @@ from iocpcore._dialling import Target
 from iocpcore._engine import engine_of
 from iocpcore._journal import shown
 from iocpcore._listening import bind, set_reuse_port
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 logger = logging.getLogger("iocpcore")
 
@@ -30,7 +26,7 @@ PAUSE_MIN, PAUSE_MAX = 0.01, 1.0  # seconds; it doubles
 LARGEST = 65535  # bytes: no datagram is larger, but for IPv6 jumbograms
 
 
-class Datagram:
+class Datagram(_core.Endpoint):
     """A UDP endpoint on a port: calls a function for every datagram.
 
     Callbacks, each a keyword argument here or a method of `handler`:
@@ -79,10 +75,9 @@ class Datagram:
     ) -> None:
         given = {"on_datagram": on_datagram, "on_error": on_error}
         found = callbacks.collect(handler, given, ("on_datagram", "on_error"))
-        self._on_datagram = found.get("on_datagram")
         self._on_error = found.get("on_error")
-        self._max_size = _check.whole("max_size", max_size, 1, LARGEST)
-        self._max_write_buffer = _check.whole("max_write_buffer", max_write_buffer, 1)
+        max_size = _check.whole("max_size", max_size, 1, LARGEST)
+        max_write_buffer = _check.whole("max_write_buffer", max_write_buffer, 1)
         _check.flag("reuse_port", reuse_port)
         _check.flag("broadcast", broadcast)
         if sock is not None and (local_address or remote_address or reuse_port or broadcast):
@@ -93,89 +88,54 @@ class Datagram:
         self._engine = engine_of(completion_port)
         self._port = self._engine.port
         self._remote: Any = None if remote is None else remote.address
-        self._lock = threading.RLock()  # everything below
-        self._closed = threading.Event()
+        self._lock = threading.Lock()  # when_closed
+        self._ended = threading.Event()
         self._when_closed: list[Callable[[], object]] = []
-        self._failures = 0  # receives in a row
         self._pause = PAUSE_MIN
-        self._pending = 0
-        self._counts = dict.fromkeys(
-            ("received", "bytes_received", "sent", "bytes_sent", "dropped", "errors"), 0
+        native, family, self._sockname = self._prepare(sock, local, remote, reuse_port, broadcast)
+        on_datagram = found.get("on_datagram")
+        self._open(
+            self._port, native, family, on_datagram, self._remote, max_size, max_write_buffer
         )
-        self._open(sock, local, remote, reuse_port, broadcast)
         if not self._engine.add(self):
             self.close()
             raise ValueError("completion_port is being closed")
         self._receive()
 
-    def _open(
+    def _prepare(
         self,
         sock: socket.socket | None,
         local: Target | None,
         remote: Target | None,
         reuse_port: bool,
         broadcast: bool,
-    ) -> None:
-        self._handle: Any
+    ) -> tuple[int, int, Any]:
+        """A socket that is nobody else's: its number, family and address."""
         if self._port.backend == "sim":
-            self._handle, self._sockname = _core.sim_datagram(self._port)
-            return
+            handle, sockname = _core.sim_datagram(self._port)
+            return handle, socket.AF_INET, sockname
         if sock is None:
             sock = _make_socket(local, remote, reuse_port, broadcast)
         elif not isinstance(sock, socket.socket):
             raise TypeError(f"sock must be a socket, not {type(sock).__name__}")
         elif sock.type != socket.SOCK_DGRAM:
             raise ValueError("sock must be a datagram socket")
-        else:
-            sock = socket.socket(fileno=sock.detach())
         sock.setblocking(False)
-        self._handle, self._sockname = sock, sock.getsockname()
+        sockname, family = sock.getsockname(), sock.family
+        return sock.detach(), family, sockname
 
     # ---- for everybody
-
-    def send_to(self, data: Buffer, address: Any = None) -> bool:
-        """Send one datagram (bytes-like); False if it was dropped.
-
-        It is dropped when it would have more than `max_write_buffer` bytes wait, and when the
-        endpoint is closed. True promises no arrival. `address` must be numeric; without it the
-        datagram goes to `remote_address`. What the system refuses goes to on_error: a datagram
-        that is too large, for example. Raises TypeError and ValueError for bad arguments.
-        """
-        if address is None:
-            if self._remote is None:
-                raise ValueError("address is needed, as there is no remote_address")
-            address = self._remote
-        size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
-        with self._lock:
-            if self.closed or (self._pending and self._pending + size > self._max_write_buffer):
-                self._counts["dropped"] += 1
-                return False
-            try:
-                callback = functools.partial(self._sent, size)
-                self._port.send_to(self._handle, data, address, callback=callback)
-            except ValueError:
-                if not self._port.closed:
-                    raise
-                self._counts["dropped"] += 1
-                return False
-            self._pending += size
-            return True
 
     def close(self) -> None:
         """End it, at once: what waits to be sent is dropped. No on_datagram begins after this.
 
         One that has begun may still be going on in another thread. Closing twice is harmless.
         """
+        if not self._end():
+            return
         with self._lock:
-            if self.closed:
-                return
-            self._closed.set()
             told, self._when_closed = self._when_closed, []
-            try:
-                self._port.close_handle(self._handle)
-            except ValueError:  # the port is closed; a simulated handle is gone with it
-                if isinstance(self._handle, socket.socket):
-                    self._handle.close()
+        self._ended.set()
         self._engine.remove(self)
         for function in told:
             function()
@@ -187,14 +147,6 @@ class Datagram:
         """
         _signals.serve(_Serving(self), 0.0)
 
-    def fileno(self) -> int:
-        """The socket's descriptor; -1 when it is closed."""
-        return self._handle if isinstance(self._handle, int) else self._handle.fileno()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
     @property
     def sockname(self) -> Any:
         """The address that it is bound to."""
@@ -204,16 +156,6 @@ class Datagram:
     def remote_address(self) -> Any:
         """The address of its only peer, or None."""
         return self._remote
-
-    @property
-    def pending_bytes(self) -> int:
-        """What waits to be sent."""
-        return self._pending
-
-    def stats(self) -> dict[str, int]:
-        """Figures: received, bytes_received, sent, bytes_sent, dropped, errors, pending_bytes."""
-        with self._lock:
-            return {**self._counts, "pending_bytes": self._pending}
 
     def __enter__(self) -> Self:
         return self
@@ -236,69 +178,33 @@ class Datagram:
         self.close()
         return 0
 
-    # ---- completions
+    # ---- called by the core
 
-    def _receive(self, _: Operation | None = None) -> None:
-        with self._lock:
-            if self.closed:
-                return
-            try:
-                self._port.recv_from(self._handle, self._max_size, callback=self._received)
-            except ValueError:
-                if not self._port.closed:
-                    raise
-
-    def _received(self, operation: Operation) -> None:
-        """Only now is the next one asked for: so callbacks never overlap, and keep the order."""
-        if self.closed:
-            return
-        if operation.error is not None:
-            self._not_received(operation.error)
-            return
-        data, address = operation.result()
-        with self._lock:
-            self._failures, self._pause = 0, PAUSE_MIN
-            self._counts["received"] += 1
-            self._counts["bytes_received"] += len(data)
+    def _not_received(self, error: BaseException, failures: int) -> None:
+        """A receive has failed, for the how manyth time in a row; the next one is ours to begin."""
+        if failures == 1:
+            self._pause = PAUSE_MIN
+        pause = self._pause
+        pauses = getattr(error, "errno", None) in NO_MEMORY or failures > FAILURES_MAX
+        if pauses:
+            self._pause = min(2 * pause, PAUSE_MAX)
         try:
-            if self._on_datagram is not None:
-                self._on_datagram(self, data, address)
-        except Exception as error:
-            self._tell(error, of_callback=True)
-        finally:
-            self._receive()
-
-    def _not_received(self, error: BaseException) -> None:
-        with self._lock:
-            self._failures += 1
-            pauses = getattr(error, "errno", None) in NO_MEMORY or self._failures > FAILURES_MAX
-            pause = self._pause
-            if pauses:
-                self._pause = min(2 * pause, PAUSE_MAX)
-        try:
-            self._tell(error)
+            self._tell(error, False)
         finally:
             if not pauses:
                 self._receive()
             elif not self._port.closed:
-                self._port.timer(pause, callback=self._receive)
+                self._port.timer(pause, callback=self._resume)
 
-    def _sent(self, size: int, operation: Operation) -> None:
-        with self._lock:
-            self._pending -= size
-            if operation.error is None:
-                self._counts["sent"] += 1
-                self._counts["bytes_sent"] += size
-        if operation.error is not None and not self.closed:
-            self._tell(operation.error)
+    def _resume(self, _: Operation) -> None:
+        self._receive()
 
-    def _tell(self, error: BaseException, *, of_callback: bool = False) -> None:
-        with self._lock:
-            self._counts["errors"] += 1
+    def _tell(self, error: BaseException, of_callback: bool) -> None:
+        """Of a datagram that was not received or sent, or of what a callback has raised."""
         if self._on_error is not None:
             self._on_error(self, error)
         elif of_callback:
-            raise error  # to sys.unraisablehook, by the port
+            raise error  # to sys.unraisablehook, by the core
         else:
             logger.debug("%r: %s", self, error)
 
@@ -328,7 +234,7 @@ class _Serving:
         function()
 
     def wait_stopped(self) -> None:
-        self._endpoint._closed.wait()
+        self._endpoint._ended.wait()
 
     def begin_stop(self, timeout: float) -> None:
         self._endpoint.close()

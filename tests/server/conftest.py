@@ -11,7 +11,7 @@ from typing import Any
 import iocpcore
 import pytest
 from iocpcore import Connection, Server, _engine
-from support.system import LIMIT
+from support.system import LIMIT, wait_until
 
 
 @pytest.fixture
@@ -83,3 +83,26 @@ def plain(ends_at_zero: None) -> Iterator[Callable[[Server], socket.socket]]:
     yield connect
     for sock in made:
         sock.close()
+
+
+@pytest.fixture
+def endpoint(
+    port: iocpcore.CompletionPort, workers: Callable[..., Any]
+) -> Iterator[Callable[..., iocpcore.Datagram]]:
+    """Makes endpoints on a port with two threads in run()."""
+    made: list[iocpcore.Datagram] = []
+
+    def make(**options: object) -> iocpcore.Datagram:
+        if (
+            port.backend != "sim"
+            and not {"sock", "local_address", "remote_address"} & options.keys()
+        ):
+            options["local_address"] = ("127.0.0.1", 0)
+        made.append(iocpcore.Datagram(completion_port=port, **options))
+        return made[-1]
+
+    with workers(port, 2):
+        yield make
+        for one in made:
+            one.close()
+        wait_until(lambda: port.in_flight == 0, "the end of all operations")

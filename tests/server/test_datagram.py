@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import iocpcore
 import pytest
 from iocpcore import Datagram, _engine
 from support.child import run
@@ -15,29 +14,6 @@ from support.events import Events
 from support.system import LIMIT, LINUX, scaled, wait_until
 
 LOOPBACK = ("127.0.0.1", 0)
-
-
-@pytest.fixture
-def endpoint(
-    port: iocpcore.CompletionPort, workers: Callable[..., object]
-) -> Iterator[Callable[..., Datagram]]:
-    """Makes endpoints on a port with two threads in run()."""
-    made: list[Datagram] = []
-
-    def make(**options: object) -> Datagram:
-        if (
-            port.backend != "sim"
-            and not {"sock", "local_address", "remote_address"} & options.keys()
-        ):
-            options["local_address"] = LOOPBACK
-        made.append(Datagram(completion_port=port, **options))
-        return made[-1]
-
-    with workers(port, 2):
-        yield make
-        for one in made:
-            one.close()
-        wait_until(lambda: port.in_flight == 0, "the end of all operations")
 
 
 @pytest.fixture
@@ -229,30 +205,19 @@ def test_what_is_too_long_is_cut_off(endpoint):
     assert [event[1] for event in events.items] == [bytes(10), b"next"]
 
 
-def test_the_write_buffer(endpoint, monkeypatch):
-    """One datagram is always taken, however large the limit says it is."""
-    server = endpoint()
-    client = endpoint(max_write_buffer=10)
-    with client._lock:  # nothing that was sent is taken off meanwhile
-        assert client.send_to(bytes(20), server.sockname)
-        assert client.pending_bytes == 20
-        assert client.send_to(b"x", server.sockname) is False
-    wait_until(lambda: client.pending_bytes == 0, "the send")
-    assert client.send_to(b"x", server.sockname)
-    assert client.stats()["dropped"] == 1
-
-
 @pytest.mark.system
 def test_failures_in_a_row(endpoint):
     """A receive that fails for ever does not keep a worker busy; it pauses, longer and longer."""
     server = endpoint()
     no_memory = OSError(errno.ENOMEM, "no memory")
-    for expected in (0.02, 0.04, 0.08):
-        server._not_received(no_memory)
+    for failures, expected in enumerate((0.02, 0.04, 0.08), 1):
+        server._not_received(no_memory, failures)
         assert server._pause == pytest.approx(expected)
-    for _ in range(20):
-        server._not_received(no_memory)
+    for failures in range(4, 24):
+        server._not_received(no_memory, failures)
     assert server._pause == 1.0
+    server._not_received(no_memory, 1)  # something was received meanwhile
+    assert server._pause == pytest.approx(0.02)
     server.close()
 
 

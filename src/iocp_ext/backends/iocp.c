@@ -269,7 +269,7 @@ static int iocp_handle_open(io_handle *handle, uint32_t *os_error) {
     handle->identity[1] = 0;
     if (iocp_is_pipe(handle))
         return winpipe_open(handle, os_error);
-    if (handle->owned)
+    if (handle->owned && handle->type == IO_STREAM)
         return winstream_open(handle, os_error);
     int error = winsock_open(handle, os_error);
     return error == -IOE_NOTSOCK ? winfile_open(handle, os_error) : error;
@@ -311,7 +311,9 @@ int iocp_refused(io_op *op, uint32_t code) {
  * cut off, is none, although the call that meets it fails. To look is safe: the handle's lock keeps
  * who may have the packet already from reporting it. */
 int iocp_started(io_op *op, bool succeeded, uint32_t code) {
-    if (succeeded && op->handle->owned && op->handle->backend.word[WINSTREAM_SKIPS]) {
+    const io_handle *handle = op->handle;
+    bool stream = handle->owned && handle->type == IO_STREAM;
+    if (succeeded && stream && handle->backend.word[WINSTREAM_SKIPS]) {
         op->result = (int64_t)op->overlapped.InternalHigh;
         return IO_DONE;
     }

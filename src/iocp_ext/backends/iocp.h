@@ -35,7 +35,7 @@ typedef struct iocp_lane {
 /* What io_handle.backend.word holds. */
 enum { WINSOCK_TYPE, WINSOCK_PROTOCOL, WINSOCK_BASE, WINSOCK_LISTENS };
 enum { WINFILE_OVERLAPPED, WINFILE_ACCESS };
-enum {                  /* of handles that are owned */
+enum {                  /* of streams that are owned */
        WINSTREAM_SKIPS, /* no packet follows what ends at once */
        WINSTREAM_ROOM,  /* how much the next receive is given */
        /* WINSOCK_BASE */

@@ -228,9 +228,9 @@ static int send_vecs(io_op *op, io_address *to) {
         op, send_message((int)op->handle->native, transfer->vecs, transfer->vec_count, to, 0));
 }
 
-int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, bool last,
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                        uint32_t *os_error) {
-    ssize_t moved = send_message((int)handle->native, vecs, count, NULL, last ? MSG_MORE : 0);
+    ssize_t moved = send_message((int)handle->native, vecs, count, to, last ? MSG_MORE : 0);
     if (moved >= 0)
         return moved;
     *os_error = (uint32_t)errno;

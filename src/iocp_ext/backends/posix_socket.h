@@ -14,7 +14,7 @@ enum {
  * or a portable error. */
 int posix_handle_open(io_handle *handle, uint32_t *os_error);
 void posix_handle_close(io_handle *handle); /* gives the duplicate back */
-int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, bool last,
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                        uint32_t *os_error);
 int posix_shutdown(io_handle *handle);
 uint32_t posix_unsent(io_handle *handle, bool only_here);

@@ -208,6 +208,11 @@ static int prepare(struct uring_sqe *entry, io_op *op) {
         prepare_poll(entry, IO_WRITABLE);
         return IO_PENDING;
     }
+    if (op->flags & IO_OP_EAGER) {
+        int answer = posix_perform(op);
+        if (answer != -IOE_AGAIN)
+            return answer;
+    }
     bool fills = op->kind == IO_RECV || op->kind == IO_RECV_FROM || op->kind == IO_READ;
     if (fills && !io_transfer_acquire((io_transfer *)op))
         return -IOE_NOMEM;
@@ -434,7 +439,7 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
 
 static int uring_handle_open(io_handle *handle, uint32_t *os_error) {
     int error = posix_handle_open(handle, os_error);
-    if (error == 0 && handle->owned)
+    if (error == 0 && handle->owned && handle->type == IO_STREAM)
         uring_receiver_open(handle);
     return error;
 }

@@ -71,9 +71,9 @@ struct io_backend {
     /* The address of its own end or of the other one; length 0 if there is none. */
     void (*address)(io_handle *handle, bool peer, io_address *answer);
     /* Optional. Sends what can be sent at once, without an operation: bytes, -IOE_AGAIN, or another
-     * error. Only while no operation sends. `last`: shutdown or the close follows at once, so that
-     * the end may travel with the data. */
-    int64_t (*send_now)(io_handle *handle, io_vec *vecs, uint32_t count, bool last,
+     * error. Only while no operation sends. `to`: of a datagram, else NULL. `last`: shutdown or the
+     * close follows at once, so that the end may travel with the data. */
+    int64_t (*send_now)(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                         uint32_t *os_error);
     /* Optional. For a backend that reports receives as IO_RECEIVE_READY, so that what has arrived
      * is fetched where and when it is handed on: IO_DONE, -IOE_AGAIN or another error. */

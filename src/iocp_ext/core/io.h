@@ -117,6 +117,7 @@ enum {
     IO_OP_YIELD = 1u << 4,       /* has had its share: submit() makes it wait for its next turn */
     IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
     IO_OP_CANCEL_OWED = 1u << 6, /* the kernel did not take the cancel that was asked for (uring) */
+    IO_OP_EAGER = 1u << 7,       /* there may be something for it already: tried before it waits */
 };
 
 /* Who is told when an operation has been taken from the ready queue. */
@@ -125,6 +126,7 @@ typedef enum io_sink {
     IO_SINK_CONNECTION, /* connection.h: `owner` is the io_connection */
     IO_SINK_LISTENER,   /* listener.h: `owner` is the io_listener */
     IO_SINK_SERVICE,    /* a service's clock; `owner` is whose */
+    IO_SINK_ENDPOINT,   /* a datagram endpoint's */
 } io_sink;
 
 /* The head that every operation has; the larger types below begin with it. */
@@ -311,6 +313,9 @@ void io_handle_release(io_handle *handle);
  * held by nobody: closed with io_handle_close, it is gone. */
 int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
                     uint32_t *os_error);
+/* The same for a datagram socket. */
+int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_handle **handle,
+                             uint32_t *os_error);
 /* Forgets an idle handle, leaving the native one open: IOE_BUSY with operations in flight. */
 int io_handle_forget(io_handle *handle, bool native_gone);
 /* Cancels what is in flight and closes the native handle when the last operation has ended. */
@@ -503,7 +508,7 @@ typedef struct io_port_figures {
     uint64_t waits, wakes, handovers, workers, handles;
 } io_port_figures;
 void io_port_stats(io_port *port, io_port_figures *figures);
-/* Completes a prepared IO_POST at once. */
+/* Completes a prepared IO_POST at once; or what has its result without having been submitted. */
 void io_post_submit(io_op *post);
 
 const io_backend *io_backend_by_name(const char *name);

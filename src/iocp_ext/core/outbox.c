@@ -254,7 +254,7 @@ static bool send_at_once(io_connection *self) {
         return false;
     uint32_t count = gather(self, vecs, &length);
     bool last = ends_behind(self) && self->files_queued == 0 && length == self->bytes_queued;
-    int64_t sent = backend->send_now(self->handle, vecs, count, last, &os_error);
+    int64_t sent = backend->send_now(self->handle, vecs, count, NULL, last, &os_error);
     if (sent == -IOE_AGAIN)
         return false;
     account(self, IO_SEND, sent, os_error);

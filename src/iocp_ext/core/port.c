@@ -297,7 +297,8 @@ void io_post_submit(io_op *post) {
     io_list_init(&done);
     atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&port->completed, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(post->result < 0 ? &port->failed : &port->completed, 1,
+                              memory_order_relaxed);
     post->state = IO_OP_COMPLETED;
     io_list_push_back(&done, &post->link);
     io_lane_push(post->lane, &done);

@@ -446,8 +446,8 @@ static bool handles_grow(io_lane *lane) {
 }
 
 /* A handle that is owned has its type and family already. */
-static int open_handle(io_lane *lane, io_native native, bool owned, int family, io_handle **out,
-                       uint32_t *os_error) {
+static int open_handle(io_lane *lane, io_native native, bool owned, io_handle_type type, int family,
+                       io_handle **out, uint32_t *os_error) {
     io_mutex_lock(&lane->handles_lock);
     io_link *link = NULL;
     if (!io_list_empty(&lane->free_handles) || handles_grow(lane)) {
@@ -465,7 +465,7 @@ static int open_handle(io_lane *lane, io_native native, bool owned, int family, 
     handle->in_flight = 0;
     handle->closing = handle->native_gone = false;
     handle->owned = owned;
-    handle->type = IO_STREAM;
+    handle->type = (uint8_t)type;
     handle->family = family;
     handle->ready = 0;
     handle->busy[IO_IN] = handle->busy[IO_OUT] = false;
@@ -488,12 +488,17 @@ static int open_handle(io_lane *lane, io_native native, bool owned, int family, 
 }
 
 int io_handle_open(io_lane *lane, io_native native, io_handle **handle, uint32_t *os_error) {
-    return open_handle(lane, native, false, 0, handle, os_error);
+    return open_handle(lane, native, false, IO_STREAM, 0, handle, os_error);
 }
 
 int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
                     uint32_t *os_error) {
-    return open_handle(lane, native, true, family, handle, os_error);
+    return open_handle(lane, native, true, IO_STREAM, family, handle, os_error);
+}
+
+int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_handle **handle,
+                             uint32_t *os_error) {
+    return open_handle(lane, native, true, IO_DATAGRAM, family, handle, os_error);
 }
 
 /* A handle's slot is used again when it is neither open nor named by anybody. */

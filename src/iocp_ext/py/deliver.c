@@ -87,7 +87,7 @@ py_operation *py_hand_out(io_op *op) {
             keep_exception(self);
     } else {
         self->cancelled = op->result == -IOE_CANCELED;
-        self->error = py_error_of(self, op);
+        self->error = py_error_of(py_kinds[self->kind].name, op);
         if (self->error == NULL)
             keep_exception(self);
     }
@@ -117,11 +117,13 @@ static void hand_out_cancelled(io_op *op, bool leaked) {
     Py_DECREF((PyObject *)self);
 }
 
-/* An operation that is not a user's: callbacks of its connection. False: an exception is to leave
- * run(). */
+/* An operation that is not a user's: callbacks of its connection or endpoint. False: an exception
+ * is to leave run(). */
 static bool serve(io_op *op) {
     if (op->sink == IO_SINK_CONNECTION)
         return py_connection_take(op);
+    if (op->sink == IO_SINK_ENDPOINT)
+        return py_endpoint_take(op);
     if (op->sink == IO_SINK_LISTENER)
         py_listener_take(op);
     else
@@ -138,6 +140,8 @@ void py_collect(io_op *op, bool leaked) {
         io_connection_collected(op->owner, op);
     else if (op->sink == IO_SINK_LISTENER)
         py_listener_collect(op);
+    else if (op->sink == IO_SINK_ENDPOINT)
+        py_endpoint_collect(op);
     else
         py_service_collect(op);
 }

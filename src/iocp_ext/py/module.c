@@ -80,6 +80,7 @@ static int module_exec(PyObject *module) {
         !make_type(module, &py_service_spec, true, &state->service_type) ||
         !make_type(module, &py_listener_spec, true, &state->listener_type) ||
         !make_type(module, &py_connection_spec, true, &state->connection_type) ||
+        !make_type(module, &py_endpoint_spec, true, &state->endpoint_type) ||
         !make_type(module, &py_port_spec, true, &state->port_type))
         return -1;
     if (PyModule_AddFunctions(module, py_pipe_methods) < 0)
@@ -99,6 +100,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->service_type);
     Py_VISIT(state->listener_type);
     Py_VISIT(state->connection_type);
+    Py_VISIT(state->endpoint_type);
     Py_VISIT(state->framing_error);
     Py_VISIT(state->slow_reader_error);
     Py_VISIT(state->offload);
@@ -123,6 +125,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->service_type);
     Py_CLEAR(state->listener_type);
     Py_CLEAR(state->connection_type);
+    Py_CLEAR(state->endpoint_type);
     Py_CLEAR(state->framing_error);
     Py_CLEAR(state->slow_reader_error);
     Py_CLEAR(state->offload);
@@ -208,6 +211,11 @@ static PyModuleDef module_definition = {
     .m_clear = module_clear,
     .m_free = module_free,
 };
+
+py_state *py_state_of(PyObject *object) {
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(object), &module_definition);
+    return module == NULL ? NULL : state_of(module);
+}
 
 PyMODINIT_FUNC PyInit__core(void); /* for -Wmissing-prototypes */
 

@@ -154,6 +154,12 @@ bool py_buffers_for_bytes(size_t length, py_buffers *buffers) {
     return length <= IO_BUFFER_POOLED_MAX || buffers->pinned != NULL;
 }
 
+void py_buffers_vec(const py_buffers *buffers, io_vec *vec) {
+    size_t length;
+    const char *memory = memory_of(buffers->pinned, &length);
+    io_vec_set(vec, (void *)memory, length);
+}
+
 bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer) {
     if (!io_transfer_reserve(transfer, buffers->count))
         return false;

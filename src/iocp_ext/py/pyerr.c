@@ -38,8 +38,7 @@ PyObject *py_error_raise(int portable, uint32_t os_error, const char *what) {
 }
 
 /* "connect to 127.0.0.1:9", "send_to 127.0.0.1:9", "recv" */
-PyObject *py_error_of(const py_operation *operation, const io_op *op) {
-    const char *name = py_kinds[operation->kind].name;
+PyObject *py_error_of(const char *name, const io_op *op) {
     const io_address *address = NULL;
     if (op->kind == IO_CONNECT)
         address = &((const io_connect *)op)->address;

@@ -25,6 +25,7 @@ typedef struct py_state {
     PyTypeObject *service_type;
     PyTypeObject *listener_type;
     PyTypeObject *connection_type;
+    PyTypeObject *endpoint_type;
     PyTypeObject *length_prefixed_type;
     PyTypeObject *delimited_type;
     PyTypeObject *fixed_size_type;
@@ -85,6 +86,9 @@ typedef struct py_kind_info {
 } py_kind_info;
 
 extern const py_kind_info py_kinds[PY_KINDS];
+
+/* Of an object whose type, or a base of it, is the module's; NULL with an exception. */
+py_state *py_state_of(PyObject *object);
 
 extern PyMethodDef py_sim_methods[];  /* sim_api.c */
 extern PyMethodDef py_pipe_methods[]; /* pipe_api.c */
@@ -186,6 +190,8 @@ bool py_buffers_to_write(PyObject *buffer, const char *name, py_buffers *buffers
 bool py_buffers_for_bytes(size_t length, py_buffers *buffers);
 /* Runs no Python code; false without memory, and no exception is set. */
 bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer);
+/* The same for buffers that are one. */
+void py_buffers_vec(const py_buffers *buffers, io_vec *vec);
 /* What a receive or read has put there. May take the operation's `pinned`. */
 PyObject *py_buffers_bytes(py_operation *operation, const io_transfer *transfer);
 
@@ -199,8 +205,8 @@ PyObject *py_address_object(const io_address *address);
 /* The exception for a portable error: "[Errno 111] connect to 127.0.0.1:9: Connection refused". */
 PyObject *py_error_object(int portable, uint32_t os_error, const char *what);
 PyObject *py_error_raise(int portable, uint32_t os_error, const char *what); /* NULL */
-/* ... that an operation has ended with. */
-PyObject *py_error_of(const py_operation *operation, const io_op *op);
+/* ... that an operation of this name has ended with. */
+PyObject *py_error_of(const char *name, const io_op *op);
 /* What io_port_enter answered, as ValueError or RuntimeError. NULL. */
 PyObject *py_error_entering(int error);
 
@@ -322,5 +328,13 @@ py_operation *py_operation_new(py_port *port, py_kind kind);
 py_operation *py_hand_out(io_op *op);
 /* What is left as the port ends: cancelled. What the kernel still owns is never released. */
 void py_collect(io_op *op, bool leaked);
+
+/* ---- datagrams (endpoint_type.c) ------------------------------------------------------------- */
+
+extern PyType_Spec py_endpoint_spec;
+
+/* An operation of an endpoint: its callbacks. False: an exception is to leave run(). */
+bool py_endpoint_take(io_op *op);
+void py_endpoint_collect(io_op *op); /* as the port ends */
 
 #endif
