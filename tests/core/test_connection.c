@@ -388,12 +388,12 @@ static void read_all(void *argument) {
 static void much_to_a_fast_reader(const char *backend) {
     enum { SHARE_MOST = 1 << 20, MUCH = 128 << 20 };
     io_native natives[2];
+    test_needs_threads(backend);
     talk_end *end = talk_open_narrow(&both, backend, 0);
     if (both.world.sim) { /* reads in the same thread */
         close_both();
         return;
     }
-    test_needs_threads(backend);
     both.limits.max_write_buffer = UINT64_MAX;
     world_pair(&both.world, natives);
     talk_end *busy = talk_adopt(&both, natives[0]);
