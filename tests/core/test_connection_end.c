@@ -54,17 +54,21 @@ static void close_flushes_without_linger(const char *backend) {
     flushed(backend, false);
 }
 
+enum { NOT_AT_ALL, NOT_SINCE_SILENCED, FOR_A_MOMENT, LINGERS };
+
 /* The peer does not end its stream: it is not waited for, or for a moment. */
 static void close_does_not_wait_for_ever(const char *backend) {
-    for (int linger = 0; linger < 2; linger++) {
+    for (int linger = 0; linger < LINGERS; linger++) {
         talk_open(&both, backend, 0);
         uint64_t began_ns = io_lane_now(both.world.lane);
         talk_end *end = &both.ends[0], *peer = &both.ends[1];
+        if (linger == NOT_SINCE_SILENCED)
+            io_connection_silence(&end->io, false);
         CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
-        io_connection_close(&end->io, linger == 1);
+        io_connection_close(&end->io, linger != NOT_AT_ALL);
         TALK_UNTIL(&both, atomic_load(&end->gone));
         uint64_t took_ns = io_lane_now(both.world.lane) - began_ns;
-        CHECK(linger ? took_ns >= 1900 * IO_NS_PER_MS : took_ns < 1900 * IO_NS_PER_MS);
+        CHECK((took_ns >= 1900 * IO_NS_PER_MS) == (linger == FOR_A_MOMENT));
         TALK_UNTIL(&both, peer->came[IO_CONNECTION_EOF] == 1);
         CHECK_INT(peer->in, 10);
         io_connection_close(&peer->io, true);
@@ -350,7 +354,7 @@ static void silence(const char *backend) {
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
     CHECK_INT(talk_send(peer, 50000, TALK_OWNED), 1);
-    io_connection_silence(&end->io);
+    io_connection_silence(&end->io, true);
     CHECK_INT(talk_send(peer, 200000, TALK_OWNED), 1); /* is thrown away */
     TALK_UNTIL(&both, peer->io.bytes_sent == 250000);
     CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
@@ -367,7 +371,7 @@ static void silenced_and_broken(const char *backend) {
     talk_open(&both, backend, 0);
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && peer->came[IO_CONNECTION_STARTED]);
-    io_connection_silence(&end->io);
+    io_connection_silence(&end->io, true);
     io_connection_shutdown(&peer->io);
     TALK_UNTIL(&both, end->io.eof);
     CHECK(io_connection_abort(&peer->io));

@@ -7,6 +7,8 @@ import gc
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from iocpcore import Connection, Server, _core, connect
@@ -202,6 +204,28 @@ def test_a_path(server, client_port, tmp_path):
     assert events.wait() == [("data", b"x")]
     server.stop()
     assert not os.path.exists(path)
+
+
+@unix
+def test_clients_of_a_path(make_server, tmp_path):
+    """They have a name, or none; and no IP address of which there may be too many."""
+    events = Events()
+    server = make_server(
+        on_connect=lambda conn: events.add(conn.peername),
+        listen=False,
+        max_connections_per_address=1,
+    )
+    path = server.listen(str(tmp_path / "x.sock"))
+    names = ["", str(tmp_path / "a client's name"), "/tmp/iocpcore-" + tmp_path.name, ""]
+    with ExitStack() as stack:
+        stack.callback(Path(names[2]).unlink, missing_ok=True)
+        for count, name in enumerate(names, 1):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            if name:
+                sock.bind(name)
+            sock.connect(path)
+            assert events.wait(count)[-1] == name
+    assert server.stats()["refused"] == 0
 
 
 @unix

@@ -506,9 +506,11 @@ void io_connection_close(io_connection *self, bool linger) {
     unlock_and_call(self);
 }
 
-void io_connection_silence(io_connection *self) {
+void io_connection_silence(io_connection *self, bool linger) {
     io_lock_acquire(&self->lock);
     set_hold(self, IO_HOLD_CLOSING);
+    if (!linger)
+        self->no_linger = true;
     unlock_and_call(self);
 }
 

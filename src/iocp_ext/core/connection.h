@@ -172,8 +172,9 @@ io_chunk *io_connection_take_spent(io_connection *self);
 void io_chunk_free(io_connection *self, io_chunk *chunk);
 
 void io_connection_close(io_connection *self, bool linger);
-/* Hands on no more input, as if it was closing; only the embedder is not ready for that yet. */
-void io_connection_silence(io_connection *self);
+/* Hands on no more input, as if it was closing; only the embedder is not ready for that yet. It
+ * closes it later, and that does not linger either if this says so. */
+void io_connection_silence(io_connection *self, bool linger);
 void io_connection_shutdown(io_connection *self); /* ends our stream after what is queued */
 /* False: it was ending already. */
 bool io_connection_abort(io_connection *self);

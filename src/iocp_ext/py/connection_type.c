@@ -26,8 +26,9 @@ py_connection *py_connection_new(py_service *service, const io_address *peer) {
     self->context = Py_NewRef(Py_None);
     self->id = atomic_fetch_add_explicit(&state->connection_ids, 1, memory_order_relaxed) + 1;
     io_list_init(&self->link);
-    if (peer != NULL && peer->length > 0 && (size_t)peer->length <= sizeof self->peer) {
-        memcpy(&self->peer, &peer->storage, (size_t)peer->length);
+    int family = peer != NULL && peer->length > 0 ? peer->storage.ss_family : 0;
+    if (family == AF_INET || family == AF_INET6) { /* others can be asked for */
+        memcpy(&self->peer, &peer->storage, sizeof self->peer);
         self->peer_known = true;
     }
     return self;
@@ -207,7 +208,7 @@ void py_connection_end(py_connection *self, bool whole, bool linger) {
     if (whole)
         self->closing = true;
     if (whole && self->stage_sends)
-        io_connection_silence(&self->io); /* not only when the goodbye has been said */
+        io_connection_silence(&self->io, linger); /* not only when the goodbye has been said */
     if (say_goodbye(self, whole))
         return;
     if (whole)
