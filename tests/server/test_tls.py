@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import iocpcore
@@ -17,6 +21,7 @@ from iocpcore import Server, SlowReaderError
 from support.certificates import HOST, OTHER_HOST, client_context, server_context
 from support.events import Events
 from support.net import reset
+from support.streams import read_all
 from support.system import LIMIT, scaled, wait_until
 
 MEBIBYTE = 1 << 20
@@ -632,6 +637,74 @@ def test_stop(world, dial_ssl):
     assert world.server.stop() == 0
     assert sock.recv(100) == b""
     assert server.wait_closed() is None
+
+
+@pytest.mark.system
+def test_stop_with_something_to_send(world, dial_ssl):
+    """It arrives, and then nobody waits for the peer to end its stream too."""
+    size, sent = 8 * MEBIBYTE, threading.Event()
+    server = Peer(on_data=lambda conn, data: conn.send(bytes(size)) and sent.set())
+    sock = dial_ssl(world.serve(server))
+    sock.sendall(b"x")
+    assert sent.wait(LIMIT)
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(world.server.stop, LIMIT)
+        wait_until(lambda: server.conn.closing, "the stop")
+        assert len(read_all(sock)) == size
+        began = time.monotonic()
+        assert stopping.result(LIMIT) == 0
+        assert time.monotonic() - began < 1.5  # it would be 2 s
+    assert server.wait_closed() is None
+
+
+def test_read_size(world):
+    """One record may hold more, and what is left waits while the connection is paused."""
+    size, most, sizes, paused = MEBIBYTE // 4, 1000, [], threading.Event()
+
+    def on_data(conn: Any, data: bytes) -> None:
+        assert not paused.is_set()
+        sizes.append(len(data))
+        paused.set()
+        conn.pause_receiving()
+        conn.call_later(0, resume, conn)
+
+    def resume(conn: Any) -> None:
+        paused.clear()
+        conn.resume_receiving()
+
+    server = Peer(on_data=on_data)
+    client = world.connect(world.serve(server, read_size=most), None)
+    data = random.Random(1).randbytes(size)
+    client.send(data)
+    assert server.wait_data(size) == data
+    assert max(sizes) == most
+
+
+@pytest.mark.system
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (3, 0), reason="before, contexts allowed it")
+def test_renegotiation_is_refused(world):
+    context = server_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # the last one that has it
+    server = Peer(on_data=echo)
+    host, port = world.serve(server, ssl=context)
+    with subprocess.Popen(
+        ["openssl", "s_client", "-connect", f"{host}:{port}", "-tls1_2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as client:
+        assert client.stdin is not None
+        try:
+            client.stdin.write(b"hello\n")
+            client.stdin.flush()
+            assert server.wait_data(6) == b"hello\n"
+            client.stdin.write(b"R\n")  # its command for that
+            client.stdin.flush()
+            assert isinstance(server.wait_closed(), ssl.SSLError)
+        finally:
+            client.kill()
+    assert server.data == b"hello\n"
 
 
 @pytest.mark.system

@@ -254,6 +254,16 @@ static void hand_on_messages(turn *at) {
     }
 }
 
+/* A stage may give more at once than the user wants. */
+static PyObject *next_piece(py_connection *self, PyObject *input, size_t size) {
+    size_t start = self->input_used, most = self->service->limits.read_size;
+    size_t length = size - start < most ? size - start : most;
+    self->input_used += (uint32_t)length;
+    return length == size
+               ? Py_NewRef(input)
+               : PyBytes_FromStringAndSize(PyBytes_AS_STRING(input) + start, (Py_ssize_t)length);
+}
+
 /* Hands on what is kept, as far as it is wanted. */
 static void hand_on_kept(turn *at) {
     py_connection *self = at->self;
@@ -268,8 +278,7 @@ static void hand_on_kept(turn *at) {
             self->input_used += (uint32_t)cut(at, PyBytes_AS_STRING(input) + self->input_used,
                                               size - self->input_used);
         } else {
-            self->input_used = (uint32_t)size;
-            hand_on(at, PY_ON_DATA, Py_NewRef(input));
+            hand_on(at, PY_ON_DATA, next_piece(self, input, size));
         }
     }
     if (self->input_used == size)
