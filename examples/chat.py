@@ -14,7 +14,12 @@ import threading
 
 from iocpcore import Connection, Delimited, Server
 
-LONGEST = 1000  # bytes of a line
+LONGEST = 1000  # bytes of a line that somebody says
+
+
+def tell(conn: Connection, text: str) -> None:
+    """Not send_message(): what is told, with a name before it, may be longer than what is said."""
+    conn.send(f"{text}\n".encode())
 
 
 class Room:
@@ -23,7 +28,7 @@ class Room:
         self._names: dict[Connection, str] = {}
 
     def on_connect(self, conn: Connection) -> None:
-        conn.send_message(b"What is your name?")
+        tell(conn, "What is your name?")
 
     def on_message(self, conn: Connection, line: bytes) -> None:
         text = line.decode(errors="replace").strip()
@@ -33,7 +38,7 @@ class Room:
         elif text == "/who":
             with self._lock:
                 names = ", ".join(self._names.values())
-            conn.send_message(names.encode())
+            tell(conn, names)
         elif text == "/quit":
             conn.close()
         elif text:
@@ -53,15 +58,15 @@ class Room:
         if accepted:
             self._tell(f"* {name} is here")
         else:
-            conn.send_message(b"Another name, please.")
+            tell(conn, "Another name, please.")
 
     def _tell(self, text: str, but: Connection | None = None) -> None:
-        """To one that is gone meanwhile, send_message() returns False. That hurts nobody."""
+        """To one that is gone meanwhile, send() returns False. That hurts nobody."""
         with self._lock:
             members = list(self._names)
         for member in members:
             if member is not but:
-                member.send_message(text.encode())
+                tell(member, text)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,6 +133,8 @@ def test_chat(backend):
             assert ann.hear() == "bob: héllo"
             ann.say("/who")
             assert ann.hear() == "ann, bob"
+            bob.say("x" * 1000)
+            assert ann.hear() == "bob: " + "x" * 1000
             bob.say("/quit")
             assert bob.hear() == ""
         assert ann.hear() == "* bob has left"
@@ -396,6 +398,26 @@ def test_static_files_over_one_connection(backend, folder):
             *(b"200", b"200", b"404", b"200", b"200")
         ]
         assert answer.endswith(b"in a folder")
+
+
+@pytest.mark.skipif(not LINUX, reason="it limits descriptors")
+def test_static_files_for_one_that_does_not_read(backend, folder):
+    """It may ask for as many files as it likes: others get theirs."""
+    import resource
+
+    with open(folder / "huge.bin", "wb") as file:
+        file.truncate(1 << 26)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        try:
+            address = stack.enter_context(example("static_files", folder, backend=backend))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        sock = stack.enter_context(connect(address))
+        sock.sendall(b"GET /huge.bin HTTP/1.1\r\nHost: here\r\n\r\n" * 1500)
+        assert receive(sock, 12) == b"HTTP/1.1 200"
+        assert get(address, "/")[1] == b"<p>hello"
 
 
 # ---- UDP ----------------------------------------------------------------------------------------
