@@ -115,8 +115,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9004)
     options = parser.parse_args()
 
-    # Each answer that waits holds a file open, and what is read at once is answered at once: little,
-    # so that one client that asks for very many files leaves some to the others.
+    # Each answer that waits holds a file open, and all requests that are read at once are answered:
+    # few, so that a client that asks for very many files leaves some to the others.
     server = Server(Website(options.folder), idle_timeout=60, read_size=4096)
     host, port = server.listen(options.host, options.port)[:2]
     print(f"listening on {host}:{port}", flush=True)
