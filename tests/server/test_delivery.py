@@ -22,6 +22,24 @@ def pattern(size: int) -> bytes:
     return (BLOCK * (size // len(BLOCK) + 1))[:size]
 
 
+@pytest.mark.system
+def test_a_reset_while_a_file_is_sent(make_server, plain, tmp_path):
+    """It is no orderly end, though after a send that is told of it a receive says so."""
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(64 * MIB)
+    closed = Events()
+
+    def on_connect(conn: Connection) -> None:
+        with open(tmp_path / "file", "rb") as file:
+            conn.send_file(file)
+
+    server = make_server(on_connect=on_connect, on_close=lambda conn, error: closed.add(error))
+    sock = plain(server)
+    assert sock.recv(1)
+    reset(sock)
+    assert isinstance(closed.wait()[0], ConnectionResetError | ConnectionAbortedError)
+
+
 class Check:
     """Takes a stream of `pattern` piece by piece."""
 

@@ -165,6 +165,13 @@ static io_connection_event at_the_end(io_connection *self) {
     return IO_CONNECTION_GONE;
 }
 
+/* A send that has ended and was not taken yet may have been told of a reset, after which a receive
+ * finds an end that is none. */
+static bool send_will_tell(const io_connection *self) {
+    return self->send != NULL &&
+           atomic_load_explicit(&self->send->state, memory_order_relaxed) == IO_OP_COMPLETED;
+}
+
 static io_connection_event for_embedder(io_connection *self) {
     if (self->phase == IO_CONNECTION_CLOSED)
         return at_the_end(self);
@@ -191,7 +198,7 @@ static io_connection_event for_embedder(io_connection *self) {
         return IO_CONNECTION_INPUT;
     if (self->input_kept)
         return IO_CONNECTION_INPUT;
-    if (self->eof && !self->eof_told) {
+    if (self->eof && !self->eof_told && !send_will_tell(self)) {
         self->eof_told = true;
         return IO_CONNECTION_EOF;
     }

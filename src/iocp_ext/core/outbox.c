@@ -205,6 +205,8 @@ static io_op *data_op(io_connection *self) {
 
 static void failed(io_connection *self, int error, uint32_t os_error) {
     self->send_failed = true;
+    if (self->eof && error != IOE_PIPE) /* it was none, see received() */
+        self->eof_told = true;
     if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
         self->cause = IO_CAUSE_SEND;
         self->error = error;
