@@ -8,7 +8,7 @@ class InvalidStateError(RuntimeError):
 
 
 class FramingError(ValueError):
-    """A message is too large for its framing, or malformed."""
+    """A message is too large for its framing, or malformed, or the stream ended within it."""
 
 
 class SlowReaderError(ConnectionError):

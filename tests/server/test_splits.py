@@ -211,6 +211,20 @@ def test_what_is_no_message(receiver, name, split):
     assert found[1][1] is found[2][1]
 
 
+@pytest.mark.parametrize("name", [name for name in FRAMINGS if name != "framer"])
+def test_an_end_within_a_message(receiver, name):
+    """It is told, and not lost in silence."""
+    framing, messages = FRAMINGS[name]
+    there, part = receiver(framing), framing.encode(messages[-1])[:-1]
+    with there.stream() as send:
+        send(encode(framing, messages) + part)
+    found = there.events.wait(3)
+    assert there.messages == messages
+    assert [event[0] for event in found[1:]] == ["error", "close"]
+    assert isinstance(found[1][1], FramingError)
+    assert f"after {len(part)} bytes" in str(found[1][1])
+
+
 def test_only_that_connection(receiver):
     framing, messages = FRAMINGS["prefix 4"]
     there = receiver(framing)

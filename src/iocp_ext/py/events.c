@@ -369,6 +369,11 @@ static void on_eof(turn *at) {
         PyErr_SetString(PyExc_ConnectionResetError,
                         "the peer closed the connection before it was established");
         raised(at, STAGE, (PyObject *)self);
+    } else if (self->carry != NULL) {
+        PyErr_Format(state->framing_error,
+                     "the stream ended within a message, after %zu bytes of it",
+                     self->carry->length);
+        raised(at, PEER, (PyObject *)self);
     } else if (self->service->callbacks[PY_ON_EOF] != NULL) {
         call_back(at, PY_ON_EOF, NULL);
     } else {
