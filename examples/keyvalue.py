@@ -72,7 +72,7 @@ class KeyValue:
             case [b"get", key]:
                 value = self._store.get(key)
                 conn.send_message(b"none" if value is None else b"value " + value)
-            case [b"set", _, _] | [b"delete", _]:
+            case [b"set", key, _] | [b"delete", key] if key:
                 change = self._store.change
                 conn.offload(change, request, then=Connection.send_message, serial=True)
             case _:

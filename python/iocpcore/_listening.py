@@ -136,10 +136,17 @@ def systemd_sockets() -> list[socket.socket]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if not count or pid != str(os.getpid()):
         return []
-    sockets = []
-    for number in range(3, 3 + int(count)):
-        os.set_inheritable(number, False)
-        sockets.append(socket.socket(fileno=number))
+    if not count.isdecimal():
+        raise ValueError(f"LISTEN_FDS must be a number, not {count!r}")
+    sockets: list[socket.socket] = []
+    try:
+        for number in range(3, 3 + int(count)):
+            os.set_inheritable(number, False)
+            sockets.append(socket.socket(fileno=number))
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise ValueError(f"LISTEN_FDS is {count}, but descriptor {number}: {error}") from error
     return sockets
 
 

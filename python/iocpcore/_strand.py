@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from iocpcore import _check
+
 if TYPE_CHECKING:
     from iocpcore import Connection, Operation
 
@@ -87,6 +89,7 @@ def call_later(
 ) -> Timer:
     if not callable(function):
         raise TypeError(f"function must be callable, not {type(function).__name__}")
+    seconds = _check.duration("seconds", seconds)
     timer = Timer(connection)
     due = partial(timer._due, partial(function, *args))
     if not connection._add_timer(timer):

@@ -113,11 +113,14 @@ def test_cancelled_error_of_then(make_server, dial):
 def test_call_later_that_fails_leaves_nothing(make_server, dial):
     server = make_server()
     conn = dial(server)
-    for wrong in (-1, float("nan"), "1"):
-        with pytest.raises((ValueError, TypeError)):
+    for wrong in (-1, float("nan"), "1", True):
+        with pytest.raises((ValueError, TypeError), match="seconds must"):
             conn.call_later(wrong, print)
     gc.collect()
     assert not [one for one in gc.get_referrers(_strand.Timer) if type(one) is _strand.Timer]
+    conn.abort()
+    with pytest.raises(TypeError, match="seconds must"):
+        conn.call_later("1", print)
 
 
 def test_on_error_may_exit(make_server, dial):

@@ -157,6 +157,14 @@ def test_sockets_of_systemd(monkeypatch):
         "assert not taken.get_inheritable()\n"
         "assert not any(name.startswith('LISTEN_') for name in os.environ)\n"
         "taken.detach()\n"
+        "for wrong in ('abc', '-1', '1000'):\n"
+        "    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=wrong)\n"
+        "    try:\n"
+        "        iocpcore.systemd_sockets()\n"
+        "    except ValueError as error:\n"
+        "        assert f'LISTEN_FDS' in str(error) and wrong in str(error), error\n"
+        "    else:\n"
+        "        raise AssertionError(wrong)\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, timeout=60)
 

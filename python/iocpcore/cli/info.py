@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from iocpcore import CompletionPort, __version__, backends
+from iocpcore._engine import open_port
 
 
 def add(commands: Any) -> None:
@@ -25,20 +26,21 @@ def run(_: argparse.Namespace) -> int:
         f"{platform.python_implementation()} {platform.python_version()} "
         f"{'with' if gil else 'without'} the GIL, on {platform.platform()}"
     )
-    default, problem = _default_backend()
+    defaults, problem = _default_backends()
     print("backends:")
     for name, reason in backends().items():
         state = "works" if reason is None else f"does not work here: {reason}"
-        print(f"  {name:<9}{state}{' (default)' if name == default else ''}")
+        chosen = " and ".join(what for what, default in defaults.items() if default == name)
+        print(f"  {name:<9}{state}{chosen and f' (default of {chosen})'}")
     if problem is not None:
         print(problem)
     return 0 if problem is None else 1
 
 
-def _default_backend() -> tuple[str | None, str | None]:
-    """The name of the backend that a port gets, or why there is none."""
+def _default_backends() -> tuple[dict[str, str], str | None]:
+    """The names of the backends that are taken if none is named, or why there are none."""
     try:
-        with CompletionPort() as port:
-            return port.backend, None
+        with CompletionPort() as port, open_port(1) as of_server:
+            return {"CompletionPort": port.backend, "Server": of_server.backend}, None
     except (OSError, RuntimeError, ValueError) as error:
-        return None, f"no port can be opened: {error}"
+        return {}, f"no port can be opened: {error}"
