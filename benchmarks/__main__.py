@@ -52,8 +52,7 @@ def chosen_cells(options: argparse.Namespace) -> list[cells.Cell]:
         return cells.named(options.cells.split(","))
     if options.windows:
         return [cell for cell in cells.CELLS if cell.quick or cell.kind in ("bulk", "file")]
-    linux = [cell for cell in cells.CELLS if cell.method != "requests"]
-    return [cell for cell in linux if cell.quick or not options.quick]
+    return [cell for cell in cells.CELLS if (cell.quick or not options.quick) and not cell.windows]
 
 
 def chosen_rows(options: argparse.Namespace) -> list[Row]:

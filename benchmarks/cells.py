@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Cell:
     workers: tuple[int, ...] = (1,)  # of our servers; none: they take no such argument
     ours: tuple[str, ...] = ()  # further arguments of our servers
     interpreters: bool = False  # rows with each of them
+    windows: bool = False  # for Windows servers only
 
 
 def echo(size: str, size_bytes: int, connections: int, quick: bool) -> Cell:
@@ -109,6 +110,7 @@ def most_connections() -> int:
 CELLS = [
     echo("1 KiB", 1024, 1, quick=True),
     echo("1 KiB", 1024, 10, quick=False),
+    replace(echo("1 KiB", 1024, 16, quick=True), figure=RATE, windows=True),
     echo("1 KiB", 1024, 100, quick=True),
     echo("1 KiB", 1024, 1000, quick=False),
     echo("64 KiB", 65536, 10, quick=True),
@@ -195,6 +197,7 @@ CELLS = [
         method="requests",
         quick=True,
         workers=(),
+        windows=True,
     ),
     reads("cached", "from the page cache"),
     reads("direct", "past the page cache"),
