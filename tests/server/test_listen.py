@@ -308,19 +308,20 @@ def test_what_is_no_pipe():
 def test_a_busy_pipe(client_port):
     """As many clients as there are instances; the next one waits."""
     name = rf"\\.\pipe\iocpcore-busy-{os.getpid()}"
+    another = name + "-too"  # connect() may still be trying for a moment when its time is up
 
-    def instance() -> int:
+    def instance(name: str) -> int:
         return _winapi.CreateNamedPipe(name, _winapi.PIPE_ACCESS_DUPLEX, 0, 2, 4096, 4096, 0, 0)
 
-    handles = [instance()]
-    ends = [_core.pipe_connect(name, 0)]
+    handles = [instance(name), instance(another)]
+    ends = [_core.pipe_connect(name, 0), _core.pipe_connect(another, None)]
     with pytest.raises(TimeoutError, match="connect to"):
         _core.pipe_connect(name, 0.01)
     with pytest.raises(TimeoutError):
-        connect(name, completion_port=client_port(), timeout=0.01)
+        connect(another, completion_port=client_port(), timeout=0.01)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_core.pipe_connect, name, None)
-        handles.append(instance())
+        waiting = pool.submit(_core.pipe_connect, name, LIMIT)
+        handles.append(instance(name))
         ends.append(waiting.result(LIMIT))
     for handle in [*ends, *handles]:
         _core.pipe_close(handle)
