@@ -48,7 +48,7 @@ class Cell:
     quick: bool = False
     bytes: int = 0  # of one bulk transfer
     workers: tuple[int, ...] = (1,)  # of our servers; none: they take no such argument
-    ours: tuple[str, ...] = ()  # further arguments of our servers
+    ours: tuple[str, ...] = ()  # further arguments of our servers; {workers} is their number
     interpreters: bool = False  # rows with each of them
     windows: bool = False  # for Windows servers only
 
@@ -87,6 +87,17 @@ def work(microseconds: int) -> Cell:
         pinned=False,
         workers=(1, 2, 4),
         interpreters=True,
+    )
+
+
+def parallel() -> Cell:
+    """As many callbacks at once as there are workers: by default one worker is a spare."""
+    return replace(
+        work(50),
+        name="parallel-50us",
+        title="echo, 64 B, 32 connections, 50 µs of Python work, concurrency as many as workers, not pinned",
+        workers=(1, 2),
+        ours=("--concurrency", "{workers}"),
     )
 
 
@@ -159,6 +170,7 @@ CELLS = [
         quick=True,
     ),
     *(work(microseconds) for microseconds in (0, 10, 50)),
+    parallel(),
     Cell(
         "bulk",
         "sending 1 GiB from memory",

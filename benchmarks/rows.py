@@ -149,7 +149,11 @@ def variants(row: Row, cell: Cell, pythons: dict[str, str]) -> list[Row]:
         replace(
             each,
             name=each.name + (f"-w{workers}" if len(cell.workers) > 1 else ""),
-            arguments=(*each.arguments, "--workers", str(workers), *cell.ours),
+            arguments=(
+                *each.arguments,
+                *("--workers", str(workers)),
+                *(argument.format(workers=workers) for argument in cell.ours),
+            ),
         )
         for each in rows
         for workers in cell.workers

@@ -386,8 +386,8 @@ typedef struct io_worker {
     bool main;               /* waits on lane->main_wake, with signals */
     uint8_t state;           /* io_worker_state */
     uint32_t turn;           /* deliveries left until the kernel is asked again */
-    uint32_t brought;        /* shared lanes: completions that the last look brought, if several */
-    uint32_t single_looks;   /* and how many more looks are for one only */
+    uint32_t brought;        /* shared lanes: completions that the last look brought */
+    uint32_t single_looks;   /* shared lanes: so many more looks are for one only */
     uint64_t sequence, seen; /* callbacks so far; the watcher's last look */
     uint64_t began_ns;       /* the present callback, where concurrency is above 1 */
 } io_worker;
