@@ -95,7 +95,7 @@ def parallel() -> Cell:
     return replace(
         work(50),
         name="parallel-50us",
-        title="echo, 64 B, 32 connections, 50 µs of Python work, concurrency as many as workers, not pinned",
+        title="echo, 64 B, 32 connections, 50 µs of Python work, concurrency = workers, not pinned",
         workers=(1, 2),
         ours=("--concurrency", "{workers}"),
     )
