@@ -61,6 +61,9 @@ ENDINGS: dict[str, Callable[[Connection], None]] = {
     "both": close_and_abort,
 }
 PROPER = {"close", "shutdown", "raise", "offloaded close", "serial close", "late close"}
+# What is queued when a callback raises has its time limit, and simulated time passes in an instant
+# while the peer is paused by another thread.
+PROPER_IN_SIMULATION = PROPER - {"raise"}
 PLANS = [(who, ending) for who in ("client", "server") for ending in ENDINGS]
 
 
@@ -170,16 +173,18 @@ def test_whatever_happens(make_server, wide_port, backend, concurrency):
         assert not faults.items, faults.items[:20]
         finish(ours.closed, count, LIMIT)
     assert not faults.items, faults.items[:20]
-    check_what_arrived(ours, theirs, meddlers)
+    check_what_arrived(
+        ours, theirs, meddlers, PROPER_IN_SIMULATION if backend == "sim" else PROPER
+    )
 
 
-def check_what_arrived(ours: Side, theirs: Side, meddlers: Meddlers) -> None:
+def check_what_arrived(ours: Side, theirs: Side, meddlers: Meddlers, proper: set[str]) -> None:
     """All that the one side sent before it closed properly has come to the other."""
     clients = {witness.sender.source: witness for witness in theirs.closed.items}
     losses = []
     for server in ours.closed.items:
         client = clients.get(server.peer)
-        if client is None or client.plan[1] not in PROPER:
+        if client is None or client.plan[1] not in proper:
             continue
         if client.plan[0] == "client":
             sent = {client.sender.source: client.sender.accepted}
