@@ -173,9 +173,7 @@ def test_whatever_happens(make_server, wide_port, backend, concurrency):
         assert not faults.items, faults.items[:20]
         finish(ours.closed, count, LIMIT)
     assert not faults.items, faults.items[:20]
-    check_what_arrived(
-        ours, theirs, meddlers, PROPER_IN_SIMULATION if backend == "sim" else PROPER
-    )
+    check_what_arrived(ours, theirs, meddlers, PROPER_IN_SIMULATION if backend == "sim" else PROPER)
 
 
 def check_what_arrived(ours: Side, theirs: Side, meddlers: Meddlers, proper: set[str]) -> None:
