@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from dataclasses import dataclass, replace
@@ -87,12 +88,18 @@ def finish(bench: Bench, load: subprocess.Popen[str]) -> Sample:
     return found
 
 
+def separate_cores() -> bool:
+    return os.sched_getaffinity(0) >= SERVER_CORES | LOAD_CORES
+
+
 def under_load(bench: Bench, cell: Cell, server: Server) -> Sample:
     arguments = list(cell.load)
     if cell.kind == "tls":
         arguments.append("--tls")
     if cell.bytes:
         arguments += ["--bytes", str(cell.bytes)]
+    elif cell.pinned and separate_cores():
+        arguments.append("--spin")
     found = finish(bench, start_load(bench, server, arguments, cell.pinned))
     found["pss"] = server.pss()
     return found

@@ -10,7 +10,7 @@
 
 #include "load.h"
 
-enum { EVENTS = 64, DATAGRAM_BYTES = 65536, TICK_MS = 10 };
+enum { EVENTS = 64, DATAGRAM_BYTES = 65536 };
 
 static const uint64_t lost_ns = 500000000;
 static const uint64_t look_ns = 100000000; /* for lost ones */
@@ -129,7 +129,7 @@ void run_datagrams(const struct settings *settings, struct report *report) {
     while (report_phase(report, now_ns()) < PHASE_DRAINING ||
            (report->phase == PHASE_DRAINING && peers.under_way)) {
         struct epoll_event events[EVENTS];
-        int count = epoll_wait(peers.epoll, events, EVENTS, TICK_MS);
+        int count = net_wait(peers.epoll, events, EVENTS, report);
         for (int i = 0; i < count; i++)
             receive(&peers, events[i].data.ptr);
         if (now_ns() - looked > look_ns) {

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -24,6 +25,7 @@ struct settings {
     uint64_t warmup_ns, measure_ns;
     bool marked; /* every message begins with '!' */
     bool tls;
+    bool spin;                  /* never sleeps while it waits */
     pid_t servers[SERVERS_MAX]; /* whose processor time is reported */
     size_t servers_count;
 };
@@ -42,6 +44,7 @@ struct report {
     enum phase phase;
     uint64_t phase_end;
     uint64_t wall, load_cpu, server_cpu; /* ns: at the start of measuring, then of it */
+    uint64_t spun;                       /* ns of looking for events in vain, while measuring */
     uint64_t messages, bytes, errors, lost;
     uint64_t latency_max;
     char first_error[160];
@@ -57,6 +60,7 @@ enum phase report_phase(struct report *report, uint64_t now);
 /* One message came back. Only those that come while measuring count. */
 void report_message(struct report *report, uint64_t latency, size_t bytes);
 void report_error(struct report *report, const char *what, int error);
+void report_spun(struct report *report, uint64_t ns);
 void report_print(const struct report *report);
 
 /* --- pattern.c: what is sent, and whether it came back --------------------------------------- */
@@ -82,6 +86,8 @@ const unsigned char *pattern_at(const struct pattern *pattern, size_t start, uin
  * loopback address if `spread`, since one address has 28,000 ports. -1: errno says why. */
 int net_connect(const struct settings *settings, int type, bool spread, size_t number);
 int net_epoll(void);
+/* What epoll_wait(2) gives, before long in any case. */
+int net_wait(int epoll, struct epoll_event *events, int maximum, struct report *report);
 /* Edge-triggered, in both directions. */
 void net_watch(int epoll, int fd, void *what);
 void *checked_calloc(size_t count, size_t size);

@@ -3,8 +3,8 @@
  * One thread and one epoll, in C, so that what limits a benchmark is the server and not this. It
  * keeps `depth` messages under way on each connection, compares every byte that comes back, and
  * prints one line of JSON. The processor time is its own (a share near 1 means that this program
- * was the limit) and that of the server's processes, read at the same two moments between which
- * messages are counted.
+ * was the limit; looking for answers in vain does not count) and that of the server's processes,
+ * read at the same two moments between which messages are counted.
  *
  *   main.c      options
  *   report.c    warm-up, measuring, the end; latencies; the line of JSON
@@ -38,6 +38,7 @@ static const char usage[] =
     "  --bytes N         of one bulk transfer\n"
     "  --marked          every message begins with '!'\n"
     "  --tls             any certificate will do\n"
+    "  --spin            never sleep: to wake this program is work of the servers\n"
     "  --server PID      report its processor time; may be given several times\n";
 
 static void fail(const char *what, const char *value) {
@@ -87,12 +88,19 @@ static void parse_address(struct settings *settings, const char *text) {
 }
 
 static const struct option options[] = {
-    {"mode", required_argument, 0, 'm'},    {"connections", required_argument, 0, 'c'},
-    {"size", required_argument, 0, 's'},    {"depth", required_argument, 0, 'd'},
-    {"framing", required_argument, 0, 'f'}, {"seconds", required_argument, 0, 't'},
-    {"warmup", required_argument, 0, 'w'},  {"bytes", required_argument, 0, 'b'},
-    {"marked", no_argument, 0, 'k'},        {"tls", no_argument, 0, 'l'},
-    {"server", required_argument, 0, 'p'},  {0, 0, 0, 0},
+    {"mode", required_argument, 0, 'm'},
+    {"connections", required_argument, 0, 'c'},
+    {"size", required_argument, 0, 's'},
+    {"depth", required_argument, 0, 'd'},
+    {"framing", required_argument, 0, 'f'},
+    {"seconds", required_argument, 0, 't'},
+    {"warmup", required_argument, 0, 'w'},
+    {"bytes", required_argument, 0, 'b'},
+    {"marked", no_argument, 0, 'k'},
+    {"tls", no_argument, 0, 'l'},
+    {"server", required_argument, 0, 'p'},
+    {"spin", no_argument, 0, 'i'},
+    {0, 0, 0, 0},
 };
 
 static void parse_option(struct settings *settings, int option) {
@@ -128,6 +136,9 @@ static void parse_option(struct settings *settings, int option) {
         break;
     case 'l':
         settings->tls = true;
+        break;
+    case 'i':
+        settings->spin = true;
         break;
     case 'p':
         if (settings->servers_count == SERVERS_MAX)

@@ -9,7 +9,7 @@
 
 #include "load.h"
 
-enum { SOURCES = 64 };
+enum { SOURCES = 64, TICK_MS = 10 };
 
 static int bind_source(int fd, size_t number) {
     struct sockaddr_in source = {.sin_family = AF_INET};
@@ -46,6 +46,16 @@ int net_epoll(void) {
         exit(2);
     }
     return fd;
+}
+
+int net_wait(int epoll, struct epoll_event *events, int maximum, struct report *report) {
+    if (!report->settings->spin)
+        return epoll_wait(epoll, events, maximum, TICK_MS);
+    uint64_t began = now_ns();
+    int count = epoll_wait(epoll, events, maximum, 0);
+    if (count == 0)
+        report_spun(report, now_ns() - began);
+    return count;
 }
 
 void net_watch(int epoll, int fd, void *what) {

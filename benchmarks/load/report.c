@@ -58,6 +58,7 @@ static void stop_measuring(struct report *report) {
     report->wall = now_ns() - report->wall;
     report->server_cpu = servers_cpu(report->settings) - report->server_cpu;
     report->load_cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - report->load_cpu;
+    report->load_cpu -= report->spun < report->load_cpu ? report->spun : report->load_cpu;
     report->phase_end = now_ns() + drain_ns;
 }
 
@@ -100,6 +101,11 @@ void report_error(struct report *report, const char *what, int error) {
     if (!report->errors++)
         snprintf(report->first_error, sizeof report->first_error, "%s: %s", what,
                  error ? strerror(error) : "not what was sent");
+}
+
+void report_spun(struct report *report, uint64_t ns) {
+    if (report->phase == PHASE_MEASURING)
+        report->spun += ns;
 }
 
 static double percentile_us(const struct report *report, double share) {

@@ -11,7 +11,7 @@
 
 #include "load.h"
 
-enum { OPENING_AT_ONCE = 64, EVENTS = 256, BUFFER_BYTES = 256 * 1024, TICK_MS = 10 };
+enum { OPENING_AT_ONCE = 64, EVENTS = 256, BUFFER_BYTES = 256 * 1024 };
 
 static const uint64_t opening_limit_ns = 60000000000;
 
@@ -136,7 +136,7 @@ static void open_some(struct streams *streams) {
 
 static void step(struct streams *streams) {
     struct epoll_event events[EVENTS];
-    int count = epoll_wait(streams->epoll, events, EVENTS, TICK_MS);
+    int count = net_wait(streams->epoll, events, EVENTS, streams->report);
     for (int i = 0; i < count; i++) {
         struct stream *stream = events[i].data.ptr;
         if (stream->fd >= 0 && (stream->tls || events[i].events & ~(unsigned)EPOLLOUT))

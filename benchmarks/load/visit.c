@@ -10,7 +10,7 @@
 
 #include "load.h"
 
-enum { EVENTS = 256, BUFFER_BYTES = 64 * 1024, TICK_MS = 10 };
+enum { EVENTS = 256, BUFFER_BYTES = 64 * 1024 };
 
 struct visit {
     int fd; /* -1: none */
@@ -90,7 +90,7 @@ static void response(struct visits *visits, struct visit *visit) {
 
 static void step(struct visits *visits) {
     struct epoll_event events[EVENTS];
-    int count = epoll_wait(visits->epoll, events, EVENTS, TICK_MS);
+    int count = net_wait(visits->epoll, events, EVENTS, visits->report);
     for (int i = 0; i < count; i++) {
         struct visit *visit = events[i].data.ptr;
         request(visits, visit);
