@@ -117,7 +117,7 @@ static void buffers_come_back(const char *backend) {
     const io_buffer_pool *pool = &both.world.port->buffers;
     uint32_t count = 0;
     for (size_t i = 0; i < COUNT_OF(pool->free_count); i++)
-        count += pool->free_count[i];
+        count += pool->free_count[i] + (pool->last[i] != NULL);
     CHECK(!pooled || (count >= HELD && count <= HELD + 4));
     duplex_close(&both);
 }

@@ -2,7 +2,8 @@
  *
  * A receive that does not know how much will arrive gets a buffer for what it asked for and gives
  * it back as soon as the bytes have been copied out, so a few buffers serve many operations. Sizes
- * are powers of two from 512 bytes to 64 KiB; larger receives bring memory of their own. */
+ * are powers of two from 512 bytes to 64 KiB; larger receives bring memory of their own. The one
+ * that was given back last, which is likely in the processor's cache, needs no lock. */
 #include "io.h"
 
 #include <stdlib.h>
@@ -28,6 +29,8 @@ static size_t class_bytes(uint32_t size_class) {
 
 void io_buffer_pool_close(io_buffer_pool *pool) {
     for (int i = 0; i < CLASSES; i++) {
+        free(pool->last[i]);
+        pool->last[i] = NULL;
         while (pool->free[i] != NULL) {
             io_buffer *buffer = pool->free[i];
             pool->free[i] = buffer->next;
@@ -37,23 +40,29 @@ void io_buffer_pool_close(io_buffer_pool *pool) {
     }
 }
 
+static io_buffer *take(io_buffer_pool *pool, uint32_t size_class) {
+    io_buffer *buffer =
+        atomic_exchange_explicit(&pool->last[size_class], NULL, memory_order_acquire);
+    if (buffer != NULL)
+        return buffer;
+    io_lock_acquire(&pool->lock);
+    buffer = pool->free[size_class];
+    if (buffer != NULL) {
+        pool->free[size_class] = buffer->next;
+        pool->free_count[size_class]--;
+    }
+    io_lock_release(&pool->lock);
+    return buffer != NULL ? buffer : malloc(sizeof(io_buffer) + class_bytes(size_class));
+}
+
 void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
     uint32_t size_class = class_for(size);
     size_t bytes = sizeof(io_buffer) + class_bytes(size_class);
-    io_buffer *buffer = NULL;
-    if (io_guard_enabled()) {
+    io_buffer *buffer;
+    if (io_guard_enabled())
         buffer = io_guard_alloc(bytes);
-    } else {
-        io_lock_acquire(&pool->lock);
-        buffer = pool->free[size_class];
-        if (buffer != NULL) {
-            pool->free[size_class] = buffer->next;
-            pool->free_count[size_class]--;
-        }
-        io_lock_release(&pool->lock);
-        if (buffer == NULL)
-            buffer = malloc(bytes);
-    }
+    else
+        buffer = take(pool, size_class);
     if (buffer == NULL)
         return NULL;
     buffer->size_class = size_class;
@@ -68,6 +77,10 @@ void io_buffer_release(io_buffer_pool *pool, void *memory) {
         io_guard_free(buffer, sizeof *buffer + bytes);
         return;
     }
+    struct io_buffer *none = NULL;
+    if (atomic_compare_exchange_strong_explicit(&pool->last[size_class], &none, buffer,
+                                                memory_order_release, memory_order_relaxed))
+        return;
     bool kept = false;
     io_lock_acquire(&pool->lock);
     if (pool->free_count[size_class] * bytes < KEPT_PER_CLASS_BYTES) {

@@ -258,8 +258,9 @@ void io_slabs_free(io_port *port);
 
 /* All zero: empty. */
 typedef struct io_buffer_pool {
+    _Atomic(struct io_buffer *) last[8]; /* given back, one of each class: 512 bytes to 64 KiB */
     io_lock lock;
-    struct io_buffer *free[8]; /* classes of 512 bytes to 64 KiB */
+    struct io_buffer *free[8]; /* the others */
     uint32_t free_count[8];
 } io_buffer_pool;
 
