@@ -126,8 +126,10 @@ static void epoll_handle_close(io_handle *handle, bool close_native) {
     posix_handle_close(handle);
     if (handle->native_gone || !posix_same_file(handle))
         return;
-    /* Fails for regular files, which were never added. */
-    (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
+    /* Closing the only descriptor of a file ends its registration, too. Of a connection's, only a
+     * forked child may have another. Fails for regular files, which were never added. */
+    if (!handle->owned || !close_native)
+        (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
     if (close_native)
         posix_close(handle->native);
 }
