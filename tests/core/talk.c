@@ -238,9 +238,8 @@ static void on_event(talk_end *end, io_connection_event event) {
     }
 }
 
-static void run(talk_end *end) {
-    io_connection_event event;
-    while ((event = io_connection_next(&end->io)) != IO_CONNECTION_IDLE) {
+static void run(talk_end *end, io_connection_event event) {
+    for (; event != IO_CONNECTION_IDLE; event = io_connection_next(&end->io)) {
         CHECK_INT(atomic_fetch_add(&end->inside, 1), 0);
         on_event(end, event);
         talk_release_spent(end);
@@ -252,8 +251,7 @@ void talk_take(io_op *op) {
     CHECK_INT(op->sink, IO_SINK_CONNECTION);
     talk_end *end = IO_CONTAINER((io_connection *)op->owner, talk_end, io);
     CHECK(!atomic_load(&end->gone)); /* it would have been freed */
-    if (io_connection_taken(&end->io, op))
-        run(end);
+    run(end, io_connection_taken(&end->io, op));
     talk_release_spent(end);
 }
 
@@ -443,7 +441,7 @@ size_t talk_close_port(talk *self, uint64_t timeout_ns) {
     io_port_take_remaining(self->world.port, collect, NULL);
     for (int i = 0; i < self->count; i++) {
         if (io_connection_orphaned(&self->ends[i].io, leaked > 0))
-            run(&self->ends[i]);
+            run(&self->ends[i], io_connection_next(&self->ends[i].io));
         talk_release_spent(&self->ends[i]);
     }
     world_native_close(&self->world, self->file, true);

@@ -133,14 +133,6 @@ static bool run(io_connection *self) {
     return idle;
 }
 
-bool io_connection_taken(io_connection *self, io_op *op) {
-    io_lock_acquire(&self->lock);
-    note(self, op);
-    bool ours = run(self);
-    io_lock_release(&self->lock);
-    return ours;
-}
-
 /* ---- running: what the user is to hear of ---------------------------------------------------- */
 
 static bool has_room(const io_connection *self) {
@@ -237,6 +229,12 @@ static void start_timer(io_connection *self, uint64_t delay_ns) {
     io_timer_submit(self->timer, delay_ns);
 }
 
+/* It is not needed any more. If it has just fired, it comes all the same. */
+static void drop_timer(io_connection *self) {
+    if (self->timer != NULL && io_timer_withdraw(self->timer))
+        self->timer = NULL;
+}
+
 /* Each of these: true in another phase, which is to be seen to as well. */
 static bool progress_open(io_connection *self) {
     outbox_flush(self);
@@ -282,15 +280,14 @@ static bool unsent(io_connection *self) {
 
 /* A closed socket answers what its peer sends with a reset, and that throws away what is on its way
  * to the peer. So the peer gets everything first, at its own speed, and only then its time to end
- * its stream. */
+ * its stream. Most peers do that at once, before it is looked whether they have everything. */
 static bool progress_lingering(io_connection *self) {
-    if (!self->limited && !self->eof && !self->delivered) {
+    bool waits = !self->limited && !self->delivered;
+    if (waits && !self->eof && (self->linger_over || self->no_linger)) {
         self->delivered = !unsent(self);
         self->linger_over = false;
-        if (self->delivered && self->timer != NULL) /* of a look */
-            (void)io_op_cancel(&self->timer->op);
+        waits = !self->delivered;
     }
-    bool waits = !self->limited && !self->delivered;
     if (self->eof || (!waits && (self->no_linger || self->linger_over))) {
         end(self);
         return true;
@@ -317,8 +314,7 @@ static void close_socket(io_connection *self) {
 static bool progress_ending(io_connection *self) {
     if (self->receiving)
         (void)io_op_cancel(&self->receive.op);
-    if (self->timer != NULL)
-        (void)io_op_cancel(&self->timer->op);
+    drop_timer(self);
     if (self->send != NULL)
         (void)io_op_cancel(self->send);
     if (in_flight(self))
@@ -346,8 +342,8 @@ static bool progress(io_connection *self) {
     return false;
 }
 
-io_connection_event io_connection_next(io_connection *self) {
-    io_lock_acquire(&self->lock);
+/* Leaves the lock. */
+static io_connection_event next_event(io_connection *self) {
     io_connection_event event = for_embedder(self);
     if (event == IO_CONNECTION_IDLE && enter(self)) {
         bool again;
@@ -364,6 +360,20 @@ io_connection_event io_connection_next(io_connection *self) {
     else
         io_lock_release(&self->lock);
     return event;
+}
+
+io_connection_event io_connection_taken(io_connection *self, io_op *op) {
+    io_lock_acquire(&self->lock);
+    note(self, op);
+    if (run(self))
+        return next_event(self);
+    io_lock_release(&self->lock);
+    return IO_CONNECTION_IDLE;
+}
+
+io_connection_event io_connection_next(io_connection *self) {
+    io_lock_acquire(&self->lock);
+    return next_event(self);
 }
 
 /* ---- input ----------------------------------------------------------------------------------- */

@@ -3,9 +3,9 @@
  * A connection has one receive and at most one send in the kernel; the rest waits here. It is its
  * own *strand*: whatever happens to it, on whatever thread, only one thread at a time *runs* it:
  *
- *      if (io_connection_taken(connection, op))        an operation of its came out of the queue
- *          while ((event = io_connection_next(connection)) != IO_CONNECTION_IDLE)
- *              ...tell the user...
+ *      event = io_connection_taken(connection, op);    an operation of its came out of the queue
+ *      for (; event != IO_CONNECTION_IDLE; event = io_connection_next(connection))
+ *          ...tell the user...
  *
  * While one thread runs it, others only leave word of what they want, and io_connection_next sees
  * to it. Whoever leaves word while nobody runs it has a worker come (`strand`). The lock is held
@@ -139,8 +139,9 @@ typedef enum io_connection_event {
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
                        const io_connection_limits *limits, uint32_t *os_error);
 
-/* An operation of this connection was taken. True: the caller runs it now. */
-bool io_connection_taken(io_connection *self, io_op *op);
+/* An operation of this connection was taken. The caller runs it now, event after event, unless
+ * there is none or another thread runs it: IDLE. */
+io_connection_event io_connection_taken(io_connection *self, io_op *op);
 io_connection_event io_connection_next(io_connection *self);
 
 /* Input, while INPUT is handled. Bytes up to `used` are not handed on again. */

@@ -445,6 +445,8 @@ uint64_t io_lane_fire_timers(io_lane *lane, io_list *done);
 uint64_t io_lane_now(const io_lane *lane);
 /* Starts a timer that ends `delay_ns` from now. */
 void io_timer_submit(io_timer *timer, uint64_t delay_ns);
+/* Takes it back, and releases it. False: too late, it comes out of the ready queue. */
+bool io_timer_withdraw(io_timer *timer);
 
 /* A worker's life. Not between io_port_enter and io_port_leave: a worker in a callback is no user
  * of the port, so that the callback may close it. 0 or a portable error. */

@@ -402,6 +402,23 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
     io_lane_push(lane, &done);
 }
 
+bool io_timer_withdraw(io_timer *timer) {
+    io_lane *lane = timer->op.lane;
+    io_mutex_lock(&lane->lock);
+    bool pending = timer->op.state == IO_OP_SUBMITTED;
+    if (pending) {
+        io_timer_heap_remove(&lane->timers, timer);
+        timer->op.state = IO_OP_COMPLETED;
+    }
+    io_mutex_unlock(&lane->lock);
+    if (!pending)
+        return false;
+    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lane->port->cancelled, 1, memory_order_relaxed);
+    io_op_release(&timer->op);
+    return true;
+}
+
 /* At once, not when it is needed: there may be no descriptors left then. */
 static int open_wake(io_lane *lane) {
 #ifndef _WIN32

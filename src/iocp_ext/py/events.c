@@ -544,22 +544,20 @@ static void count(py_service *service, const turn *at, uint64_t took_ns) {
         atomic_store_explicit(&service->callback_max_ns, took_ns, memory_order_relaxed);
 }
 
-bool py_connection_run(py_connection *self) {
+bool py_connection_run(py_connection *self, io_connection_event event) {
+    if (event == IO_CONNECTION_IDLE)
+        return true;
     turn at = {.self = self};
     py_service *service = self->service;
-    uint64_t began_ns = 0;
-    io_connection_event event;
+    uint64_t began_ns = io_clock_ns();
     Py_INCREF((PyObject *)self);
     Py_INCREF((PyObject *)service);
-    while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE) {
-        if (began_ns == 0)
-            began_ns = io_clock_ns();
+    do {
         handle(&at, event);
         py_connection_release_spent(self);
-    }
+    } while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE);
     py_connection_release_spent(self);
-    if (began_ns != 0)
-        count(service, &at, io_clock_ns() - began_ns);
+    count(service, &at, io_clock_ns() - began_ns);
     Py_DECREF((PyObject *)self);
     Py_DECREF((PyObject *)service);
     if (at.leaving != NULL)
@@ -571,7 +569,7 @@ bool py_connection_take(io_op *op) {
     io_connection *io = op->owner;
     py_connection *self = IO_CONTAINER(io, py_connection, io);
     Py_INCREF((PyObject *)self);
-    bool go_on = !io_connection_taken(io, op) || py_connection_run(self);
+    bool go_on = py_connection_run(self, io_connection_taken(io, op));
     py_connection_release_spent(self);
     Py_DECREF((PyObject *)self);
     return go_on;

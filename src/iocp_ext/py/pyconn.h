@@ -147,8 +147,8 @@ void py_listeners_resume(py_service *service); /* there is room for more connect
 py_connection *py_connection_new(py_service *service, const io_address *peer);
 /* An operation of a connection: its callbacks. False: an exception is to leave run(). */
 bool py_connection_take(io_op *op);
-/* The same for one that is run already. */
-bool py_connection_run(py_connection *self);
+/* The same for one that is run already, beginning with this event. */
+bool py_connection_run(py_connection *self, io_connection_event event);
 /* The stage, a new reference, or NULL. For those that are not the strand. */
 PyObject *py_connection_stage(py_connection *self);
 /* Takes a reference of its own. NULL: none from now on. */

@@ -66,7 +66,8 @@ void py_registry_end(py_port *port, bool leaked) {
         py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
         if (leaked) /* the kernel may write to it for ever */
             Py_INCREF((PyObject *)connection);
-        if (io_connection_orphaned(&connection->io, leaked) && !py_connection_run(connection))
+        if (io_connection_orphaned(&connection->io, leaked) &&
+            !py_connection_run(connection, io_connection_next(&connection->io)))
             PyErr_WriteUnraisable((PyObject *)connection);
     }
     Py_XDECREF(connections);
