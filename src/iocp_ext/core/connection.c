@@ -67,8 +67,16 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
 
 /* ---- what operations bring ------------------------------------------------------------------- */
 
+/* The kernel tells one call of a reset, and says EPIPE to sends that come later: with io_uring also
+ * before the one that was told has come to us. */
+static bool explains(const io_connection *self, io_connection_cause cause, int error) {
+    return cause == IO_CAUSE_RECEIVE && error == IOE_CONNRESET && self->cause == IO_CAUSE_SEND &&
+           self->error == IOE_PIPE;
+}
+
 static void broken(io_connection *self, io_connection_cause cause, int error, uint32_t os_error) {
-    if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
+    bool first = self->cause == IO_CAUSE_NONE || explains(self, cause, error);
+    if (first && self->phase == IO_CONNECTION_OPEN) {
         self->cause = (uint8_t)cause;
         self->error = error;
         self->os_error = os_error;
