@@ -52,7 +52,9 @@ class SocketFile:
 
 
 def is_path(host: object, port: int | None) -> bool:
-    """Whether this means a unix socket."""
+    """Whether this means a unix socket. Python gives abstract names as bytes."""
+    if isinstance(host, bytes):
+        return port is None and host.startswith(b"\0")
     if port is not None or not isinstance(host, str | os.PathLike):
         return False
     path = os.fspath(host)
@@ -63,11 +65,11 @@ def is_pipe(host: object, port: int | None) -> bool:
     return port is None and isinstance(host, str) and host.lower().startswith(PIPE)
 
 
-def listen_path(path: str | os.PathLike[str], backlog: int | None) -> list[Listening]:
+def listen_path(path: str | bytes | os.PathLike[str], backlog: int | None) -> list[Listening]:
     """A unix socket. The file of a server that is gone is replaced, that of a living one not."""
     if UNIX is None:
         raise ValueError("unix sockets do not exist here")
-    name = os.fspath(path)
+    name = os.fsdecode(path) if isinstance(path, bytes) else os.fspath(path)
     if not isinstance(name, str):
         raise TypeError("host must be a str if it is a path, not bytes")
     with _closing_on_error(socket.socket(UNIX, socket.SOCK_STREAM)) as sock:
@@ -90,7 +92,7 @@ def listen_path(path: str | os.PathLike[str], backlog: int | None) -> list[Liste
 
 
 def listen_host(
-    host: str | None, port: int, backlog: int | None, reuse_port: bool, keepalive: bool
+    host: str | bytes | None, port: int, backlog: int | None, reuse_port: bool, keepalive: bool
 ) -> list[Listening]:
     """A socket for each address of the host, all with the same port."""
     if host is not None and not isinstance(host, str):

@@ -87,7 +87,7 @@ DEFAULTS = ConnectOptions(
 
 
 def connect(
-    host: str | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
+    host: str | bytes | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
 ) -> Connection:
     """Connect, and wait until that is done: TCP, a unix socket's path or a Windows pipe's name.
 
@@ -117,7 +117,7 @@ def connect(
 
 
 def connect_nowait(
-    host: str | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
+    host: str | bytes | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
 ) -> Connecting:
     """The same without waiting, for callbacks.
 
@@ -151,7 +151,7 @@ class _Plan:
                 raise ValueError("host must not be empty")
             self.port = _check.port_number(port)
         if self.path:
-            self.host = os.fspath(host)
+            self.host = os.fsdecode(host)
         if (self.path and UNIX is None) or (self.pipe and not WINDOWS):
             raise ValueError("host must not be a path: such sockets do not exist here")
         self.name = shown((host, port)) if port is not None else str(self.host)

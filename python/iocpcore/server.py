@@ -183,7 +183,7 @@ class Server:
 
     def listen(
         self,
-        host: str | os.PathLike[str] | socket.socket | None,
+        host: str | bytes | os.PathLike[str] | socket.socket | None,
         port: int | None = None,
         *,
         backlog: int | None = None,

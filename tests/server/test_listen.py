@@ -252,9 +252,12 @@ def test_a_path_that_somebody_else_has_bound(server, tmp_path):
 @unix
 def test_an_abstract_name(server, client_port):
     name = f"\0iocpcore-listen-{os.getpid()}"
-    server.listen(name)
+    address = server.listen(name)
     ask(name, socket.AF_UNIX)
-    connect(name, completion_port=client_port(), timeout=LIMIT).close()
+    for host in (name, address):
+        connect(host, completion_port=client_port(), timeout=LIMIT).close()
+    with pytest.raises(OSError, match="in use"):
+        server.listen(address)
 
 
 @unix
