@@ -736,6 +736,50 @@ def test_reset(world, dial_ssl):
     assert isinstance(server.wait_closed(), ConnectionResetError | ConnectionAbortedError)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_data_that_cannot_be_sent(world, tls):
+    """Is refused in the same words, and hurts nothing."""
+    server = Peer(on_data=echo)
+    contexts = (server_context(), client_context()) if tls else (None, None)
+    address = world.serve(server, ssl=contexts[0])
+    client = Peer()
+    conn = world.connect(address, client, ssl=contexts[1])
+    for data, name in [
+        ("text", "str"),
+        (5, "int"),
+        ([b"x", "y"], "str"),
+        ((b"x", None), "NoneType"),
+    ]:
+        with pytest.raises(TypeError, match=f"^data must be a bytes-like object, not {name}$"):
+            conn.send(data)
+    conn.send([b"good", bytearray(b" one")])
+    assert client.wait_data(8) == b"good one"
+    conn.close()
+    with pytest.raises(TypeError, match="^data must be a bytes-like object, not str$"):
+        conn.send("text")
+    assert conn.send(b"late") is False
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("tls", [False, True])
+def test_reset_while_much_is_sent(world, dial_ssl, tls):
+    """It has the same name whether a send or a receive meets it first."""
+
+    def send(conn: Any, _: bytes) -> None:
+        while conn.pending_bytes <= MEBIBYTE and conn.send(bytes(100_000)):
+            pass
+
+    for _ in range(scaled(20, 5)):
+        server = Peer(on_data=send, on_drain=lambda conn: send(conn, b""))
+        address = world.serve(server, ssl=server_context() if tls else None)
+        sock = dial_ssl(address) if tls else socket.create_connection(address, LIMIT)
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"\0"
+        reset(sock)
+        error = server.wait_closed()
+        assert isinstance(error, ConnectionResetError | ConnectionAbortedError), error
+
+
 @pytest.mark.system
 def test_session_resumption(world, dial_ssl):
     """The tickets that servers send are good."""

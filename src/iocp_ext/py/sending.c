@@ -35,6 +35,14 @@ static bool check_fork(const py_connection *self) {
     return false;
 }
 
+static bool is_bytes_like(PyObject *data, const char *name) {
+    if (PyObject_CheckBuffer(data))
+        return true;
+    PyErr_Format(PyExc_TypeError, "%s must be a bytes-like object, not %.200s", name,
+                 Py_TYPE(data)->tp_name);
+    return false;
+}
+
 /* Bytes objects may be kept; other buffers are copied, since they may change. */
 static bool view(PyObject *data, const char *name, io_piece *piece, Py_buffer *buffer) {
     buffer->obj = NULL;
@@ -42,12 +50,7 @@ static bool view(PyObject *data, const char *name, io_piece *piece, Py_buffer *b
         *piece = (io_piece){PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), data};
         return true;
     }
-    if (!PyObject_CheckBuffer(data)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a bytes-like object, not %.200s", name,
-                     Py_TYPE(data)->tp_name);
-        return false;
-    }
-    if (PyObject_GetBuffer(data, buffer, PyBUF_SIMPLE) < 0)
+    if (!is_bytes_like(data, name) || PyObject_GetBuffer(data, buffer, PyBUF_SIMPLE) < 0)
         return false;
     *piece = (io_piece){buffer->buf, (size_t)buffer->len, NULL};
     return true;
@@ -119,7 +122,10 @@ static PyObject *send_through_stage(py_connection *self, PyObject *data) {
     if (stage == NULL) /* it has ended meanwhile */
         return Py_NewRef(Py_False);
     PyObject *list = is_sequence(data) ? PySequence_List(data) : Py_BuildValue("[O]", data);
-    if (list != NULL)
+    bool good = list != NULL;
+    for (Py_ssize_t i = 0; good && i < PyList_GET_SIZE(list); i++)
+        good = is_bytes_like(PyList_GET_ITEM(list, i), "data");
+    if (good)
         answer = PyObject_CallMethodOneArg(stage, state_of(self)->str_send, list);
     Py_XDECREF(list);
     Py_DECREF(stage);
@@ -137,14 +143,8 @@ const char py_connection_send_doc[] =
 
 PyObject *py_connection_send(PyObject *object, PyObject *data) {
     py_connection *self = self_of(object);
-    if (self->ending) {
-        if (is_sequence(data) || PyObject_CheckBuffer(data))
-            Py_RETURN_FALSE;
-        io_piece piece;
-        Py_buffer buffer;
-        (void)view(data, "data", &piece, &buffer);
-        return NULL;
-    }
+    if (self->ending)
+        return is_sequence(data) || is_bytes_like(data, "data") ? Py_NewRef(Py_False) : NULL;
     return self->stage_sends ? send_through_stage(self, data) : send_raw(self, data);
 }
 
