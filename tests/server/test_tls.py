@@ -755,7 +755,7 @@ def test_data_that_cannot_be_sent(world, tls):
     conn.send([b"good", bytearray(b" one")])
     assert client.wait_data(8) == b"good one"
     conn.close()
-    with pytest.raises(TypeError, match="^data must be a bytes-like object, not str$"):
+    with pytest.raises(TypeError, match="data must be a bytes-like object, not str"):
         conn.send("text")
     assert conn.send(b"late") is False
 
