@@ -11,11 +11,11 @@ from iocpcore import Connection
 from support.events import Events
 from support.net import reset
 from support.streams import read_all, read_exactly
-from support.system import FULL, LIMIT, WINDOWS, scaled, wait_until
+from support.system import LIMIT, WINDOWS, scaled, wait_until
 
 MIB = 1 << 20
 BLOCK = bytes(range(251)) * 4177  # no power of two: what is torn or twice does not fit
-HUGE = 1024 * MIB if FULL else 256 * MIB
+HUGE = 1024 * MIB
 
 
 def pattern(size: int) -> bytes:

@@ -11,10 +11,10 @@ from support import certificates, child, system
 from support.events import Events
 from support.net import reset
 from support.streams import read_exactly
-from support.system import FULL, LIMIT, WINDOWS, scaled, wait_until
+from support.system import LIMIT, WINDOWS, scaled, wait_until
 
-FLOOD = 20_000 if FULL else 3000
-SILENT = 1000 if FULL else 300
+FLOOD = 20_000
+SILENT = 1000
 
 
 @pytest.mark.system

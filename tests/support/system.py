@@ -30,9 +30,6 @@ LIMIT = 60.0 if SLOWNESS > 1 else 30.0
 REAL_BACKENDS = ["iocp"] if WINDOWS else ["io_uring", "epoll"]
 ALL_BACKENDS = [*REAL_BACKENDS, "sim"]
 
-# As large and as many as promised, however long that takes; else a part of it where that is long.
-FULL = os.environ.get("IOCPCORE_FULL", "") not in ("", "0")
-
 
 def scaled(count: int, least: int = 1) -> int:
     return max(least, count // SLOWNESS)
