@@ -24,7 +24,8 @@ def pattern(size: int) -> bytes:
 
 @pytest.mark.system
 def test_a_reset_while_a_file_is_sent(make_server, plain, tmp_path):
-    """It is no orderly end, though after a send that is told of it a receive says so."""
+    """It is no orderly end, though after a send that is told of it a receive says so. Linux forgets
+    which error it was where sendfile(2) had sent something before."""
     with open(tmp_path / "file", "wb") as file:
         file.truncate(64 * MIB)
     closed = Events()
@@ -37,7 +38,7 @@ def test_a_reset_while_a_file_is_sent(make_server, plain, tmp_path):
     sock = plain(server)
     assert sock.recv(1)
     reset(sock)
-    assert isinstance(closed.wait()[0], ConnectionResetError | ConnectionAbortedError)
+    assert isinstance(closed.wait()[0], ConnectionError)
 
 
 class Check:
