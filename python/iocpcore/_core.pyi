@@ -266,7 +266,13 @@ class Service:
         def listen_pipe(self, name: str, /) -> Listener: ...
 
     def adopt(
-        self, native: int, family: int, *, context: Any = None, stage: Any = None
+        self,
+        native: int,
+        family: int,
+        *,
+        peer: Any = None,
+        context: Any = None,
+        stage: Any = None,
     ) -> Connection: ...
     def connections(self) -> tuple[Connection, ...]: ...
     def stats(self) -> dict[str, int | float]: ...

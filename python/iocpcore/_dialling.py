@@ -37,7 +37,7 @@ def open_stream(
 ) -> Stream:
     """Raises OSError."""
     if port.backend == "sim":
-        return _SimulatedStream(port)
+        return _SimulatedStream(port, target)
     return _SystemStream(port, target, local, keepalive)
 
 
@@ -46,6 +46,7 @@ class _SystemStream:
         self, port: CompletionPort, target: Target, local: Target | None, keepalive: bool
     ) -> None:
         self._port = port
+        self._target = target
         self.handle = sock = socket.socket(target.family, socket.SOCK_STREAM)
         try:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -58,9 +59,11 @@ class _SystemStream:
             raise
 
     def adopt(self, service: Service, context: object) -> Connection:
-        family = self.handle.family
+        family, peer = self.handle.family, self._target.address
+        with suppress(OSError):  # it has been reset
+            peer = self.handle.getpeername()  # of 0.0.0.0, that is another
         self._port.dissociate(self.handle)
-        return service.adopt(self.handle.detach(), family, context=context)
+        return service.adopt(self.handle.detach(), family, peer=peer, context=context)
 
     def close(self) -> None:
         if self.handle.fileno() < 0:
@@ -72,15 +75,17 @@ class _SystemStream:
 
 
 class _SimulatedStream:
-    def __init__(self, port: CompletionPort) -> None:
+    def __init__(self, port: CompletionPort, target: Target) -> None:
         self._port = port
+        self._target = target
         self._own = True
         self.handle = _core.sim_socket(port)
 
     def adopt(self, service: Service, context: object) -> Connection:
         self._port.dissociate(self.handle)
         self._own = False
-        return service.adopt(self.handle, socket.AF_INET, context=context)
+        peer = self._target.address
+        return service.adopt(self.handle, socket.AF_INET, peer=peer, context=context)
 
     def close(self) -> None:
         if not self._own:

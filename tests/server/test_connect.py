@@ -111,6 +111,19 @@ def test_a_name(make_server, client_port):
     assert events.wait() == [b"x"]
 
 
+def test_the_peer_is_known(make_server, dial):
+    """Of clients, too, and in what is said of their end."""
+    closed = Events()
+    server = make_server(on_data=lambda conn, _: conn.abort())
+    conn = dial(server, on_close=lambda conn, error: closed.add((str(error), conn.peername)))
+    host, number = server.addresses[0][:2]
+    assert repr(conn) == f"<iocpcore.Connection {conn.id} with {host}:{number}>"
+    conn.send(b"x")
+    text, peername = closed.wait()[0]
+    assert f"receive from {host}:{number}: " in text
+    assert peername == (host, number)
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a" * 64 + ".test"])
 def test_a_name_that_is_unknown(client_port, name):

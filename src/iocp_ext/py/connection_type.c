@@ -99,19 +99,24 @@ PyObject *py_connection_peername(py_connection *self) {
     return name;
 }
 
-/* "receive from 127.0.0.1:80" */
-void py_connection_what(py_connection *self, const char *verb, char *text, size_t size) {
+/* "receive from 127.0.0.1:80", or "receive" where peers have no addresses. */
+static void what_with_peer(py_connection *self, const char *verb, const char *preposition,
+                           char *text, size_t size) {
     io_address address;
-    char peer[160] = "";
+    char peer[160];
     peer_address(self, &address);
-    if (address.length > 0)
-        io_address_text(&address, peer, sizeof peer);
-    PyOS_snprintf(text, size, peer[0] ? "%s %s" : "%s", verb, peer);
+    if (address.length == 0) {
+        PyOS_snprintf(text, size, "%s", verb);
+        return;
+    }
+    io_address_text(&address, peer, sizeof peer);
+    PyOS_snprintf(text, size, "%s %s %s", verb, preposition, peer);
 }
 
-static PyObject *os_reason(py_connection *self, int error, const char *verb) {
+static PyObject *os_reason(py_connection *self, int error, const char *verb,
+                           const char *preposition) {
     char what[224];
-    py_connection_what(self, verb, what, sizeof what);
+    what_with_peer(self, verb, preposition, what, sizeof what);
     return py_error_object(error, self->io.os_error, what);
 }
 
@@ -125,9 +130,9 @@ static PyObject *overflow_reason(const py_connection *self) {
 PyObject *py_connection_reason(py_connection *self) {
     switch ((io_connection_cause)self->io.cause) {
     case IO_CAUSE_RECEIVE:
-        return os_reason(self, self->io.error, "receive from");
+        return os_reason(self, self->io.error, "receive", "from");
     case IO_CAUSE_SEND:
-        return os_reason(self, self->io.error, "send to");
+        return os_reason(self, self->io.error, "send", "to");
     case IO_CAUSE_TIMEOUT:
         return PyObject_CallFunction(PyExc_TimeoutError, "s",
                                      self->handshake_ticks <= self->service->handshake_ticks
@@ -136,7 +141,7 @@ PyObject *py_connection_reason(py_connection *self) {
     case IO_CAUSE_OVERFLOW:
         return overflow_reason(self);
     case IO_CAUSE_PORT:
-        return os_reason(self, IOE_CANCELED, "the port was closed; connection with");
+        return os_reason(self, IOE_CANCELED, "the port was closed; connection", "with");
     case IO_CAUSE_EMBEDDER:
         if (self->error != NULL)
             return Py_NewRef(self->error);
@@ -519,10 +524,10 @@ static PyObject *connection_fileno(PyObject *object, PyObject *Py_UNUSED(unused)
 
 static PyObject *connection_repr(PyObject *object) {
     py_connection *self = self_of(object);
-    char peer[176];
-    py_connection_what(self, "with", peer, sizeof peer);
+    char what[176];
+    what_with_peer(self, "", "with", what, sizeof what);
     return PyUnicode_FromFormat(
-        "<iocpcore.Connection %llu %s%s>", (unsigned long long)self->id, peer,
+        "<iocpcore.Connection %llu%s%s>", (unsigned long long)self->id, what,
         self->closing || self->io.hold & IO_HOLD_CLOSING ? ", closing" : "");
 }
 

@@ -171,7 +171,6 @@ PyObject *py_connection_send_file(PyObject *connection, PyObject *const *args, P
                                   PyObject *keywords);
 PyObject *py_connection_write(PyObject *connection, PyObject *data);
 PyObject *py_connection_peername(py_connection *self);
-void py_connection_what(py_connection *self, const char *verb, char *text, size_t size);
 /* What on_close is given; a new reference. */
 PyObject *py_connection_reason(py_connection *self);
 

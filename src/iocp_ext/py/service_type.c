@@ -515,15 +515,19 @@ PyDoc_STRVAR(listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
 #endif
 
 static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"native", "family", "context", "stage", NULL};
+    static char *names[] = {"native", "family", "peer", "context", "stage", NULL};
     py_service *self = self_of(object);
     Py_ssize_t native;
     int family;
-    PyObject *context = NULL, *make_stage = self->make_stage;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ni|$OO:adopt", names, &native, &family,
-                                     &context, &make_stage))
+    PyObject *peer = Py_None, *context = NULL, *make_stage = self->make_stage;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ni|$OOO:adopt", names, &native, &family,
+                                     &peer, &context, &make_stage))
         return NULL;
-    return (PyObject *)py_service_adopt(self, (io_native)native, family, NULL, context,
+    io_address address = {0};
+    bool known = peer != Py_None && (family == AF_INET || family == AF_INET6);
+    if (known && !py_address_parse(peer, "peer", family, &address))
+        return NULL;
+    return (PyObject *)py_service_adopt(self, (io_native)native, family, &address, context,
                                         make_stage == Py_None ? NULL : make_stage);
 }
 
@@ -622,8 +626,9 @@ static PyObject *get_count(PyObject *object, void *Py_UNUSED(closure)) {
 
 PyDoc_STRVAR(listen_doc, "listen($self, native, family, /)\n--\n\n"
                          "Take over a listening socket and accept connections. A Listener.");
-PyDoc_STRVAR(adopt_doc, "adopt($self, /, native, family, *, context=None, stage=None)\n--\n\n"
-                        "Take over a connected, non-blocking socket. A Connection.");
+PyDoc_STRVAR(adopt_doc,
+             "adopt($self, /, native, family, *, peer=None, context=None, stage=None)\n--\n\n"
+             "Take over a connected, non-blocking socket. A Connection.");
 PyDoc_STRVAR(connections_doc, "connections($self, /)\n--\n\nThose that are not gone, as a tuple.");
 PyDoc_STRVAR(shutdown_doc, "shutdown($self, /)\n--\n\n"
                            "Every connection flushes, ends and closes, and waits for no peer.");
