@@ -172,6 +172,7 @@ def test_nobody_there(endpoint):
         if LINUX:
             errors.wait(count)
     assert all(isinstance(error, ConnectionError) for error in errors.items)
+    assert all(f" 127.0.0.1:{address[1]}: " in str(error) for error in errors.items)
     server = endpoint(local_address=address, on_datagram=echo)
     wait_until(
         lambda: client.send_to(b"now?") and (len(events) or not threading.Event().wait(0.01)),

@@ -236,13 +236,23 @@ static bool hand_on(py_endpoint *self, PyObject *data, PyObject *tuple, peer *pl
     return !open || self->on_datagram == NULL || call_back(self, data, tuple);
 }
 
+/* Only one with a remote address hears of those who refuse what it sent. */
+static PyObject *receive_error(const py_endpoint *self, const io_op *op) {
+    char text[160], what[192];
+    if (self->remote.length == 0)
+        return py_error_of("recv_from", op);
+    io_address_text(&self->remote, text, sizeof text);
+    PyOS_snprintf(what, sizeof what, "recv_from %s", text);
+    return py_error_object((int)-op->result, op->os_error, what);
+}
+
 /* What the receive has brought. True: the next one is to be asked for here. */
 static bool received(py_endpoint *self, bool *go_on) {
     const io_datagram *datagram = self->receive;
     const io_op *op = &datagram->transfer.op;
     *go_on = true;
     if (op->result < 0)
-        return !fail(self, py_error_of("recv_from", op), go_on);
+        return !fail(self, receive_error(self, op), go_on);
     peer *place = place_of(self, &datagram->address);
     PyObject *data =
         PyBytes_FromStringAndSize(io_vec_base(&datagram->transfer.vecs[0]), (Py_ssize_t)op->result);
