@@ -104,9 +104,10 @@ def connect(
         context: what ``conn.context`` is from the beginning
 
     Raises OSError that names the address, of the last one that was tried (TimeoutError for
-    `timeout`, socket.gaierror for the name); TypeError and ValueError for bad arguments;
-    RuntimeError if it would wait for ever: in a callback on the same port with no other worker
-    free, or on a port that nobody runs. In these cases no callback is called.
+    `timeout`, socket.gaierror for the name, ssl.SSLError with the address as a note);
+    TypeError and ValueError for bad arguments; RuntimeError if it would wait for ever: in a
+    callback on the same port with no other worker free, or on a port that nobody runs. In these
+    cases no callback is called.
 
     Any thread may call it. In callbacks rather use connect_nowait().
     """
@@ -410,6 +411,8 @@ class Connecting:
         return self._plan.callbacks["on_close"](connection, error)
 
     def _on_failed(self, connection: Connection, error: BaseException) -> None:
+        if isinstance(error, _ssl.SSLError):  # those of ssl name nobody
+            error.add_note(f"connect to {self._plan.name}")
         self._fail(error)
 
     def _on_timer(self, operation: Operation) -> None:
@@ -459,7 +462,8 @@ class Connecting:
         on_close = self._plan.callbacks.get("on_close")
         if self._waited_for or on_close is None:
             if not self._waited_for:
-                logger.warning("%s", error)
+                notes = getattr(error, "__notes__", ())
+                logger.warning("%s", "; ".join([str(error), *notes]))
             self._was_told()
             return
 

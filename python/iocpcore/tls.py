@@ -63,7 +63,7 @@ def server_stage(
 ) -> Callable[[Link], TLSStage]:
     """What makes the stage of each connection that a server accepts.
 
-    Raises TypeError if the context is none, and ssl.SSLError or ValueError if it is for clients.
+    Raises TypeError if the context is none, and ValueError if it is for clients.
     """
     _check_context(context)
     return _factory(partial(context.wrap_bio, server_side=True), max_write_buffer)
@@ -77,8 +77,8 @@ def client_stage(
     """What makes the stage of a connection to a server of this name.
 
     The name is what SNI asks for and what the server's certificate is checked against; None does
-    without both. Raises TypeError if the context is none, ssl.SSLError if it is one for servers,
-    and ValueError if there can be no such name or the context demands one.
+    without both. Raises TypeError if the context is none, and ValueError if it is for servers, or
+    there can be no such name, or the context demands one.
     """
     _check_context(context)
     if server_hostname is None and context.check_hostname:  # which an SSLObject would not mind
@@ -95,7 +95,10 @@ Wrap = Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]
 
 
 def _factory(wrap: Wrap, max_write_buffer: int) -> Callable[[Link], TLSStage]:
-    wrap(ssl.MemoryBIO(), ssl.MemoryBIO())  # what is wrong shows now, not at each connection
+    try:
+        wrap(ssl.MemoryBIO(), ssl.MemoryBIO())  # what is wrong shows now, not at each connection
+    except ssl.SSLError as error:
+        raise ValueError(f"ssl is not a context for this side: {error}") from error
     return lambda conn: TLSStage(conn, wrap, max_write_buffer)
 
 

@@ -529,8 +529,9 @@ def test_plaintext_to_a_tls_server(world, unestablished):
 def test_tls_to_a_plaintext_server(world):
     address = world.serve(Peer(on_data=lambda conn, data: conn.send(b"HTTP/1.1 400\r\n")), ssl=None)
     client = Peer()
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ssl.SSLError) as caught:
         world.connect(address, client)
+    assert caught.value.__notes__ == [f"connect to {address[0]}:{address[1]}"]
     assert client.names == []
 
 

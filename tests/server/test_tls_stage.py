@@ -387,10 +387,12 @@ def test_no_context(make, context):
 def test_contexts_that_cannot_serve(contexts):
     """They are refused at once, not by every connection."""
     client = contexts[1]
-    with pytest.raises((ssl.SSLError, ValueError)):
-        tls.server_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    with pytest.raises(ssl.SSLError):
-        tls.client_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), HOST)
+    for make in (
+        lambda: tls.server_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        lambda: tls.client_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), HOST),
+    ):
+        with pytest.raises(ValueError, match=r"server|client"):
+            make()
     with pytest.raises(ValueError, match="server_hostname"):
         tls.client_stage(client, None)
     with pytest.raises(ValueError):
