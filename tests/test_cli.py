@@ -63,6 +63,7 @@ def test_help():
         ["echo", "--port", "70000"],
         ["echo", "--workers", "0"],
         ["echo", "--host", "not an address"],
+        ["echo", "--host", "/not/an/address"],
         ["echo", "--backend", "nonsense"],
         ["echo", "--framing", "nonsense"],
         ["echo", "--tls-cert", "nonsense"],
@@ -84,6 +85,35 @@ def test_bad_arguments(args):
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert result.stderr.strip()
+
+
+def test_certificates_that_are_none():
+    """The message says which file it is about."""
+    good, other = (str(certificates.FOLDER / name) for name in ("server.pem", "ca.pem"))
+    for args, expected in [
+        (["--tls-cert", good, "--tls-key", "nonsense"], "--tls-key nonsense: No such file"),
+        (["--tls-cert", "nonsense"], "--tls-cert nonsense: No such file"),
+        (["--tls-cert", other], f"--tls-cert {other}: these must be a certificate and its key"),
+    ]:
+        result = run("echo", "--port", "0", *args)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"iocpcore: {expected}")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(WINDOWS, reason="pipes of Windows tell it otherwise")
+def test_a_reader_that_has_seen_enough():
+    """As `| head -0` would be."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "iocpcore", "info"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child.environment(),
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(LIMIT) == 141
 
 
 def test_a_number_that_is_none():

@@ -76,11 +76,24 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
         if key is not None:
             raise ValueError("--tls-key needs --tls-cert")
         return None
+    for option, path in (("--tls-cert", certificate), ("--tls-key", key)):
+        if path is not None:
+            try:
+                with open(path, "rb"):  # ssl would not say which file it is
+                    pass
+            except OSError as error:
+                raise ValueError(f"{option} {path}: {error.strerror}") from error
+
+    def refuse() -> str:
+        raise ValueError(f"--tls-key {key or certificate}: the key must not be encrypted")
+
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certificate, key)
-    except OSError as error:  # ssl's own errors too; none of them says which file
-        raise ValueError(f"--tls-cert {certificate}: {error}") from error
+        context.load_cert_chain(certificate, key, refuse)
+    except ssl.SSLError as error:
+        files = certificate if key is None else f"{certificate} --tls-key {key}"
+        text = "these must be a certificate and its key, in PEM"
+        raise ValueError(f"--tls-cert {files}: {text}: {error}") from error
     return context
 
 

@@ -15,6 +15,8 @@ def open_server(host: str, port: int, **options: Any) -> Server:
     try:
         if server.completion_port.backend == "sim":
             raise ValueError("the backend 'sim' has no sockets of the system to serve")
+        if "/" in host:
+            raise ValueError(f"--host {host}: must be a name or an address, not a path")
         server.listen(host, port)
     except BaseException:
         server.stop()
