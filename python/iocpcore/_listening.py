@@ -54,11 +54,14 @@ class SocketFile:
 def is_path(host: object, port: int | None) -> bool:
     """Whether this means a unix socket. Python gives abstract names as bytes."""
     if isinstance(host, bytes):
-        return port is None and host.startswith(b"\0")
-    if port is not None or not isinstance(host, str | os.PathLike):
-        return False
-    path = os.fspath(host)
-    return isinstance(host, os.PathLike) or "/" in path or path.startswith("\0")
+        path = host.startswith(b"\0")
+    else:
+        path = isinstance(host, os.PathLike) or (
+            isinstance(host, str) and ("/" in host or host.startswith("\0"))
+        )
+    if path and port is not None:
+        raise TypeError("port must not be given with a path")
+    return path
 
 
 def is_pipe(host: object, port: int | None) -> bool:
@@ -92,7 +95,7 @@ def listen_path(path: str | bytes | os.PathLike[str], backlog: int | None) -> li
 
 
 def listen_host(
-    host: str | bytes | None, port: int, backlog: int | None, reuse_port: bool, keepalive: bool
+    host: object, port: int, backlog: int | None, reuse_port: bool, keepalive: bool
 ) -> list[Listening]:
     """A socket for each address of the host, all with the same port."""
     if host is not None and not isinstance(host, str):

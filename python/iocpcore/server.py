@@ -226,8 +226,6 @@ class Server:
             if reuse_port:
                 raise ValueError("reuse_port is for TCP")
             return self._places.take(_listening.listen_path(host, backlog))
-        if isinstance(host, os.PathLike):
-            raise TypeError("port must not be given with a path")
         number = _check.port_number(port)
         return self._places.take(
             _listening.listen_host(host, number, backlog, reuse_port, self._keepalive)
@@ -326,7 +324,7 @@ class Server:
         last call, as ``..._per_second``; ``interval`` is how long ago that was, in seconds.
         """
         figures: dict[str, float] = dict(self._service.stats())
-        port = {} if self.completion_port.closed else self.completion_port.stats()
+        port = self.completion_port.stats()
         now = time.monotonic()
         with self._lock:
             last, self._last = self._last, dict(figures)

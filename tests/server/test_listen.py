@@ -250,6 +250,14 @@ def test_a_path_that_somebody_else_has_bound(server, tmp_path):
 
 
 @unix
+def test_a_path_with_a_port(server, client_port):
+    for function in (server.listen, lambda *args: connect(*args, completion_port=client_port())):
+        for host in ("/run/x.sock", Path("x.sock"), "\0name", b"\0name"):
+            with pytest.raises(TypeError, match="port must not be given with a path"):
+                function(host, 5)
+
+
+@unix
 def test_an_abstract_name(server, client_port):
     name = f"\0iocpcore-listen-{os.getpid()}"
     address = server.listen(name)

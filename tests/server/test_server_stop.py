@@ -80,6 +80,7 @@ def test_without_any_time(make_server, dial, backend, tls):
     assert events.wait(5) == [("close", None)] * 5
     assert server.connections == ()
     assert server.stats()["aborted"] == server.stats()["listeners"] == 0
+    assert server.stats()["port_in_flight"] == 0
     assert server.addresses
 
 

@@ -50,9 +50,14 @@ static const io_backend *named(PyObject *wanted, const char *argument) {
     if (name != NULL && strlen(name) == (size_t)length)
         backend = io_backend_by_name(name);
     if (backend == NULL) {
+        char names[64] = "";
         PyErr_Clear(); /* a name that cannot be encoded */
-        PyErr_Format(PyExc_ValueError, "%s: there is no backend %.100R on this platform", argument,
-                     wanted);
+        for (const io_backend *const *each = io_backends(); *each != NULL; each++) {
+            strncat(names, each == io_backends() ? "" : ", ", sizeof names - strlen(names) - 1);
+            strncat(names, (*each)->name, sizeof names - strlen(names) - 1);
+        }
+        PyErr_Format(PyExc_ValueError, "%s: there is no backend %.100R on this platform, but %s",
+                     argument, wanted, names);
         return NULL;
     }
     return backend->probe(reason, sizeof reason) == 0 ? backend : refuse(name, reason);
