@@ -4,6 +4,7 @@ elsewhere, timers; and a connection that has ended leaves nothing behind."""
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 import weakref
@@ -401,3 +402,24 @@ def test_a_port_that_is_closed(make_server, dial):
     assert server.connections == ()
     server.stop(0)
     assert len(events) == 5
+
+
+@pytest.mark.system
+def test_urgent_data_keeps_no_worker_busy(make_server, dial, plain):
+    """A client that sends some and then nothing costs nothing."""
+    server, answers = make_server(on_data=lambda conn, data: conn.send(data)), Events()
+    sock = plain(server)
+    for number in range(10):
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        if number % 2:
+            sock.send(b"!", socket.MSG_OOB)
+    other = dial(server, on_data=lambda _, data: answers.add(data))
+    wait_until(lambda: len(server.connections) == 2, "the other one")
+    before, rounds = server.stats()["port_completed"], scaled(200, 20)
+    for number in range(1, rounds + 1):
+        other.send(b"y")
+        answers.wait(number)
+    assert server.stats()["port_completed"] - before < 10 * rounds
+    sock.sendall(b"z")
+    assert sock.recv(1) == b"z"

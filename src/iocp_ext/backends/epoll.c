@@ -151,7 +151,9 @@ static int epoll_receive_now(io_receive *receive) {
     int answer = posix_perform(&receive->op);
     bool filled =
         answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
-    if (!filled)
+    if (answer == -IOE_AGAIN) /* the unusual, too, is over: urgent data is not to be had here */
+        handle->ready &= (uint8_t) ~(IO_READABLE | IO_UNUSUAL);
+    else if (!filled)
         handle->ready &= (uint8_t)~IO_READABLE;
     return answer;
 }
