@@ -20,7 +20,8 @@ logger = logging.getLogger("iocpcore")
 
 STOP_TIMEOUT = 5.0  # seconds; in time for a container, which is killed after ten
 
-# After the time limit of a stop is up. Together less than a second, which stop() promises.
+# After the time limit of a stop is up. All of it is less than a second, which stop() promises.
+TEAR_DOWN_LIMIT = 0.9
 ABORT_LIMIT = 0.4  # for on_close of the connections that were aborted
 JOIN_LIMIT = 0.2  # for the workers; one that is in a callback is left to itself
 CLOSE_LIMIT = 0.2  # for the kernel to give everything back
@@ -68,6 +69,7 @@ class Engine:
         self._executor = executor
         self._own_executor = executor is None
         self._port_ended = False  # by somebody else
+        self._torn_down = False
         self._blocked = 0  # workers that wait for a connect()
         self._started = False
         # How it ends. Guarded by `_changed`, which is told of everything that ends.
@@ -109,6 +111,8 @@ class Engine:
         """Where offload() runs functions: the user's executor, or a pool made now."""
         with self._lock:
             if self._executor is None:
+                if self._torn_down:
+                    raise RuntimeError("offload() is not possible after stop()")
                 self._executor = ThreadPoolExecutor(thread_name_prefix="iocpcore-offload")
             return self._executor
 
@@ -216,7 +220,7 @@ class Engine:
     def _end(self) -> None:
         try:
             if self._port_ended:  # nobody runs it any more: what lives on it hears just that
-                self.port.close(CLOSE_LIMIT)
+                self._close_port(time.monotonic() + TEAR_DOWN_LIMIT)
             for member in self._present():
                 member.shutdown()
             self._wait_until_empty()
@@ -234,6 +238,7 @@ class Engine:
 
     def _tear_down(self) -> None:
         """Bounded, whatever callbacks do."""
+        began = time.monotonic()
         with self._changed:
             self._deadline = 0.0  # nobody gets more time
         members = self._present()
@@ -245,11 +250,35 @@ class Engine:
             self.port.stop()
         if self._workers is not None and not self._workers.join(JOIN_LIMIT):
             logger.warning("a callback has not returned; its thread is left to itself")
-        self.port.close(CLOSE_LIMIT)
+        self._close_port(began + TEAR_DOWN_LIMIT)
         with self._lock:
+            self._torn_down = True
             executor = self._executor if self._own_executor else None
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
+
+    def _close_port(self, deadline: float) -> None:
+        """In a thread of its own: it calls on_close of what is left, which may take any time, or
+        want what the caller of stop() holds."""
+        errors: list[BaseException] = []
+
+        def close() -> None:
+            try:
+                self.port.close(CLOSE_LIMIT)
+            except BaseException as error:  # a warning that is one
+                errors.append(error)
+
+        closing = threading.Thread(target=close, name="iocpcore-close", daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:  # there are no more threads: CPython 3.12 has none at exit
+            close()
+        else:
+            closing.join(max(CLOSE_LIMIT, deadline - time.monotonic()))
+            if closing.is_alive():
+                logger.warning("on_close has not returned; its thread is left to itself")
+        if errors:
+            raise errors[0]
 
     def _present(self) -> list[Member]:
         with self._changed:

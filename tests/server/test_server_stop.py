@@ -45,6 +45,35 @@ def test_idle(make_server, dial):
     assert server.connections == ()
 
 
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_on_close_wants_what_the_caller_holds(make_server, dial, count):
+    """It is called in other threads, and stop() waits for it no longer than it promises."""
+    lock, closed = threading.Lock(), Events()
+
+    def on_close(*_: object) -> None:
+        with lock:
+            closed.add(threading.current_thread())
+
+    begun = Events()
+    server = make_server(on_connect=begun.add, on_close=on_close)
+    for _ in range(count):
+        dial(server)
+    begun.wait(count)
+    with lock, within(PROMISED):
+        server.stop(0)
+    assert threading.current_thread() not in closed.wait(count)
+
+
+def test_offload_after_stop(make_server, dial):
+    begun = Events()
+    server = make_server(on_connect=begun.add)
+    dial(server)
+    conn = begun.wait()[0]
+    server.stop(0)
+    with pytest.raises(RuntimeError, match="not possible after stop"):
+        conn.offload(int)
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("timeout", [0, LIMIT])
 def test_idle_peers_see_the_end(make_server, plain, timeout):
