@@ -11,7 +11,7 @@ import time
 
 import pytest
 from iocpcore import Framer, FramingError
-from support.system import LIMIT
+from support.system import LIMIT, LINUX, wait_until
 
 SIZE = 2 << 20
 SLOWNESS_S = 2.6  # longer than a peer has for its own end of the stream
@@ -34,6 +34,19 @@ def slow(make_server):
     yield connect
     for sock in made:
         sock.close()
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not LINUX, reason="only Linux can tell")
+def test_looks_become_rare(slow):
+    """At what a peer that never reads has not taken."""
+    server, _ = slow(on_connect=lambda conn: (conn.send(bytes(300_000)), conn.close()))
+    wait_until(lambda: server.stats()["port_completed"] > 1, "the connection")
+    wait_until(lambda: server.connections[0].pending_bytes == 0, "what the system takes of it")
+    before = server.stats()["port_completed"]
+    began = time.monotonic()
+    wait_until(lambda: server.stats()["port_completed"] >= before + 8, "8 looks")
+    assert time.monotonic() - began > 0.5  # it would be 0.16 if they did not
 
 
 def read_slowly(sock: socket.socket) -> int:

@@ -10,7 +10,8 @@
 
 #include <string.h>
 
-#define LOOK_NS (20 * IO_NS_PER_MS)      /* at how much the system has not sent yet */
+#define LOOK_NS (20 * IO_NS_PER_MS)      /* at how much the system has not sent yet, at first */
+#define LOOKS_MAX 6                      /* times twice as long */
 #define LINGER_NS (2 * IO_NS_PER_SECOND) /* for the peer to read what it was sent */
 
 static bool run_here(const io_connection *self) {
@@ -280,8 +281,12 @@ static bool progress_flushing(io_connection *self) {
 static bool unsent(io_connection *self) {
     const io_backend *backend = self->strand.lane->backend;
     uint32_t left = backend->unsent != NULL ? backend->unsent(self->handle, false) : 0;
-    if (left != self->sent_seen)
+    if (left != self->sent_seen) {
         self->idle_ticks = 0;
+        self->looks = 0;
+    } else if (self->looks < LOOKS_MAX) {
+        self->looks++;
+    }
     self->sent_seen = left;
     return left > 0;
 }
@@ -300,7 +305,7 @@ static bool progress_lingering(io_connection *self) {
         end(self);
         return true;
     }
-    start_timer(self, waits ? LOOK_NS : LINGER_NS);
+    start_timer(self, waits ? LOOK_NS << self->looks : LINGER_NS);
     if (self->linger_over) { /* there is no timer to be had */
         end(self);
         return true;

@@ -100,6 +100,7 @@ typedef struct io_connection {
     uint32_t os_error;
     uint8_t cause;        /* io_connection_cause */
     uint8_t phase;        /* io_connection_phase */
+    uint8_t looks;        /* lingering: in a row, that found as much unsent as before */
     _Atomic uint8_t hold; /* IO_HOLD_..., changed under the lock */
     bool running : 1;
     bool scheduled : 1; /* `strand` is on its way */
