@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 import sys
 import threading
 from collections import deque
@@ -419,7 +420,13 @@ class _FilePart:
 
     def read(self, nbytes: int) -> bytes:
         """The next bytes; none at the end."""
-        data = _read_at(self._descriptor, min(nbytes, self._left), self._offset)
+        try:
+            data = _read_at(self._descriptor, min(nbytes, self._left), self._offset)
+        except OSError:  # at an offset that no file can have
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode) or self._offset < status.st_size:
+                raise
+            data = b""
         self._offset += len(data)
         self._left -= len(data)
         return data

@@ -92,6 +92,19 @@ def unsendable(tmp_path: Path, ends_at_zero: None) -> Iterator[Unsendable]:
         yield Unsendable(tmp_path, stack)
 
 
+@pytest.mark.parametrize("offset", [7, 8, 1 << 40, 1 << 62, (1 << 63) - 1])
+def test_behind_the_end(ends, tmp_path, offset):
+    """There is nothing, wherever that is."""
+    conn, received = ends
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    conn.send(b"before ")
+    with open(path, "rb") as file:
+        conn.send_file(file, offset)
+    conn.send(b"after")
+    wait_until(lambda: b"".join(received.items) == b"before after", "what was sent")
+
+
 POSIX = pytest.mark.skipif(WINDOWS, reason="there is no such descriptor")
 
 

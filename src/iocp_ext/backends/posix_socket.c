@@ -289,6 +289,17 @@ static ssize_t send_part(io_send_file *file, size_t part) {
     return moved;
 }
 
+/* Linux refuses offsets that no file of the file system can have, instead of finding nothing. */
+static bool is_behind_end(const io_send_file *file) {
+    struct stat status;
+    int error = errno;
+    bool refused = error == EINVAL || error == EOVERFLOW || error == EFBIG;
+    bool behind = refused && fstat((int)file->file, &status) == 0 && S_ISREG(status.st_mode) &&
+                  file->offset >= (uint64_t)status.st_size;
+    errno = error;
+    return behind;
+}
+
 static int send_file(io_op *op) {
     io_send_file *file = (io_send_file *)op;
     uint64_t part = file->remaining < SEND_FILE_PART ? file->remaining : SEND_FILE_PART;
@@ -296,6 +307,8 @@ static int send_file(io_op *op) {
     do
         moved = send_part(file, (size_t)part);
     while (moved < 0 && errno == EINTR);
+    if (moved < 0 && is_behind_end(file))
+        moved = 0;
     return finish(op, moved);
 }
 
