@@ -77,7 +77,7 @@ def listen_path(path: str | bytes | os.PathLike[str], backlog: int | None) -> li
         raise TypeError("host must be a str if it is a path, not bytes")
     with _closing_on_error(socket.socket(UNIX, socket.SOCK_STREAM)) as sock:
         if name.startswith("\0"):
-            sock.bind(name)
+            bind(sock, name, "listen on")
             return [_listening(sock, backlog)]
         try:
             bind(sock, name, "listen on")

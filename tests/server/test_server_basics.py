@@ -190,6 +190,26 @@ def test_a_framer_in_python(make_server, dial):
     assert events.wait(2) == [b"cba", b"fed"]
 
 
+def test_a_framer_that_gives_bytes(make_server, dial):
+    """It is told so, instead of every byte becoming a message."""
+
+    class Raw:
+        def feed(self, data: bytes) -> bytes:
+            return data
+
+        def encode(self, message: bytes) -> bytes:
+            return message
+
+    events = Events()
+    server = make_server(
+        on_message=events.recorder("message"), on_error=events.recorder("error"), framing=Raw
+    )
+    dial(server).send(b"abc")
+    ((name, error),) = events.wait()
+    assert name == "error"
+    assert "Raw.feed() must return an iterable of messages, not bytes" in str(error)
+
+
 # ---- the end of a stream ------------------------------------------------------------------------
 
 
@@ -320,6 +340,21 @@ def test_what_nobody_is_told_of(make_server, dial, unraisable, name):
     wait_until(lambda: not server.connections, "the end of the connection")
     conn.abort()
     assert [type(error) for error in unraisable] == [ArithmeticError]
+
+
+def test_on_close_is_the_last(make_server, dial, unraisable):
+    """What it raises goes to nobody's on_error."""
+    events = Events()
+
+    def on_close(*args: object) -> None:
+        events.add("close")
+        raise ArithmeticError
+
+    server = make_server(on_close=on_close, on_error=events.recorder("error"))
+    dial(server).close()
+    wait_until(lambda: unraisable, "what was raised")
+    wait_until(lambda: not server.connections, "the end of the connection")
+    assert events.items == ["close"]
 
 
 def test_on_error_that_raises(make_server, dial, unraisable):

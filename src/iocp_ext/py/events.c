@@ -18,6 +18,7 @@ typedef struct turn {
     py_connection *self;
     PyObject *leaving; /* KeyboardInterrupt or SystemExit, for run() */
     uint64_t messages;
+    bool last; /* on_close is called: nothing comes after it */
 } turn;
 
 /* Who is to hear of an exception, besides on_close. */
@@ -41,7 +42,7 @@ static void leave(turn *at, PyObject *error) {
 
 static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source) {
     py_connection *self = at->self;
-    PyObject *on_error = self->service->callbacks[PY_ON_ERROR];
+    PyObject *on_error = at->last ? NULL : self->service->callbacks[PY_ON_ERROR];
     if (on_error == NULL && whose == PEER)
         return;
     if (on_error == NULL) {
@@ -209,7 +210,13 @@ static size_t cut(turn *at, const char *data, size_t length) {
 static PyObject *feed(turn *at, PyObject *data) {
     PyObject *messages =
         PyObject_CallMethodOneArg(at->self->framer, at->self->service->port->state->str_feed, data);
-    PyObject *iterator = messages == NULL ? NULL : PyObject_GetIter(messages);
+    PyObject *iterator = NULL;
+    if (messages != NULL && PyBytes_Check(messages)) /* else each byte would be a message */
+        PyErr_Format(PyExc_TypeError,
+                     "%.200s.feed() must return an iterable of messages, not bytes",
+                     Py_TYPE(at->self->framer)->tp_name);
+    else if (messages != NULL)
+        iterator = PyObject_GetIter(messages);
     Py_XDECREF(messages);
     return iterator;
 }
@@ -498,6 +505,7 @@ static void on_gone(turn *at) {
         reason = PyErr_GetRaisedException();
     self->ending = self->closing = true;
     drop(at);
+    at->last = true;
     call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
     Py_DECREF(reason);
     forget_error(self);
