@@ -267,9 +267,11 @@ class Connecting:
         return int(self._state is UNDER_WAY or (self._state is FAILED and not self._told))
 
     def shutdown(self) -> None:
+        """Give it up because the port is being stopped: a ConnectionAbortedError."""
         self._fail(self._closing_error())
 
     def abort(self) -> int:
+        """The same; nothing of it counts as lost."""
         self._fail(self._closing_error())
         return 0
 

@@ -52,6 +52,7 @@ class Datagram(_core.Endpoint):
         broadcast: allow sending to broadcast addresses
         max_size: bytes of a datagram that are kept; more are cut off
         max_write_buffer: bytes that may wait to be sent
+        context: anything that the user wants to keep with the endpoint, as its attribute `context`
 
     Raises OSError that names the address, TypeError or ValueError that names the argument. All
     methods may be called by any thread. A context manager: it closes.
@@ -170,11 +171,14 @@ class Datagram(_core.Endpoint):
     # ---- as a member of its engine
 
     count = 0
+    """No connections: nobody waits for it to end."""
 
     def shutdown(self) -> None:
+        """close(), when the port is being stopped."""
         self.close()
 
     def abort(self) -> int:
+        """The same; nothing of it counts as lost."""
         self.close()
         return 0
 

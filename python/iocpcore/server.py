@@ -59,8 +59,9 @@ class Server:
     * ``on_drain(conn)``: what is pending has fallen from above `write_high` to `write_low`
     * ``on_close(conn, error)``: last, exactly once. `error` is None after close(), abort() or the
       peer's orderly end
-    * ``on_error(conn, exception)``: a callback has raised, or framing failed. Without it that goes
-      to ``sys.unraisablehook``. The connection closes in either case
+    * ``on_error(conn, exception)``: a callback has raised, or framing failed. Without it what a
+      callback has raised goes to ``sys.unraisablehook``, and a FramingError only to `on_close`,
+      which is told of both. The connection closes in either case
 
     Parameters:
         framing: LengthPrefixed, Delimited, FixedSize, or a callable that returns a new Framer
