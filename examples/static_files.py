@@ -13,14 +13,19 @@ from __future__ import annotations
 import argparse
 import mimetypes
 import os
+import sys
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import h11
 from iocpcore import Connection, Server
+
+try:
+    import h11
+except ImportError:
+    sys.exit("static_files.py needs h11: python -m pip install h11")
 
 
 class Body:
