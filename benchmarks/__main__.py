@@ -8,43 +8,15 @@ import os
 import resource
 import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks import cells, markdown, picture, windows
+from benchmarks.arguments import UsageError, arguments
 from benchmarks.build import build
 from benchmarks.measure import SERVER_CORES, Bench, LoadError, sample
 from benchmarks.process import StartError
 from benchmarks.results import Line, Table, machine
-from benchmarks.rows import READS, ROWS, WINDOWS_ROWS, Row, Things, missing, variants
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Servers side by side, in one run, under one load.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--quick", action="store_true", help="few cells and rows, under 3 minutes")
-    parser.add_argument("--list", action="store_true", help="names the cells and rows, and ends")
-    parser.add_argument(
-        "--cells", metavar="A,B", help="those of these names, which may have * and ?"
-    )
-    parser.add_argument(
-        "--rows", metavar="A,B", help="those of these names, which may have * and ?"
-    )
-    parser.add_argument("--repeats", type=int, help="samples of each row (5; quick: 1)")
-    parser.add_argument("--seconds", type=float, help="measured per sample (3; quick: 0.7)")
-    parser.add_argument("--output", type=Path, default=Path(".benchmarks"), metavar="FOLDER")
-    parser.add_argument("--python", default=sys.executable, help="runs the servers")
-    parser.add_argument(
-        "--free-threaded", metavar="PYTHON", help="a free-threaded build, for the scaling cells"
-    )
-    parser.add_argument(
-        "--windows", metavar="ABI", help="that Windows Python (cp313), under Wine, instead"
-    )
-    parser.add_argument("--cc", default="cc", help="builds the C programs")
-    return parser.parse_args()
+from benchmarks.rows import READS, ROWS, WINDOWS_ROWS, Row, Things, missing, named, variants
 
 
 def chosen_cells(options: argparse.Namespace) -> list[cells.Cell]:
@@ -58,8 +30,7 @@ def chosen_cells(options: argparse.Namespace) -> list[cells.Cell]:
 def chosen_rows(options: argparse.Namespace) -> list[Row]:
     every = WINDOWS_ROWS if options.windows else ROWS
     if options.rows:
-        patterns = options.rows.split(",")
-        return [row for row in every if any(fnmatch(row.name, pattern) for pattern in patterns)]
+        return named(options.rows.split(","), every)
     return [row for row in every if row.quick or not options.quick]
 
 
@@ -84,8 +55,24 @@ def absent(candidates: list[Row], options: argparse.Namespace) -> list[str]:
     ]
 
 
-def certificate(path: Path) -> Path:
-    """One that nobody will look at, with its key."""
+def check_interpreters(options: argparse.Namespace) -> None:
+    """Raises UsageError unless they run."""
+    named = {"--free-threaded": options.free_threaded}
+    if options.windows is None:
+        named["--python"] = options.python
+    for option, python in named.items():
+        if python is None:
+            continue
+        try:
+            done = subprocess.run([python, "-c", ""], check=False, capture_output=True)
+        except OSError as error:
+            raise UsageError(f"{option} {python}: {error.strerror}") from None
+        if done.returncode:
+            raise UsageError(f"{option} {python}: it runs no Python code")
+
+
+def certificate(path: Path) -> None:
+    """One that nobody will look at, with its key. Raises OSError or CalledProcessError."""
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
@@ -97,19 +84,46 @@ def certificate(path: Path) -> Path:
     )
     with path.open("a") as both:
         both.write(Path(str(path) + ".certificate").read_text())
-    return path
 
 
-def prepare(options: argparse.Namespace, chosen: list[cells.Cell]) -> Things:
-    folder = options.output.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    things = Things(build(folder / "bin", options.cc), folder / "file", folder / "certificate.pem")
-    kinds = {cell.kind for cell in chosen}
-    if kinds & {"file", *READS}:
-        cells.make_file(things.file)
-    if "tls" in kinds:
+def without_tls(things: Things) -> str:
+    """Why there can be no TLS, or an empty text."""
+    if not things.programs.tls:
+        return "the load generator was built without OpenSSL"
+    try:
         certificate(things.certificate)
-    return things
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"openssl makes no certificate: {getattr(error, 'strerror', error)}"
+    return ""
+
+
+def make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return path.resolve()
+    except OSError as error:
+        raise UsageError(f"--output {path}: {error.strerror}") from None
+
+
+def prepare(
+    options: argparse.Namespace, chosen: list[cells.Cell]
+) -> tuple[Things, list[cells.Cell]]:
+    """What is needed, and the cells that can be run with it. Raises UsageError."""
+    folder = make_folder(options.output)
+    programs = build(make_folder(folder / "bin"), options.cc)
+    things = Things(programs, folder / "file", folder / "certificate.pem")
+    kinds = {cell.kind for cell in chosen}
+    if "tls" in kinds and (why := without_tls(things)):
+        print(f"without the cell tls: {why}", file=sys.stderr)
+        chosen = [cell for cell in chosen if cell.kind != "tls"]
+        if not chosen:
+            raise UsageError("there is no cell left to run")
+    if kinds & {"file", *READS}:
+        try:
+            cells.make_file(things.file)
+        except OSError as error:
+            raise UsageError(f"{things.file}: {error.strerror}") from None
+    return things, chosen
 
 
 def run_cell(bench: Bench, cell: cells.Cell, chosen: list[Row], repeats: int) -> Table:
@@ -138,8 +152,13 @@ def write(tables: list[Table], settings: str, folder: Path) -> str:
     return text
 
 
-def run(options: argparse.Namespace, things: Things, counted: tuple[int, ...]) -> None:
-    chosen, candidates = chosen_cells(options), chosen_rows(options)
+def run(
+    options: argparse.Namespace,
+    things: Things,
+    chosen: list[cells.Cell],
+    counted: tuple[int, ...] = (),
+) -> None:
+    candidates = chosen_rows(options)
     repeats = options.repeats or (1 if options.quick else 5)
     seconds = options.seconds or (0.7 if options.quick else 3.0)
     bench = Bench(things, seconds, counted=counted)
@@ -156,24 +175,37 @@ def run(options: argparse.Namespace, things: Things, counted: tuple[int, ...]) -
         print(path)
 
 
-def main() -> int:
-    options = arguments()
+def carry_out(options: argparse.Namespace) -> None:
+    """Raises UsageError, before it overwrites any results."""
+    if options.windows is not None:
+        windows.check_abi(options.windows)
+    chosen, candidates = chosen_cells(options), chosen_rows(options)
     if options.list:
-        print("cells:", *(cell.name for cell in chosen_cells(options)), sep="\n  ")
-        print("rows:", *dict.fromkeys(row.name for row in chosen_rows(options)), sep="\n  ")
-        return 0
+        print("cells:", *(cell.name for cell in chosen), sep="\n  ")
+        print("rows:", *dict.fromkeys(row.name for row in candidates), sep="\n  ")
+        return
+    check_interpreters(options)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for those that are started
     if len(os.sched_getaffinity(0)) < 2:
         print("benchmarks: one core only: servers and load share it", file=sys.stderr)
-    things = prepare(options, chosen_cells(options))
+    things, chosen = prepare(options, chosen)
     if options.windows is None:
-        run(options, things, ())
-        return 0
-    folder = things.file.parent / "windows"
-    folder.mkdir(exist_ok=True)
+        run(options, things, chosen)
+        return
+    folder = make_folder(things.file.parent / "windows")
     with windows.wine(options.windows, folder, SERVER_CORES) as (options.python, pid):
-        run(options, things, (pid,))
+        run(options, things, chosen, (pid,))
+
+
+def main() -> int:
+    try:
+        carry_out(arguments())
+    except UsageError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.arguments import UsageError
+
 HERE = Path(__file__).resolve().parent
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 WITH_TLS = (["-DWITH_TLS"], ["-lssl", "-lcrypto"])
@@ -32,8 +34,10 @@ class Programs:
 
 
 def build(folder: Path, compiler: str) -> Programs:
-    """Builds everything into the folder. It takes two seconds, so nothing is kept from before."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Builds everything into the folder. It takes two seconds, so nothing is kept from before.
+
+    Raises UsageError if the compiler cannot, which has said why.
+    """
     load = sorted((HERE / "load").glob("*.c"))
     tls = compiled(compiler, load, folder / "load", WITH_TLS, check=False)
     if not tls:
@@ -53,7 +57,10 @@ def compiled(
 ) -> bool:
     defines, libraries = extra
     command = [compiler, *FLAGS, *defines, "-o", str(target), *map(str, sources), *libraries]
-    done = subprocess.run(command, check=False, capture_output=not check)
+    try:
+        done = subprocess.run(command, check=False, capture_output=not check)
+    except OSError as error:
+        raise UsageError(f"--cc {compiler}: {error.strerror}") from None
     if check and done.returncode:
-        raise SystemExit(f"benchmarks: {compiler} failed to build {target.name}")
+        raise UsageError(f"--cc {compiler}: it failed to build {target.name}")
     return done.returncode == 0

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks import serving
+from benchmarks.arguments import UsageError
 
 GIB = 1 << 30
 FILE_BYTES = GIB
@@ -217,10 +218,10 @@ CELLS = [
 
 
 def named(patterns: list[str]) -> list[Cell]:
-    """The cells that any of the patterns matches; each must match one."""
+    """The cells that any of the patterns matches. Raises UsageError for one that matches none."""
     for pattern in patterns:
         if not any(fnmatch(cell.name, pattern) for cell in CELLS):
-            raise SystemExit(f"benchmarks: there is no cell {pattern}")
+            raise UsageError(f"there is no cell {pattern}")
     return [cell for cell in CELLS if any(fnmatch(cell.name, pattern) for pattern in patterns)]
 
 

@@ -77,6 +77,9 @@ def finish(bench: Bench, load: subprocess.Popen[str]) -> Sample:
         load.kill()
         load.communicate()
         raise LoadError("the load did not end") from None
+    except BaseException:  # Ctrl-C
+        load.kill()
+        raise
     lines = output.splitlines()
     if not lines:
         raise LoadError("the load generator failed")

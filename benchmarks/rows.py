@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
 from benchmarks import reading
+from benchmarks.arguments import UsageError
 from benchmarks.build import Programs
 from benchmarks.cells import Cell
 
@@ -131,6 +133,14 @@ WINDOWS_ROWS = [
     ),
     Row("iocpcore-iocp", TRIPS, "benchmarks.servers.round_trips", needs="iocpcore", quick=True),
 ]
+
+
+def named(patterns: list[str], every: list[Row]) -> list[Row]:
+    """Those that any of the patterns matches. Raises UsageError for one that matches none."""
+    for pattern in patterns:
+        if not any(fnmatch(row.name, pattern) for row in every):
+            raise UsageError(f"there is no row {pattern}")
+    return [row for row in every if any(fnmatch(row.name, pattern) for pattern in patterns)]
 
 
 def variants(row: Row, cell: Cell, pythons: dict[str, str]) -> list[Row]:

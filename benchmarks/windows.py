@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from benchmarks.arguments import UsageError
 from benchmarks.process import ROOT, StartError, pin
 
 CACHE = Path(os.environ.get("IOCPCORE_CACHE") or Path.home() / ".cache" / "iocpcore") / "win"
@@ -28,6 +30,14 @@ TRACED_SECONDS = 120.0
 REQUEST = re.compile(r"([0-9a-f]{4}): ([a-z_]\w*)\((?!\) =)")
 # pywin32 finds itself by a .pth file, which Python reads only in places for packages.
 SITE = "import os, site\n\nsite.addsitedir(os.path.dirname(__file__))\n"
+
+
+def check_abi(abi: str) -> None:
+    """Raises UsageError unless tests/windows knows it."""
+    layout = runpy.run_path(str(ROOT / "tests" / "windows" / "layout.py"))
+    known = sorted([*layout["ABIS"], *layout["EXTRA_ABIS"]])
+    if abi not in known:
+        raise UsageError(f"--windows {abi}: it must be one of {', '.join(known)}")
 
 
 def windows_path(path: Path) -> str:
@@ -76,7 +86,10 @@ def wine(abi: str, folder: Path, cores: set[int]) -> Iterator[tuple[str, int]]:
     """A command that is this Python, and the process of Wine's server."""
     prefix, built, peers = folder / "prefix", folder / "built", folder / "peers"
     build = [sys.executable, "tests/windows/build.py", "--into", str(built), abi]
-    subprocess.run(build, cwd=ROOT, check=True)
+    if not (CACHE / "prefix").is_dir():
+        raise UsageError(f"--windows {abi}: tests/windows/setup.sh has to be run first")
+    if subprocess.run(build, cwd=ROOT, check=False).returncode:
+        raise UsageError(f"--windows {abi}: {' '.join(build[1:])} failed")
     install_peers(abi, peers)
     command = folder / "python"
     paths = ";".join([windows_path(peers), windows_path(built / abi)])
