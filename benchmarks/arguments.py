@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+from iocpcore.cli.arguments import seconds, whole
 
 
 class UsageError(Exception):
@@ -18,26 +19,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
-
-
-def repeats(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return number
-
-
-def seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return number
 
 
 def arguments() -> argparse.Namespace:
@@ -55,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rows", metavar="A,B", help="those of these names, which may have * and ?"
     )
-    parser.add_argument("--repeats", type=repeats, help="samples of each row (5; quick: 1)")
+    parser.add_argument("--repeats", type=whole(1), help="samples of each row (5; quick: 1)")
     parser.add_argument("--seconds", type=seconds, help="measured per sample (3; quick: 0.7)")
     parser.add_argument(
         "--output",

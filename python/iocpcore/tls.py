@@ -7,10 +7,11 @@ Everything that an SSLContext offers works as it does elsewhere: certificates of
   was accepted before. Reading goes on after a shutdown.
 * The peer's close_notify is the end of its stream. Bytes after it are ignored.
 * A stream that ends without one may have been cut off by anybody on its way, so that is an error,
-  ``ssl.SSLEOFError``. What was received before has been handed on, and what is queued is still
-  sent. Some programs, browsers among them, never send close_notify; where messages tell their own
-  length that does no harm, and ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So
-  does a connection that was closed from this side.
+  ``ssl.SSLEOFError``. What was received before has been handed on; what is queued is still sent,
+  but not what is left of a file, nor what waits behind it. Some programs, browsers among them,
+  never send close_notify; where messages tell their own length that does no harm, and
+  ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So does a connection that was
+  closed from this side.
 
 What is sent before the handshake is over waits for its end; closing before that discards it.
 """
