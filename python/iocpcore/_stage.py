@@ -74,8 +74,9 @@ class Stage(Protocol):
     def receive(self, data: bytes, /) -> bytes:
         """Takes raw bytes and gives application bytes. What it raises ends the connection."""
 
-    def eof(self) -> None:
-        """The raw stream has ended. If this raises nothing, that was its proper end."""
+    def eof(self) -> bool | None:
+        """The raw stream has ended. If this raises nothing, that was its proper end. True: it was
+        not, and the stage ends the connection when it has sent what was accepted."""
 
 
 StageFactory: TypeAlias = Callable[[Link], Stage | None]

@@ -7,11 +7,10 @@ Everything that an SSLContext offers works as it does elsewhere: certificates of
   was accepted before. Reading goes on after a shutdown.
 * The peer's close_notify is the end of its stream. Bytes after it are ignored.
 * A stream that ends without one may have been cut off by anybody on its way, so that is an error,
-  ``ssl.SSLEOFError``. What was received before has been handed on; what is queued is still sent,
-  but not what is left of a file, nor what waits behind it. Some programs, browsers among them,
-  never send close_notify; where messages tell their own length that does no harm, and
-  ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So does a connection that was
-  closed from this side.
+  ``ssl.SSLEOFError``. What was received before has been handed on, and what is queued is still
+  sent. Some programs, browsers among them, never send close_notify; where messages tell their own
+  length that does no harm, and ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So
+  does a connection that was closed from this side.
 
 What is sent before the handshake is over waits for its end; closing before that discards it.
 """
@@ -129,6 +128,7 @@ class TLSStage:
         "_outgoing",
         "_spent",
         "_ssl",
+        "_truncated",
         "peer_ended",
         "pending_bytes",
     )
@@ -150,6 +150,7 @@ class TLSStage:
         self._spent = False  # nothing more is encrypted: close_notify is out, or it is dead
         self._dead = False  # nothing more is decrypted either: there was an error
         self._late = False  # something was left behind by a call that came in while busy
+        self._truncated: ssl.SSLError | None = None  # how it ends once nothing is held any more
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
@@ -188,21 +189,25 @@ class TLSStage:
                 self._flush()
                 self._pump()
 
-    def eof(self) -> None:
-        """The socket's stream has ended: whether it may, at this point."""
+    def eof(self) -> bool:
+        """The socket's stream has ended. Raises if it may not, or (True) tells that later."""
         with self._lock:
-            if self.peer_ended or self._dead:
-                return
+            if self.peer_ended or self._dead or self._truncated is not None:
+                return self._truncated is not None
             if not self._established:
                 self._give_up()
                 raise _eof_error("the peer ended the connection during the TLS handshake")
-            if self._closing and self._conn.closing:
-                return
-            if not self._ssl.context.options & _IGNORE_UNEXPECTED_EOF:
-                # What is written is still sent. The SSLObject is not told, because it would not
-                # even encrypt a goodbye any more.
-                self._drop_held()
-                raise _eof_error("the peer ended the connection without TLS's close_notify")
+            closed = self._closing and self._conn.closing
+            if closed or self._ssl.context.options & _IGNORE_UNEXPECTED_EOF:
+                return False
+            # The SSLObject is not told, because it would not encrypt any more.
+            error = _eof_error("the peer ended the connection without TLS's close_notify")
+            if not self._held:
+                raise error
+            self._truncated = error
+            self._closing = True
+            self._pump()
+            return True
 
     def room(self) -> None:
         """The socket has taken enough: go on with what is held."""
@@ -245,6 +250,8 @@ class TLSStage:
         True: that takes longer, and ``_finish()`` follows.
         """
         with self._lock:
+            if self._truncated is not None:
+                self._finishes = True
             if self._closing or self._spent:
                 return self._finishes
             self._closing = True
@@ -374,6 +381,11 @@ class TLSStage:
             self._give_up()
 
     def _say_goodbye(self) -> None:
+        if self._truncated is not None:
+            error, self._truncated = self._truncated, None
+            self._give_up()
+            self._conn._fail(error)
+            return
         # It also asks whether the peer has said its own goodbye. No is not an error.
         with suppress(ssl.SSLError):
             self._ssl.unwrap()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import iocpcore
@@ -725,6 +726,39 @@ def test_ragged_end(world, dial_ssl, accepted):
     error = server.wait_closed()
     assert error is None if accepted else isinstance(error, ssl.SSLEOFError)
     assert ("eof" in server.names) is accepted
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("closes", [False, True])
+def test_ragged_end_while_a_file_is_sent(world, dial_ssl, tmp_path, closes):
+    """The peer ends its stream without close_notify and reads on: it gets all that was accepted."""
+    size = scaled(40, 4) * MEBIBYTE
+    path = tmp_path / "file"
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+    def answer(conn: Any, _: bytes) -> None:
+        with open(path, "rb") as file:
+            assert conn.send_file(file)
+        assert conn.send(b"the end")
+
+    server = Peer(on_data=answer)
+    sock = dial_ssl(world.serve(server))
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"\0"
+    socket.socket.shutdown(sock, socket.SHUT_WR)  # of the socket, without TLS
+    wait_until(lambda: not server.conn.send(b""), "the end of what is accepted")
+    if closes:
+        server.conn.close()
+    got = bytearray()
+    with suppress(ssl.SSLEOFError):
+        while data := sock.recv(1 << 16):
+            got += data
+    assert len(got) == size - 1 + len(b"the end")
+    assert got.endswith(b"the end")
+    error = server.wait_closed()
+    assert isinstance(error, ssl.SSLEOFError) or (closes and error is None)
+    assert "eof" not in server.names
 
 
 @pytest.mark.system

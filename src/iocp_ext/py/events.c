@@ -368,7 +368,10 @@ static void on_eof(turn *at) {
             raised(at, STAGE, self->stage);
             return;
         }
+        bool later = answer == Py_True;
         Py_DECREF(answer);
+        if (later)
+            return;
     }
     if (self->closing)
         return;
