@@ -156,7 +156,8 @@ class TLSStage:
     def ssl_object(self) -> ssl.SSLObject:
         """The SSLObject, to ask it things: certificates, version, cipher, ALPN.
 
-        In callbacks: elsewhere it may be in the middle of reading, when some answers are None.
+        In callbacks: elsewhere it may be in the middle of reading, when some answers are None or a
+        ValueError.
         """
         return self._ssl
 

@@ -474,13 +474,20 @@ def test_sni_and_alpn(world):
 
     context.sni_callback = choose
     address = world.serve(Peer(on_data=echo), ssl=context)
+
+    def ask(conn: Any) -> None:
+        certificate = conn.ssl_object.getpeercert()
+        told.append((conn.ssl_object.selected_alpn_protocol(), certificate["subjectAltName"]))
+
     for host in (HOST, OTHER_HOST):
-        client = Peer()
+        told: list[tuple[str, Any]] = []
+        client = Peer(on_connect=ask)
         conn = world.connect(
             address, client, ssl=client_context(alpn=["other", "echo/1"]), server_hostname=host
         )
-        assert conn.ssl_object.selected_alpn_protocol() == "echo/1"
-        assert ("DNS", host) in conn.ssl_object.getpeercert()["subjectAltName"]
+        ((protocol, names),) = told
+        assert protocol == "echo/1"
+        assert ("DNS", host) in names
         conn.send(b"x")
         assert client.wait_data(1) == b"x"
 
@@ -498,12 +505,12 @@ def test_wrong_certificate(world, unestablished, certificate):
 
 
 def test_client_certificate(world, unestablished):
-    server = Peer()
+    certificates = Events()
+    server = Peer(on_connect=lambda conn: certificates.add(conn.ssl_object.getpeercert()))
     address = world.serve(server, ssl=server_context(ask_client=True))
     client = Peer()
     world.connect(address, client, ssl=client_context("client.pem"))
-    assert server.connected.wait(LIMIT)
-    assert server.conn.ssl_object.getpeercert()["subject"]
+    assert certificates.wait()[0]["subject"]
 
     without = Peer()
     try:  # with TLS 1.3 the client learns of it after the handshake
