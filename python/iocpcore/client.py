@@ -249,6 +249,9 @@ class Connecting:
     @property
     def connection(self) -> Connection | None:
         """The connection, once there is one."""
+        if self._state is CONNECTED:
+            # Its callbacks may be called before the thread that makes it has noted it here.
+            self._settled.wait(NOBODY_LIMIT)
         return self._connection if self._state is CONNECTED else None
 
     @property

@@ -291,6 +291,30 @@ def test_a_server_that_stops_meanwhile(net, make_server):
 # ---- not waiting --------------------------------------------------------------------------------
 
 
+@pytest.mark.system
+def test_the_connection_is_known_to_its_callbacks(make_server, nowait, monkeypatch):
+    """They may be called before the thread that made it goes on."""
+    streams = _dialling._SystemStream
+    adopt, called, told = streams.adopt, threading.Event(), threading.Event()
+    events = Events()
+
+    def slow_adopt(*args: object) -> Connection:
+        conn = adopt(*args)
+        assert called.wait(LIMIT)
+        return conn
+
+    def on_connect(conn: Connection) -> None:
+        called.set()
+        assert told.wait(LIMIT)
+        events.add(connecting.connection is conn)
+
+    server = make_server(on_data=echo)
+    monkeypatch.setattr(streams, "adopt", slow_adopt)
+    connecting = nowait(server, on_connect=on_connect)
+    told.set()
+    assert events.wait() == [True]
+
+
 def test_nowait(make_server, nowait):
     events = Events()
     server = make_server(on_data=echo)
