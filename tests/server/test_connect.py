@@ -125,6 +125,18 @@ def test_the_peer_is_known(make_server, dial):
 
 
 @pytest.mark.system
+def test_a_peer_that_is_not_numbers_only(make_server, plain):
+    """As the address of an interface may look. Then the system is asked."""
+    listening, server = make_server(), make_server()
+    sock = plain(listening)
+    sock.setblocking(False)
+    peer = sock.getpeername()
+    conn = server._service.adopt(sock.detach(), socket.AF_INET, peer=("127.0.0.1%lo", 5))
+    assert repr(conn) == f"<iocpcore.Connection {conn.id}>"
+    assert conn.peername == peer
+
+
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a" * 64 + ".test"])
 def test_a_name_that_is_unknown(client_port, name):
     with pytest.raises(socket.gaierror, match=name):

@@ -525,8 +525,10 @@ static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywo
         return NULL;
     io_address address = {0};
     bool known = peer != Py_None && (family == AF_INET || family == AF_INET6);
-    if (known && !py_address_parse(peer, "peer", family, &address))
-        return NULL;
+    if (known && !py_address_parse(peer, "peer", family, &address)) {
+        PyErr_Clear(); /* the name of an interface may be in it; then the system is asked later */
+        address.length = 0;
+    }
     return (PyObject *)py_service_adopt(self, (io_native)native, family, &address, context,
                                         make_stage == Py_None ? NULL : make_stage);
 }
