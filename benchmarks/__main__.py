@@ -57,10 +57,10 @@ def absent(candidates: list[Row], options: argparse.Namespace) -> list[str]:
 
 def check_interpreters(options: argparse.Namespace) -> None:
     """Raises UsageError unless they run."""
-    named = {"--free-threaded": options.free_threaded}
+    pythons = {"--free-threaded": options.free_threaded}
     if options.windows is None:
-        named["--python"] = options.python
-    for option, python in named.items():
+        pythons["--python"] = options.python
+    for option, python in pythons.items():
         if python is None:
             continue
         try:

@@ -52,7 +52,10 @@ class SocketFile:
 
 
 def is_path(host: object, port: int | None) -> bool:
-    """Whether this means a unix socket. Python gives abstract names as bytes."""
+    """Whether this means a unix socket. Python gives abstract names as bytes.
+
+    Raises TypeError for one with a port.
+    """
     if isinstance(host, bytes):
         path = host.startswith(b"\0")
     else:
