@@ -91,9 +91,10 @@ static void run_traffic(const char *backend, uint64_t each, int getters, bool on
         test_thread_join(&posting[i]);
     while (atomic_load(&traffic.taken) < THREADS * each)
         test_sleep_ms(1);
-    CHECK_INT(world_close_busy(&traffic.world), 0);
+    CHECK(io_port_begin_close(traffic.world.port));
     for (int i = 0; i < getters; i++)
         test_thread_join(&getting[i]);
+    CHECK_INT(world_finish_close(&traffic.world), 0);
     free(traffic.items);
 }
 

@@ -36,8 +36,12 @@ static void release_remaining(io_op *op, bool leaked, void *context) {
 }
 
 size_t world_close_busy(test_world *world) {
-    size_t remaining = 0;
     CHECK(io_port_begin_close(world->port));
+    return world_finish_close(world);
+}
+
+size_t world_finish_close(test_world *world) {
+    size_t remaining = 0;
     size_t leaked = io_port_drain(world->port, 10 * IO_NS_PER_SECOND);
     CHECK_INT(leaked, 0);
     io_port_take_remaining(world->port, release_remaining, &remaining);

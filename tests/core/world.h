@@ -22,6 +22,8 @@ void world_open(test_world *world, const char *backend, uint32_t concurrency);
 void world_close(test_world *world);
 /* Closes with whatever is in flight: how many operations ended by that. */
 size_t world_close_busy(test_world *world);
+/* The rest of that, after io_port_begin_close(). No other thread may still use the port. */
+size_t world_finish_close(test_world *world);
 
 void world_pair(test_world *world, io_native natives[2]);
 io_native world_listener(test_world *world, io_address *address);
