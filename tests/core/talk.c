@@ -81,6 +81,7 @@ static void end_open(talk_end *end) {
     CHECK_INT(io_connection_open(&end->io, end->talk->world.lane, end->native, AF_INET,
                                  &end->talk->limits, &os_error),
               0);
+    io_post_submit(&end->io.strand);
 }
 
 talk_end *talk_pair(talk *self) {

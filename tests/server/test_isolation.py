@@ -119,6 +119,10 @@ def test_every_other_callback(make_server, dial):
         blocked.add("blocked")
         let_go.wait(LIMIT)
 
+    def on_connect(conn: Connection) -> None:
+        if not blocked.items:
+            block()
+
     def on_data(conn: Connection, data: bytes) -> None:
         if data == b"offload":
             conn.offload(int, then=block)
@@ -134,11 +138,13 @@ def test_every_other_callback(make_server, dial):
         if conn.context is not None:
             conn.context()
 
-    server = make_server(on_data=on_data, on_close=on_close, workers=4)
+    server = make_server(on_connect=on_connect, on_data=on_data, on_close=on_close, workers=5)
     try:
+        dial(server)
+        blocked.wait(1)
         for command in (b"offload", b"later", b"close"):
             dial(server).send(command)
-        blocked.wait(3)
+        blocked.wait(4)
         dial(server, on_data=lambda conn, data: answers.add(data)).send(b"go on")
         assert answers.wait() == [b"go on"]
     finally:

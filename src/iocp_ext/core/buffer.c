@@ -16,15 +16,16 @@ typedef struct io_buffer { /* in front of the memory, or inside it while it is f
     uint32_t unused;
 } io_buffer;
 
-static uint32_t class_for(size_t size) {
-    uint32_t size_class = 0;
-    while (((size_t)1 << (SMALLEST_SHIFT + size_class)) < size)
-        size_class++;
-    return size_class;
-}
-
 static size_t class_bytes(uint32_t size_class) {
     return (size_t)1 << (SMALLEST_SHIFT + size_class);
+}
+
+/* From the largest on: most receives are of that size. */
+static uint32_t class_for(size_t size) {
+    uint32_t size_class = CLASSES - 1;
+    while (size_class > 0 && class_bytes(size_class - 1) >= size)
+        size_class--;
+    return size_class;
 }
 
 void io_buffer_pool_close(io_buffer_pool *pool) {

@@ -62,7 +62,6 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
     io_op_embed(&self->receive.op, lane, IO_RECEIVE, IO_SINK_CONNECTION, self);
     self->receive.capacity = limits->read_size;
     self->scheduled = true;
-    io_post_submit(&self->strand);
     return 0;
 }
 

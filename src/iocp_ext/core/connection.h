@@ -135,8 +135,9 @@ typedef enum io_connection_event {
     IO_CONNECTION_GONE, /* the last event. `error` and `cause` say why */
 } io_connection_event;
 
-/* Takes over a connected, non-blocking stream, which stays the caller's if it fails. The first
- * event follows, when a worker takes `strand`. 0 or a portable error. */
+/* Takes over a connected, non-blocking stream, which stays the caller's if it fails. 0 or a
+ * portable error. The first event follows when `strand` is taken: the caller either posts it, for a
+ * worker, or takes it at once. */
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
                        const io_connection_limits *limits, uint32_t *os_error);
 

@@ -125,9 +125,8 @@ static bool serve(io_op *op) {
     if (op->sink == IO_SINK_ENDPOINT)
         return py_endpoint_take(op);
     if (op->sink == IO_SINK_LISTENER)
-        py_listener_take(op);
-    else
-        py_service_tick(op);
+        return py_listener_take(op);
+    py_service_tick(op);
     return true;
 }
 

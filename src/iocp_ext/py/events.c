@@ -547,6 +547,24 @@ static void handle(turn *at, io_connection_event event) {
     }
 }
 
+/* Whether the event is nobody's but ours; its time is none of callbacks. */
+static bool is_internal(const py_connection *self, io_connection_event event) {
+    const py_service *service = self->service;
+    if (self->stage != NULL)
+        return false;
+    switch (event) {
+    case IO_CONNECTION_STARTED:
+        return service->callbacks[PY_ON_CONNECT] == NULL &&
+               (service->framing == NULL || service->frames != NULL);
+    case IO_CONNECTION_EOF:
+        return service->callbacks[PY_ON_EOF] == NULL;
+    case IO_CONNECTION_GONE:
+        return service->callbacks[self->told ? PY_ON_CLOSE : PY_ON_FAILED] == NULL;
+    default:
+        return false;
+    }
+}
+
 static void count(py_service *service, const turn *at, uint64_t took_ns) {
     atomic_fetch_add_explicit(&service->messages, at->messages, memory_order_relaxed);
     atomic_fetch_add_explicit(&service->runs, 1, memory_order_relaxed);
@@ -560,15 +578,18 @@ bool py_connection_run(py_connection *self, io_connection_event event) {
         return true;
     turn at = {.self = self};
     py_service *service = self->service;
-    uint64_t began_ns = io_clock_ns();
+    uint64_t began_ns = 0;
     Py_INCREF((PyObject *)self);
     Py_INCREF((PyObject *)service);
     do {
+        if (began_ns == 0 && !is_internal(self, event))
+            began_ns = io_clock_ns();
         handle(&at, event);
         py_connection_release_spent(self);
     } while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE);
     py_connection_release_spent(self);
-    count(service, &at, io_clock_ns() - began_ns);
+    if (began_ns != 0)
+        count(service, &at, io_clock_ns() - began_ns);
     Py_DECREF((PyObject *)self);
     Py_DECREF((PyObject *)service);
     if (at.leaving != NULL)

@@ -142,64 +142,79 @@ static void report_failure(py_listener *self, int error, uint32_t os_error) {
     Py_XDECREF(exception);
 }
 
-static void begin(py_listener *self, io_native native, const io_address *peer) {
+/* A new reference, or NULL, of which all is told. */
+static py_connection *adopt(py_listener *self, io_native native, const io_address *peer,
+                            bool post) {
     py_service *service = self->service;
     py_connection *connection =
-        py_service_adopt(service, native, self->family, peer, NULL, service->make_stage);
+        py_service_adopt(service, native, self->family, peer, NULL, service->make_stage, post);
     if (connection == NULL && PyErr_Occurred())
         PyErr_WriteUnraisable((PyObject *)self);
-    Py_XDECREF((PyObject *)connection);
+    return connection;
 }
 
-/* A client is there: it begins, or waits for others to go. */
-static void accepted(py_listener *self, io_native native, const io_address *peer) {
-    py_service *service = self->service;
-    atomic_fetch_add_explicit(&service->accepted, 1, memory_order_relaxed);
+typedef enum outcome { NO_CLIENT, BEGINS, WAITS, TOO_LATE } outcome;
+
+/* What becomes of a client, if there is one. Under the registry's lock. */
+static outcome decide(py_listener *self, io_native native, const io_address *peer) {
+    if (native == IO_NATIVE_NONE)
+        return NO_CLIENT;
+    if (self->handle == NULL)
+        return TOO_LATE;
+    if (!full(self->service))
+        return BEGINS;
+    self->waiting = native;
+    self->waiting_peer = *peer;
+    return WAITS;
+}
+
+static void go_on(py_listener *self, bool after_failure) {
+    if (io_port_enter(self->service->port->port) != 0)
+        return;
     io_mutex_lock(&registry_of(self)->lock);
-    bool waits = self->handle != NULL && full(service);
-    if (waits) {
-        self->waiting = native;
-        self->waiting_peer = *peer;
-    }
-    bool closed = self->handle == NULL;
+    if (after_failure)
+        pause_accepting(self);
+    else
+        accept_next(self);
     io_mutex_unlock(&registry_of(self)->lock);
-    if (closed)
-        py_stream_close(service->port, native, self->family);
-    else if (!waits)
-        begin(self, native, peer);
+    io_port_leave(self->service->port->port);
 }
 
-void py_listener_take(io_op *op) {
+bool py_listener_take(io_op *op) {
     py_listener *self = op->owner;
     int64_t result = op->result;
     uint32_t os_error = op->os_error;
     bool accepts = op->kind == IO_ACCEPT;
     io_native native = IO_NATIVE_NONE;
     io_address peer = {0};
+    py_connection *connection = NULL;
     if (accepts && result >= 0) {
         native = ((io_accept *)op)->accepted;
         peer = ((io_accept *)op)->peer;
     }
     io_mutex_lock(&registry_of(self)->lock);
     self->op = NULL;
+    outcome client = decide(self, native, &peer);
     io_mutex_unlock(&registry_of(self)->lock);
     io_op_release(op);
-    if (native != IO_NATIVE_NONE) {
+    if (client != NO_CLIENT) {
         self->failing = false;
-        accepted(self, native, &peer);
+        atomic_fetch_add_explicit(&self->service->accepted, 1, memory_order_relaxed);
     } else if (accepts && result != -IOE_CANCELED) {
         report_failure(self, (int)-result, os_error);
     }
-    if (io_port_enter(self->service->port->port) == 0) {
-        io_mutex_lock(&registry_of(self)->lock);
-        if (accepts && result < 0)
-            pause_accepting(self);
-        else
-            accept_next(self);
-        io_mutex_unlock(&registry_of(self)->lock);
-        io_port_leave(self->service->port->port);
-    }
+    if (client == BEGINS)
+        connection = adopt(self, native, &peer, false);
+    else if (client == TOO_LATE)
+        py_stream_close(self->service->port, native, self->family);
+    go_on(self, accepts && result < 0);
     Py_DECREF((PyObject *)self);
+    if (connection == NULL)
+        return true;
+    /* In this order: its on_connect may block, and others are to be accepted meanwhile. */
+    bool stays = py_connection_take(&connection->io.strand);
+    Py_DECREF((PyObject *)connection);
+    return stays;
 }
 
 void py_listener_collect(io_op *op) {
@@ -243,7 +258,7 @@ void py_listeners_resume(py_service *service) {
     io_native native;
     io_address peer;
     while ((listener = next_to_resume(service, &native, &peer)) != NULL) {
-        begin(listener, native, &peer);
+        Py_XDECREF((PyObject *)adopt(listener, native, &peer, true));
         Py_DECREF((PyObject *)listener);
     }
     io_port_leave(service->port->port);

@@ -123,9 +123,11 @@ bool py_registry_open(py_registry *registry);
 void py_registry_close(py_registry *registry);
 /* The end of a port. */
 void py_registry_end(py_port *port, bool leaked);
-/* Takes over a native socket, also when it fails. NULL with an exception. */
+/* Takes over a native socket, also when it fails. NULL with an exception. A worker begins with it
+ * if its strand is posted here; else the caller does, by py_connection_take(). */
 py_connection *py_service_adopt(py_service *service, io_native native, int family,
-                                const io_address *peer, PyObject *context, PyObject *make_stage);
+                                const io_address *peer, PyObject *context, PyObject *make_stage,
+                                bool post);
 /* Closes a stream that was accepted, and is nobody's. */
 void py_stream_close(const py_port *port, io_native native, int family);
 void py_service_gone(py_connection *connection); /* out of the registry, with its reference */
@@ -137,7 +139,8 @@ void py_service_report(py_service *service, py_callback which, PyObject *one, Py
 
 PyObject *py_listener_new(py_service *service, io_native native, int family);
 PyObject *py_listener_new_pipe(py_service *service, PyObject *name); /* Windows */
-void py_listener_take(io_op *op);
+/* An accept or a pause has ended. False: an exception is to leave run(). */
+bool py_listener_take(io_op *op);
 void py_listener_collect(io_op *op); /* as the port ends */
 void py_listener_close(py_listener *listener);
 void py_listeners_resume(py_service *service); /* there is room for more connections */

@@ -142,8 +142,8 @@ static void start_clock(py_service *self) {
 }
 
 /* Both at once: whoever finds it in the list may use it. */
-static int enlist_and_open(py_connection *connection, io_native native, int family, bool *shut,
-                           uint32_t *os_error) {
+static int enlist_and_open(py_connection *connection, io_native native, int family, bool post,
+                           bool *shut, uint32_t *os_error) {
     py_service *self = connection->service;
     io_mutex_lock(&self->port->registry.lock);
     *shut = self->shut;
@@ -154,6 +154,8 @@ static int enlist_and_open(py_connection *connection, io_native native, int fami
         Py_INCREF((PyObject *)connection);
         self->count++;
         start_clock(self);
+        if (post)
+            io_post_submit(&connection->io.strand);
     }
     io_mutex_unlock(&self->port->registry.lock);
     return error;
@@ -227,7 +229,7 @@ static void refuse_host(py_service *self, py_connection *connection) {
 }
 
 /* Opens it, or says why not with an exception; the native socket is taken over in any case. */
-static bool open_connection(py_connection *connection, io_native native, int family) {
+static bool open_connection(py_connection *connection, io_native native, int family, bool post) {
     py_service *self = connection->service;
     uint32_t os_error = 0;
     if (!py_port_enter(self->port)) {
@@ -235,7 +237,7 @@ static bool open_connection(py_connection *connection, io_native native, int fam
         return false;
     }
     bool shut = false;
-    int error = enlist_and_open(connection, native, family, &shut, &os_error);
+    int error = enlist_and_open(connection, native, family, post, &shut, &os_error);
     if (error) {
         discard(self, native, family);
     } else if (shut) { /* it would not hear of the end, which has begun */
@@ -249,7 +251,8 @@ static bool open_connection(py_connection *connection, io_native native, int fam
 }
 
 py_connection *py_service_adopt(py_service *self, io_native native, int family,
-                                const io_address *peer, PyObject *context, PyObject *make_stage) {
+                                const io_address *peer, PyObject *context, PyObject *make_stage,
+                                bool post) {
     py_connection *connection = py_connection_new(self, peer);
     long long number = connection == NULL ? -1 : count_host(self, connection, 1);
     bool refused = self->max_per_address != 0 && number > (long long)self->max_per_address;
@@ -265,7 +268,7 @@ py_connection *py_service_adopt(py_service *self, io_native native, int family,
     if (context != NULL)
         Py_SETREF(connection->context, Py_NewRef(context));
     connection->stage = Py_XNewRef(make_stage);
-    if (open_connection(connection, native, family))
+    if (open_connection(connection, native, family, post))
         return connection;
     PyObject *error = PyErr_GetRaisedException();
     if (count_host(self, connection, -1) < 0)
@@ -530,7 +533,7 @@ static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywo
         address.length = 0;
     }
     return (PyObject *)py_service_adopt(self, (io_native)native, family, &address, context,
-                                        make_stage == Py_None ? NULL : make_stage);
+                                        make_stage == Py_None ? NULL : make_stage, true);
 }
 
 static PyObject *service_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
