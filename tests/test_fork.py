@@ -236,3 +236,59 @@ port.run()
 parent_goes_on(child)
 """
     child.check(code, backend, output=EXPECTED)
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_a_child_does_not_keep_peers_waiting(backend, family, tmp_path):
+    """It has copies of the descriptors of the parent's connections, which end all the same."""
+    code = f"""
+import os, socket, sys, warnings
+import iocpcore
+
+warnings.simplefilter("ignore", DeprecationWarning)
+
+def on_data(conn, data):
+    if data == b"abort":
+        conn.abort()
+    elif data == b"close":
+        conn.close()
+    else:
+        conn.send(data)
+
+server = iocpcore.Server(on_data=on_data)
+if {family!r} == "unix":
+    address = {str(tmp_path / "socket")!r}
+    server.listen(address)
+    family = socket.AF_UNIX
+else:
+    address = server.listen("127.0.0.1", 0)
+    family = socket.AF_INET
+server.start()
+socks = [socket.socket(family) for _ in range(3)]
+for sock in socks:
+    sock.settimeout(10)
+    sock.connect(address)
+    sock.sendall(b"hello")
+    assert sock.recv(10) == b"hello"
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    os.close(writing)
+    os.read(reading, 1)
+    os._exit(0)
+aborted, closed, ended = socks
+aborted.sendall(b"abort")
+try:
+    assert aborted.recv(10) == b"" and {family!r} == "unix"
+except ConnectionResetError:
+    pass
+closed.sendall(b"close")
+assert closed.recv(10) == b""
+ended.shutdown(socket.SHUT_WR)
+assert ended.recv(10) == b""
+os.close(writing)
+os.waitpid(child, 0)
+server.stop()
+print("all have ended")
+"""
+    child.check(code, backend, output="all have ended")

@@ -128,12 +128,17 @@ uint32_t posix_unsent(io_handle *handle, bool only_here) {
     return (uint32_t)left;
 }
 
+/* At once, and not by the close: that of a socket which a forked child has, too, tells nobody. */
+static void reset_now(int fd) {
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    if (connect(fd, &nobody, sizeof nobody) < 0)
+        (void)shutdown(fd, SHUT_RDWR); /* unix sockets know no reset */
+}
+
 void posix_prepare_close(io_handle *handle, bool reset) {
     int fd = (int)handle->native;
     if (reset) {
-        struct linger none = {.l_onoff = 1, .l_linger = 0};
-        /* Fails on unix sockets, which know no reset. */
-        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+        reset_now(fd);
         return;
     }
     char discarded[4096];

@@ -267,7 +267,7 @@ static bool progress_flushing(io_connection *self) {
         return true;
     }
     if (outbox_empty(self)) {
-        if (!self->eof && !self->ended)
+        if (!self->ended) /* also if only the close is left: a forked child has the socket, too */
             end_stream(self);
         self->phase = IO_CONNECTION_LINGERING;
         return true;
