@@ -24,7 +24,8 @@ STOP_TIMEOUT = 5.0  # seconds; in time for a container, which is killed after te
 TEAR_DOWN_LIMIT = 0.9
 ABORT_LIMIT = 0.4  # for on_close of the connections that were aborted
 JOIN_LIMIT = 0.2  # for the workers; one that is in a callback is left to itself
-CLOSE_LIMIT = 0.2  # for the kernel to give everything back
+CLOSE_LIMIT = 0.2  # for the kernel to give everything back; more if there is time left
+LEFT_LIMIT = 0.1  # for on_close of those that are left then
 
 
 def open_port(concurrency: int, backend: str | None = None) -> CompletionPort:
@@ -261,10 +262,11 @@ class Engine:
         """In a thread of its own: it calls on_close of what is left, which may take any time, or
         want what the caller of stop() holds."""
         errors: list[BaseException] = []
+        limit = max(CLOSE_LIMIT, deadline - time.monotonic() - LEFT_LIMIT)
 
         def close() -> None:
             try:
-                self.port.close(CLOSE_LIMIT)
+                self.port.close(limit)
             except BaseException as error:  # a warning that is one
                 errors.append(error)
 
@@ -274,7 +276,7 @@ class Engine:
         except RuntimeError:  # there are no more threads: CPython 3.12 has none at exit
             close()
         else:
-            closing.join(max(CLOSE_LIMIT, deadline - time.monotonic()))
+            closing.join(limit + LEFT_LIMIT)
             if closing.is_alive():
                 logger.warning("on_close has not returned; its thread is left to itself")
         if errors:

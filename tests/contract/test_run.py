@@ -34,7 +34,14 @@ def test_the_callback_gets_its_operation(port):
 def test_without_a_callback_it_merely_becomes_done(port):
     op = port.timer(0)
     port.post("no callback either")
-    port.timer(0.001, callback=stopper(port))
+
+    def stop_at_the_end(_):
+        if port.in_flight == 0:
+            port.stop()
+        else:
+            port.post(callback=stop_at_the_end)
+
+    port.post(callback=stop_at_the_end)
     port.run()
     assert op.done
     assert op.result() is None
