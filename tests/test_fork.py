@@ -239,7 +239,8 @@ parent_goes_on(child)
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_a_child_does_not_keep_peers_waiting(backend, family, tmp_path):
+@pytest.mark.parametrize("end", ["stop(0)", "completion_port.close()"])
+def test_a_child_does_not_keep_peers_waiting(backend, end, family, tmp_path):
     """It has copies of the descriptors of the parent's connections, which end all the same."""
     code = f"""
 import os, socket, sys, warnings
@@ -255,7 +256,11 @@ def on_data(conn, data):
     else:
         conn.send(data)
 
-server = iocpcore.Server(on_data=on_data)
+def on_eof(conn):
+    if conn is not last[0]:
+        conn.close()
+
+server = iocpcore.Server(on_data=on_data, on_eof=on_eof)
 if {family!r} == "unix":
     address = {str(tmp_path / "socket")!r}
     server.listen(address)
@@ -264,19 +269,20 @@ else:
     address = server.listen("127.0.0.1", 0)
     family = socket.AF_INET
 server.start()
-socks = [socket.socket(family) for _ in range(3)]
+socks = [socket.socket(family) for _ in range(5)]
 for sock in socks:
     sock.settimeout(10)
     sock.connect(address)
     sock.sendall(b"hello")
     assert sock.recv(10) == b"hello"
+last = server.connections[-1:]
 reading, writing = os.pipe()
 child = os.fork()
 if not child:
     os.close(writing)
     os.read(reading, 1)
     os._exit(0)
-aborted, closed, ended = socks
+aborted, closed, ended, idle, half_closed = socks
 aborted.sendall(b"abort")
 try:
     assert aborted.recv(10) == b"" and {family!r} == "unix"
@@ -286,6 +292,9 @@ closed.sendall(b"close")
 assert closed.recv(10) == b""
 ended.shutdown(socket.SHUT_WR)
 assert ended.recv(10) == b""
+half_closed.shutdown(socket.SHUT_WR)
+server.{end}
+assert idle.recv(10) == half_closed.recv(10) == b""
 os.close(writing)
 os.waitpid(child, 0)
 server.stop()

@@ -213,3 +213,26 @@ def test_errors_say_what_and_where(make_server):
             assert caught.value.errno
         finally:
             server.stop(0)
+
+
+@pytest.mark.system
+def test_an_interrupt_in_get_many(make_server):
+    """It is raised there, and what was taken out together with it is served by the next call."""
+    connected = []
+
+    def on_connect(conn):
+        connected.append(conn)
+        if len(connected) == 1:
+            raise KeyboardInterrupt
+
+    server = make_server(on_connect=on_connect, start=False)
+    server.listen("127.0.0.1", 0)
+    server._places.begin()  # and no worker of its own
+    port = server.completion_port
+    clients = [socket.create_connection(address, LIMIT) for address in server.addresses]
+    with pytest.raises(KeyboardInterrupt):
+        port.get_many(64, LIMIT)
+    wait_until(lambda: not port.get_many(64, 0) and len(connected) == 2, "the other one")
+    assert server.stats()["accepted"] == 2
+    for client in clients:
+        client.close()

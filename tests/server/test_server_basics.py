@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import iocpcore
 import pytest
@@ -441,6 +442,23 @@ def test_statistics(make_server, dial):
     assert server.stats()["messages_per_second"] == 0
     server.stop()
     assert server.stats()["messages"] == 5
+
+
+def test_time_of_callbacks(make_server, dial):
+    """That of on_error is one, also where nothing else is called."""
+    closed = Events()
+    server = make_server(
+        on_message=lambda conn, message: None,
+        on_error=lambda conn, error: time.sleep(0.1),
+        on_close=closed.recorder("close"),
+        framing=LengthPrefixed(4),
+    )
+    conn = dial(server)
+    conn.send(b"\0\0\0\x09abc")
+    wait_until(lambda: server.stats()["bytes_received"] == 7, "a part of a message")
+    conn.close()
+    closed.wait()
+    wait_until(lambda: server.stats()["callback_seconds_max"] >= 0.09, "its time")
 
 
 def test_workers_have_names(make_server, dial):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -33,6 +34,64 @@ def test_max_connections(make_server, plain):
     third.settimeout(LIMIT)
     first.close()
     assert read_exactly(third, 1) == b"x"
+
+
+@pytest.mark.system
+def test_max_connections_of_several_listeners(make_server, plain):
+    """They hold for all of them together. Who waited until the end is counted as well."""
+    server = make_server(on_data=echo, max_connections=1)
+    server.listen("127.0.0.1", 0)
+    first = plain(server)
+    first.sendall(b"x")
+    assert read_exactly(first, 1) == b"x"
+    second = socket.create_connection(server.addresses[1], LIMIT)
+    wait_until(lambda: server.stats()["accepted"] == 2, "the second one")
+    assert len(server.connections) == 1
+    server.stop()
+    with second:
+        assert second.recv(1) == b""
+    stats = server.stats()
+    assert (stats["closed"], stats["failed"]) == (1, 1)
+
+
+@pytest.mark.system
+def test_max_connections_under_load(make_server):
+    """Also where a place becomes free while a client is about to take the last one."""
+    most, seen = 3, []
+
+    def on_connect(conn: Connection) -> None:
+        seen.append(len(server.connections))
+        if conn.id % 3 == 0:
+            conn.abort()
+
+    server = make_server(
+        on_connect=on_connect,
+        on_data=lambda conn, data: conn.close(),
+        max_connections=most,
+        workers=6,
+        concurrency=4,
+        listen=False,
+    )
+    for _ in range(3):
+        server.listen("127.0.0.1", 0)
+    end = time.monotonic() + 1.5
+
+    def visit(address: tuple[str, int]) -> None:
+        while time.monotonic() < end:
+            try:
+                with socket.create_connection(address, LIMIT) as sock:
+                    sock.sendall(b"x")
+                    sock.recv(1)
+            except OSError:
+                pass
+
+    threads = [threading.Thread(target=visit, args=(address,)) for address in server.addresses * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert seen
+    assert max(seen) <= most
 
 
 @pytest.mark.system

@@ -46,6 +46,7 @@ int io_socket_describe(io_native native, int *family, int *type, int *protocol) 
 }
 
 void io_native_close_socket(io_native native) {
+    (void)shutdown((int)native, SHUT_RDWR); /* a forked child may have it, too */
     posix_close(native);
 }
 
@@ -129,18 +130,23 @@ uint32_t posix_unsent(io_handle *handle, bool only_here) {
 }
 
 /* At once, and not by the close: that of a socket which a forked child has, too, tells nobody. */
-static void reset_now(int fd) {
+static void reset_now(io_handle *handle) {
+    int fd = (int)handle->native;
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    if (connect(fd, &nobody, sizeof nobody) < 0)
-        (void)shutdown(fd, SHUT_RDWR); /* unix sockets know no reset */
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    if (handle->family == AF_UNIX) /* which knows no reset */
+        (void)shutdown(fd, SHUT_RDWR);
+    else if (connect(fd, &nobody, sizeof nobody) < 0) /* not everywhere possible */
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
 }
 
 void posix_prepare_close(io_handle *handle, bool reset) {
     int fd = (int)handle->native;
     if (reset) {
-        reset_now(fd);
+        reset_now(handle);
         return;
     }
+    (void)shutdown(fd, SHUT_WR);
     char discarded[4096];
     for (size_t total = 0; total < DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);

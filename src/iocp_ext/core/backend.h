@@ -62,8 +62,9 @@ struct io_backend {
     /* For streams that a connection owns. Ends our stream, so that the peer sees its end: 0 or a
      * portable error. */
     int (*shutdown)(io_handle *handle);
-    /* The close that is about to come: is to be a reset, or is not to become one for want of
-     * somebody who reads what has arrived. */
+    /* The close that is about to come: is to be a reset; or it ends the stream, and is not to
+     * become a reset for want of somebody who reads what has arrived. Where processes fork, the
+     * peer is told here: the close tells it nothing while a child has the socket, too. */
     void (*prepare_close)(io_handle *handle, bool reset);
     /* Optional. Bytes that were sent and that the peer's system does not have yet, which closing
      * the stream now may lose; or only those that have not even left. */

@@ -317,7 +317,7 @@ static void close_socket(io_connection *self) {
     io_handle *handle = self->handle;
     bool reset = self->aborted || self->send_failed || !outbox_empty(self);
     self->handle = NULL;
-    if (reset || !self->eof) /* behind its end nothing is left unread */
+    if (reset || !self->eof || !self->ended) /* behind both ends nothing is left to do */
         handle->lane->backend->prepare_close(handle, reset);
     io_handle_close(handle);
 }

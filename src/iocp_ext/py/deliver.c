@@ -256,15 +256,15 @@ static int take(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
 }
 
 /* Serves what belongs to connections; how many operations are left. With an exception that is to be
- * raised they go back, for the next getter. */
+ * raised everything not served yet goes back, for the next getter. */
 static int serve_all(py_port *self, io_op **ops, int count) {
     int kept = 0;
     bool go_on = true;
     for (int i = 0; i < count; i++) {
-        if (ops[i]->sink == IO_SINK_OPERATION)
+        if (!go_on || ops[i]->sink == IO_SINK_OPERATION)
             ops[kept++] = ops[i];
         else
-            go_on &= serve(ops[i]);
+            go_on = serve(ops[i]);
     }
     if (go_on)
         return kept;

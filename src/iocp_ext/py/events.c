@@ -557,7 +557,7 @@ static bool is_internal(const py_connection *self, io_connection_event event) {
         return service->callbacks[PY_ON_CONNECT] == NULL &&
                (service->framing == NULL || service->frames != NULL);
     case IO_CONNECTION_EOF:
-        return service->callbacks[PY_ON_EOF] == NULL;
+        return service->callbacks[PY_ON_EOF] == NULL && self->carry == NULL;
     case IO_CONNECTION_GONE:
         return service->callbacks[self->told ? PY_ON_CLOSE : PY_ON_FAILED] == NULL;
     default:

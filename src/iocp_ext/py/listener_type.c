@@ -17,7 +17,8 @@ static py_registry *registry_of(const py_listener *self) {
 }
 
 static bool full(const py_service *service) {
-    return service->max_connections != 0 && service->count >= service->max_connections;
+    return service->max_connections != 0 &&
+           service->count + service->accepted_now >= service->max_connections;
 }
 
 /* ---- under the registry's lock, in an entered port ------------------------------------------- */
@@ -45,6 +46,12 @@ static void accept_next(py_listener *self) {
         io_op_submit(self->op, self->handle);
     else
         pause_accepting(self);
+}
+
+/* A client that is too late. */
+static void drop(py_listener *self, io_native native) {
+    atomic_fetch_add_explicit(&self->service->failed, 1, memory_order_relaxed);
+    py_stream_close(self->service->port, native, self->family);
 }
 
 /* ---- making and closing ---------------------------------------------------------------------- */
@@ -118,7 +125,8 @@ void py_listener_close(py_listener *self) {
     io_mutex_unlock(&registry_of(self)->lock);
     if (handle == NULL)
         return;
-    py_stream_close(self->service->port, waiting, self->family);
+    if (waiting != IO_NATIVE_NONE)
+        drop(self, waiting);
     bool held = !handle->owned;
     io_handle_close(handle);
     if (held)
@@ -161,23 +169,27 @@ static outcome decide(py_listener *self, io_native native, const io_address *pee
         return NO_CLIENT;
     if (self->handle == NULL)
         return TOO_LATE;
-    if (!full(self->service))
+    if (!full(self->service)) {
+        self->service->accepted_now++;
         return BEGINS;
+    }
     self->waiting = native;
     self->waiting_peer = *peer;
     return WAITS;
 }
 
-static void go_on(py_listener *self, bool after_failure) {
-    if (io_port_enter(self->service->port->port) != 0)
-        return;
+/* The client, if there is one, is a connection now, or was refused. */
+static void go_on(py_listener *self, outcome client, bool after_failure) {
+    bool entered = io_port_enter(self->service->port->port) == 0;
     io_mutex_lock(&registry_of(self)->lock);
-    if (after_failure)
+    self->service->accepted_now -= client == BEGINS;
+    if (entered && after_failure)
         pause_accepting(self);
-    else
+    else if (entered)
         accept_next(self);
     io_mutex_unlock(&registry_of(self)->lock);
-    io_port_leave(self->service->port->port);
+    if (entered)
+        io_port_leave(self->service->port->port);
 }
 
 bool py_listener_take(io_op *op) {
@@ -206,8 +218,8 @@ bool py_listener_take(io_op *op) {
     if (client == BEGINS)
         connection = adopt(self, native, &peer, false);
     else if (client == TOO_LATE)
-        py_stream_close(self->service->port, native, self->family);
-    go_on(self, accepts && result < 0);
+        drop(self, native);
+    go_on(self, client, accepts && result < 0);
     Py_DECREF((PyObject *)self);
     if (connection == NULL)
         return true;
@@ -241,6 +253,7 @@ static py_listener *next_to_resume(py_service *service, io_native *native, io_ad
             *native = listener->waiting;
             *peer = listener->waiting_peer;
             listener->waiting = IO_NATIVE_NONE;
+            service->accepted_now++;
             found = listener;
             Py_INCREF((PyObject *)found);
         } else {
@@ -259,6 +272,9 @@ void py_listeners_resume(py_service *service) {
     io_address peer;
     while ((listener = next_to_resume(service, &native, &peer)) != NULL) {
         Py_XDECREF((PyObject *)adopt(listener, native, &peer, true));
+        io_mutex_lock(&registry_of(listener)->lock);
+        service->accepted_now--;
+        io_mutex_unlock(&registry_of(listener)->lock);
         Py_DECREF((PyObject *)listener);
     }
     io_port_leave(service->port->port);

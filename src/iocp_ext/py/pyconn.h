@@ -39,7 +39,8 @@ typedef struct py_service {
     uint64_t tick_ns;                        /* of the clock behind the two below */
     uint32_t idle_ticks, handshake_ticks;    /* 0: no limit */
     /* Under the registry's lock: */
-    size_t count; /* connections that are not gone */
+    size_t count;        /* connections that are not gone */
+    size_t accepted_now; /* clients that are about to be connections */
     bool shut;
     io_timer *clock;                     /* in flight, which holds a reference */
     uint64_t bytes_received, bytes_sent; /* of those that are gone */
