@@ -12,7 +12,7 @@ import pytest
 from iocpcore import Connection, SlowReaderError
 from support.events import Events
 from support.streams import read_all, read_exactly
-from support.system import LIMIT, WINDOWS, raise_descriptor_limit, wait_until
+from support.system import LIMIT, LINUX, WINDOWS, raise_descriptor_limit, wait_until
 
 
 def echo(conn: Connection, data: bytes) -> None:
@@ -124,6 +124,38 @@ def test_max_connections_per_address(make_server, plain, caplog):
     again = plain(server)
     again.sendall(b"x")
     assert read_exactly(again, 1) == b"x"
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not LINUX, reason="two addresses to connect from")
+def test_a_place_that_a_refused_one_does_not_take(make_server, plain):
+    """Who comes while it is being refused finds no place, and waits no longer than for that."""
+    refusing, let_go = threading.Event(), threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            refusing.set()
+            let_go.wait(LIMIT)
+
+    server = make_server(on_data=echo, max_connections=2, max_connections_per_address=1, workers=3)
+    server.listen("127.0.0.1", 0)
+    first = plain(server)
+    first.sendall(b"x")
+    assert read_exactly(first, 1) == b"x"
+    slow, logger = Slow(), logging.getLogger("iocpcore")
+    logger.addHandler(slow)
+    try:
+        refused = plain(server)
+        assert refusing.wait(LIMIT)
+        other = socket.create_connection(server.addresses[1], LIMIT, ("127.0.0.2", 0))
+        wait_until(lambda: server.stats()["accepted"] == 3, "another one")
+    finally:
+        let_go.set()
+        logger.removeHandler(slow)
+    with other:
+        other.sendall(b"y")
+        assert read_exactly(other, 1) == b"y"
+    assert refused.recv(1) == b""
 
 
 @pytest.mark.system

@@ -48,12 +48,6 @@ static void accept_next(py_listener *self) {
         pause_accepting(self);
 }
 
-/* A client that is too late. */
-static void drop(py_listener *self, io_native native) {
-    atomic_fetch_add_explicit(&self->service->failed, 1, memory_order_relaxed);
-    py_stream_close(self->service->port, native, self->family);
-}
-
 /* ---- making and closing ---------------------------------------------------------------------- */
 
 static py_listener *new_listener(py_service *service, int family) {
@@ -111,6 +105,12 @@ PyObject *py_listener_new_pipe(py_service *service, PyObject *name) {
     return begin_listening(self, error, os_error);
 }
 #endif
+
+/* A client that is too late. */
+static void drop(py_listener *self, io_native native) {
+    atomic_fetch_add_explicit(&self->service->failed, 1, memory_order_relaxed);
+    py_stream_close(self->service->port, native, self->family);
+}
 
 void py_listener_close(py_listener *self) {
     io_mutex_lock(&registry_of(self)->lock);
@@ -220,6 +220,8 @@ bool py_listener_take(io_op *op) {
     else if (client == TOO_LATE)
         drop(self, native);
     go_on(self, client, accepts && result < 0);
+    if (client == BEGINS && connection == NULL)
+        py_listeners_resume(self->service); /* another may wait for the place it was to have */
     Py_DECREF((PyObject *)self);
     if (connection == NULL)
         return true;
