@@ -97,7 +97,8 @@ def test_it_is_not_read_while_it_does_not_read(make_server, dial):
     client.pause_receiving()
     data = (block * (size // len(block) + 1))[:size]
     assert client.send(data)
-    wait_until(lambda: server.stats()["bytes_queued"] > 200_000, "the pressure")
+    wait_until(lambda: events.items or server.stats()["bytes_queued"] > 200_000, "the pressure")
+    assert not events.items
     assert not drained.is_set()
     (conn,) = server.connections
     assert conn.bytes_received < size
