@@ -127,6 +127,17 @@ def test_nothing_is_left_to_do(path):
     assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text())
 
 
+# Those that put away an exception that may not be there, and put it back.
+PUT_BACK = {"pyerr.c": 2, "compat.h": 1, "port_type.c": 1}
+
+
+@pytest.mark.parametrize("path", sorted(PY.iterdir()), ids=lambda path: path.name)
+def test_who_takes_over_an_exception(path):
+    """By py_error_take, which makes one if there is none; else a NULL travels on as an exception."""
+    taken = without_comments(path.read_text()).count("PyErr_GetRaisedException(")
+    assert taken == PUT_BACK.get(path.name, 0)
+
+
 def test_the_scan_finds_functions():
     """Of a file that has one of each shape."""
     text = (

@@ -314,7 +314,11 @@ class Server:
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Those that have not ended, as they are now."""
+        """Those that are established and have not ended, as they are now.
+
+        From just before on_connect until on_close has returned. Before that, during a TLS handshake
+        or until a PROXY header has come, they are only counted: ``stats()["establishing"]``.
+        """
         return self._service.connections()
 
     def stats(self) -> dict[str, float]:

@@ -207,6 +207,8 @@ static void check_hold(const talk_end *end, io_connection_event event) {
     }
     if (event == IO_CONNECTION_ROOM)
         CHECK(end->io.bytes_queued <= end->talk->limits.write_low);
+    if (event == IO_CONNECTION_JOBS || event == IO_CONNECTION_DRAINED)
+        CHECK(end->io.established);
 }
 
 static void on_event(talk_end *end, io_connection_event event) {
@@ -220,6 +222,10 @@ static void on_event(talk_end *end, io_connection_event event) {
     if (end->on_event != NULL)
         end->on_event(end, event);
     switch (event) {
+    case IO_CONNECTION_STARTED:
+        if (!end->shakes_hands)
+            io_connection_establish(&end->io);
+        break;
     case IO_CONNECTION_JOBS:
         free_jobs(end);
         break;

@@ -26,9 +26,10 @@ struct talk_end {
     uint64_t out;      /* bytes taken for sending */
     uint64_t in, kept; /* bytes received, and right; and those that are not handed on yet */
     int came[TALK_EVENTS];
-    size_t most;  /* at most so many bytes of input are used at a time; 0: all */
-    bool keeps;   /* keeps input, and hands it on when INPUT comes again */
-    bool answers; /* closes when the peer has ended its stream */
+    size_t most;       /* at most so many bytes of input are used at a time; 0: all */
+    bool keeps;        /* keeps input, and hands it on when INPUT comes again */
+    bool answers;      /* closes when the peer has ended its stream */
+    bool shakes_hands; /* it is not established when it starts, but by the test */
     void (*on_event)(talk_end *end, io_connection_event event); /* before anything else */
     void *context;
     _Atomic int inside; /* threads that run it */

@@ -501,6 +501,57 @@ static void jobs(const char *backend) {
     CHECK_INT(end->came[IO_CONNECTION_JOBS], 4);
 }
 
+static void establish_in_input(talk_end *end, io_connection_event event) {
+    if (event == IO_CONNECTION_INPUT)
+        io_connection_establish(&end->io);
+}
+
+/* What is for the user waits until the connection exists for him, whatever happens before. */
+static void nothing_before_it_is_established(const char *backend) {
+    talk_begin(&both, backend, 0);
+    talk_end *end = talk_pair(&both);
+    end->shakes_hands = true;
+    end->on_event = establish_in_input;
+    CHECK(talk_post_job(end));
+    io_connection_hold(&end->io, IO_HOLD_PAUSED | IO_HOLD_SERIAL, true); /* not the handshake */
+    io_connection_hold(&end->io, IO_HOLD_SERIAL, false);
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
+    talk_narrow(end);
+    talk_narrow(end->peer);
+    talk_pause(end->peer, true);
+    CHECK_INT(talk_send(end, 400000, TALK_OWNED), 1);
+    CHECK(talk_post_job(end));
+    talk_settle(&both);
+    CHECK(talk_queued(end) > both.limits.write_high);
+    talk_pause(end->peer, false);
+    TALK_UNTIL(&both, end->peer->in == 400000);
+    talk_settle(&both);
+    CHECK_INT(end->came[IO_CONNECTION_JOBS] + end->came[IO_CONNECTION_DRAINED], 0);
+    CHECK_INT(talk_send(end->peer, 1, TALK_COPIED), 1); /* the rest of the handshake */
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_JOBS] == 1 && end->came[IO_CONNECTION_DRAINED] == 1);
+    uint64_t before = end->in;
+    CHECK_INT(talk_send(end->peer, 100, TALK_COPIED), 1);
+    talk_settle(&both);
+    CHECK_INT(end->in, before); /* but what follows it */
+    talk_pause(end, false);
+    TALK_UNTIL(&both, end->in == 101);
+    close_both();
+}
+
+/* Jobs of a connection that never exists for its user are dropped when it is gone. */
+static void gone_before_it_is_established(const char *backend) {
+    talk_begin(&both, backend, 0);
+    talk_end *end = talk_pair(&both);
+    end->shakes_hands = true;
+    CHECK(talk_post_job(end));
+    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
+    CHECK(io_connection_abort(&end->io));
+    end->peer->answers = true;
+    TALK_UNTIL(&both, atomic_load(&end->gone));
+    CHECK_INT(end->came[IO_CONNECTION_JOBS], 0);
+    talk_close(&both);
+}
+
 static void job_order_taken(talk_end *end, io_connection_event event) {
     if (event != IO_CONNECTION_JOBS)
         return;
@@ -594,6 +645,8 @@ BACKENDS(DEFINE, pause_and_resume)
 BACKENDS(DEFINE, paused_in_each_event)
 BACKENDS(DEFINE, jobs)
 BACKENDS(DEFINE, order_of_jobs)
+BACKENDS(DEFINE, nothing_before_it_is_established)
+BACKENDS(DEFINE, gone_before_it_is_established)
 BACKENDS(DEFINE, ticks)
 BACKENDS(DEFINE, addresses)
 
@@ -620,6 +673,8 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, paused_in_each_event)
         BACKENDS(ENTRY, jobs)
         BACKENDS(ENTRY, order_of_jobs)
+        BACKENDS(ENTRY, nothing_before_it_is_established)
+        BACKENDS(ENTRY, gone_before_it_is_established)
         BACKENDS(ENTRY, ticks)
         BACKENDS(ENTRY, addresses)
     };

@@ -94,7 +94,8 @@ def test_silent_clients(make_server, plain, limit, tls):
     socks = [plain(server) for _ in range(count)]
     for sock in socks:
         assert sock.recv(1) == b""
-    wait_until(lambda: not server.connections, "the end of all")
+    figures = ("connections", "establishing")
+    wait_until(lambda: not any(map(server.stats().get, figures)), "the end of all")
     expected = [] if tls else [TimeoutError] * count
     assert closed.items == expected
     assert server.stats()["failed"] == count - len(expected)

@@ -213,7 +213,7 @@ def test_handshake_timeout(make_server, plain, monkeypatch, caplog):
         sock.sendall(b"hello?")
         assert read_all(sock) == b""
         sock.close()
-        wait_until(lambda: not server.connections, "the end of it")
+        wait_until(lambda: not server.stats()["establishing"], "the end of it")
     assert len(events) == 0
     assert server.stats()["failed"] == 1
     (line,) = [record.getMessage() for record in caplog.records]

@@ -293,7 +293,7 @@ def test_during_a_handshake(make_server, plain, monkeypatch):
     server = make_server(on_connect=events.add, on_close=events.add)
     sock = plain(server)
     sock.sendall(b"hello?")
-    wait_until(lambda: server.connections, "the connection")
+    wait_until(lambda: server.stats()["establishing"] == 1, "the connection")
     with within(0):
         assert server.stop(LIMIT) == 0
     assert len(events) == 0

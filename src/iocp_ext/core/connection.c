@@ -179,7 +179,7 @@ static io_connection_event for_embedder(io_connection *self) {
         self->started = true;
         return IO_CONNECTION_STARTED;
     }
-    if (self->jobs_head != NULL)
+    if (self->jobs_head != NULL && self->established)
         return IO_CONNECTION_JOBS;
     if (has_room(self)) {
         self->room_asked = false;
@@ -188,7 +188,7 @@ static io_connection_event for_embedder(io_connection *self) {
     uint8_t hold = atomic_load_explicit(&self->hold, memory_order_relaxed);
     if (hold & (IO_HOLD_CLOSING | IO_HOLD_SERIAL))
         return IO_CONNECTION_IDLE;
-    if (self->drain_due && !self->above) { /* also while it is paused */
+    if (self->drain_due && !self->above && self->established) { /* also while it is paused */
         self->drain_due = false;
         return IO_CONNECTION_DRAINED;
     }
@@ -386,6 +386,13 @@ io_connection_event io_connection_taken(io_connection *self, io_op *op) {
 io_connection_event io_connection_next(io_connection *self) {
     io_lock_acquire(&self->lock);
     return next_event(self);
+}
+
+void io_connection_establish(io_connection *self) {
+    io_lock_acquire(&self->lock);
+    self->established = true;
+    set_hold(self, self->holds_early);
+    io_lock_release(&self->lock);
 }
 
 /* ---- input ----------------------------------------------------------------------------------- */
@@ -590,13 +597,16 @@ bool io_connection_fail(io_connection *self, io_connection_cause cause, int erro
 
 void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
     io_lock_acquire(&self->lock);
-    if (held) {
+    if (!self->established) /* it still has to receive what establishes it */
+        self->holds_early = held ? self->holds_early | holds : self->holds_early & (uint8_t)~holds;
+    else if (held)
         set_hold(self, holds);
+    else
+        atomic_fetch_and_explicit(&self->hold, (uint8_t)~holds, memory_order_relaxed);
+    if (!held && self->established)
+        unlock_and_call(self);
+    else
         io_lock_release(&self->lock);
-        return;
-    }
-    atomic_fetch_and_explicit(&self->hold, (uint8_t)~holds, memory_order_relaxed);
-    unlock_and_call(self);
 }
 
 bool io_connection_post(io_connection *self, io_job *job) {

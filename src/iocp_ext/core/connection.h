@@ -102,9 +102,11 @@ typedef struct io_connection {
     uint8_t phase;        /* io_connection_phase */
     uint8_t looks;        /* lingering: in a row, that found as much unsent as before */
     _Atomic uint8_t hold; /* IO_HOLD_..., changed under the lock */
+    uint8_t holds_early;  /* the same, asked for before it was established */
     bool running : 1;
     bool scheduled : 1; /* `strand` is on its way */
     bool started : 1;
+    bool established : 1; /* it exists for its user: see io_connection_establish */
     bool receiving : 1;
     bool input_kept : 1; /* the embedder has input of its own left */
     bool eof : 1;        /* the peer has ended its stream */
@@ -145,6 +147,11 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
  * there is none or another thread runs it: IDLE. */
 io_connection_event io_connection_taken(io_connection *self, io_op *op);
 io_connection_event io_connection_next(io_connection *self);
+
+/* It exists for its user from now on. Until then jobs wait, drains are not told, and what is held
+ * by io_connection_hold is received all the same. Whoever handles STARTED or a later event says it,
+ * before the user's first callback. */
+void io_connection_establish(io_connection *self);
 
 /* Input, while INPUT is handled. Bytes up to `used` are not handed on again. */
 const char *io_connection_input(io_connection *self, size_t *length);

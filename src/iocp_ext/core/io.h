@@ -432,7 +432,7 @@ void io_lane_free(io_lane *lane);
 /* Takes up to `maximum` completed operations, waiting until the deadline for the first.
  * Returns how many (0: the deadline passed), -IOE_INTR, or -IOE_CLOSED. */
 int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum);
-/* Puts back what was taken. */
+/* Puts back what was taken, as the next to be taken. */
 void io_lane_give_back(io_lane *lane, io_op **ops, int count);
 /* Puts completed operations into the ready queue and wakes who should take them. */
 void io_lane_push(io_lane *lane, io_list *done);

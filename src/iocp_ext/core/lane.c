@@ -151,6 +151,12 @@ void io_lane_give_back(io_lane *lane, io_op **ops, int count) {
     for (int i = 0; i < count; i++)
         io_list_push_back(&done, &ops[i]->link);
     atomic_fetch_add_explicit(&lane->port->in_flight, count, memory_order_relaxed);
+    if (!lane_shared(lane)) { /* in front of what has come since */
+        io_mutex_lock(&lane->lock);
+        io_list_splice_back(&done, &lane->ready);
+        lane->ready_count = 0;
+        io_mutex_unlock(&lane->lock);
+    }
     io_lane_push(lane, &done);
 }
 

@@ -22,8 +22,11 @@ static inline PyObject *PyErr_GetRaisedException(void) {
 }
 
 static inline void PyErr_SetRaisedException(PyObject *exception) {
-    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exception)), exception,
-                  PyException_GetTraceback(exception));
+    if (exception == NULL)
+        PyErr_Clear();
+    else
+        PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exception)), exception,
+                      PyException_GetTraceback(exception));
 }
 
 #endif

@@ -76,7 +76,7 @@ static void mark_done(py_operation *self) {
 
 /* Stores the exception that is set: the operation has ended all the same. */
 static void keep_exception(py_operation *self) {
-    self->error = PyErr_GetRaisedException();
+    self->error = py_error_take();
 }
 
 py_operation *py_hand_out(io_op *op) {
@@ -255,6 +255,20 @@ static int take(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
     return wait_until(&getter, timeout_ns < IO_NEVER - now_ns ? now_ns + timeout_ns : IO_NEVER);
 }
 
+/* With an exception that is to be raised: what was taken is for the next getter, or ends with the
+ * port if that was closed meanwhile. */
+static void give_back(py_port *self, io_op **ops, int count) {
+    if (io_port_enter(self->port) == 0) {
+        io_lane_give_back(&self->port->lane, ops, count);
+        py_port_leave(self);
+        return;
+    }
+    PyObject *error = py_error_take();
+    for (int i = 0; i < count; i++)
+        py_collect(ops[i], false);
+    PyErr_SetRaisedException(error);
+}
+
 /* Serves what belongs to connections; how many operations are left. With an exception that is to be
  * raised everything not served yet goes back, for the next getter. */
 static int serve_all(py_port *self, io_op **ops, int count) {
@@ -268,7 +282,7 @@ static int serve_all(py_port *self, io_op **ops, int count) {
     }
     if (go_on)
         return kept;
-    io_lane_give_back(&self->port->lane, ops, kept);
+    give_back(self, ops, kept);
     return -IOE_INTR;
 }
 
@@ -311,15 +325,14 @@ PyObject *py_port_get(PyObject *object, PyObject *const *args, Py_ssize_t count,
     return taken == 0 ? Py_NewRef(Py_None) : (PyObject *)py_hand_out(op);
 }
 
-static PyObject *hand_out_all(io_op **ops, int count) {
+static PyObject *hand_out_all(py_port *self, io_op **ops, int count) {
     PyObject *list = PyList_New(count);
-    for (int i = 0; i < count; i++) {
-        PyObject *operation = (PyObject *)py_hand_out(ops[i]);
-        if (list != NULL)
-            PyList_SET_ITEM(list, i, operation);
-        else
-            Py_DECREF(operation);
+    if (list == NULL) {
+        give_back(self, ops, count);
+        return NULL;
     }
+    for (int i = 0; i < count; i++)
+        PyList_SET_ITEM(list, i, (PyObject *)py_hand_out(ops[i]));
     return list;
 }
 
@@ -343,7 +356,7 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
     io_op *ops[GET_MANY_MAX];
     int taken = take_operations(self, timeout_ns, ops,
                                 maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);
-    return taken < 0 ? raise_wait_error(-taken) : hand_out_all(ops, taken);
+    return taken < 0 ? raise_wait_error(-taken) : hand_out_all(self, ops, taken);
 }
 
 /* ---- run ------------------------------------------------------------------------------------- */

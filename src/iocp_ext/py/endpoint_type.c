@@ -141,7 +141,7 @@ static bool swallow(PyObject *source) {
 /* Tells of this error, which it takes over; of the exception that is set if it is NULL. */
 static bool tell_error(py_endpoint *self, PyObject *error, PyObject *callback) {
     if (error == NULL)
-        error = PyErr_GetRaisedException();
+        error = py_error_take();
     lock(self);
     self->errors++;
     unlock(self);
@@ -156,7 +156,7 @@ static bool tell_error(py_endpoint *self, PyObject *error, PyObject *callback) {
  * later. False: it is closed, and this was its end. */
 static bool fail(py_endpoint *self, PyObject *error, bool *go_on) {
     if (error == NULL)
-        error = PyErr_GetRaisedException();
+        error = py_error_take();
     lock(self);
     bool open = self->handle != NULL;
     unsigned int failures = 0;

@@ -10,6 +10,7 @@
  * copied (`carry`). */
 #include "pyconn.h"
 
+#include <assert.h>
 #include <string.h>
 
 enum { CARRY_LEAST = 496 }; /* with its head and malloc's, 512 */
@@ -51,7 +52,7 @@ static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source)
         return;
     }
     PyObject *answer = PyObject_CallFunctionObjArgs(on_error, (PyObject *)self, error, NULL);
-    PyObject *another = answer == NULL ? PyErr_GetRaisedException() : NULL;
+    PyObject *another = answer == NULL ? py_error_take() : NULL;
     Py_XDECREF(answer);
     if (another == NULL)
         return;
@@ -64,10 +65,9 @@ static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source)
     Py_DECREF(another);
 }
 
-/* The exception that is set ends this connection, and no other. */
-static void raised(turn *at, blame whose, PyObject *source) {
+/* This exception, which it takes over, ends this connection, and no other. */
+static void failed(turn *at, PyObject *error, blame whose, PyObject *source) {
     py_connection *self = at->self;
-    PyObject *error = PyErr_GetRaisedException();
     if (is_leaving(error)) {
         leave(at, error);
     } else if (self->told && whose != STAGE) {
@@ -76,11 +76,17 @@ static void raised(turn *at, blame whose, PyObject *source) {
     py_connection_fail(self, error, whose != STAGE);
 }
 
+/* The same with the exception that is set. */
+static void raised(turn *at, blame whose, PyObject *source) {
+    failed(at, py_error_take(), whose, source);
+}
+
 static void call_back(turn *at, py_callback which, PyObject *argument) {
     py_connection *self = at->self;
     PyObject *function = self->service->callbacks[which];
     if (function == NULL)
         return;
+    assert(!PyErr_Occurred());
     PyObject *args[] = {NULL, (PyObject *)self, argument};
     PyObject *answer = PyObject_Vectorcall(
         function, args + 1, (argument ? 2u : 1u) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
@@ -293,31 +299,44 @@ static void hand_on_kept(turn *at) {
 }
 
 static void establish(turn *at) {
-    if (at->self->established && !at->self->told) {
-        at->self->told = true;
+    py_connection *self = at->self;
+    if (self->established && !self->told) {
+        self->told = true;
+        io_connection_establish(&self->io);
         call_back(at, PY_ON_CONNECT, NULL);
     }
 }
 
-/* Raw bytes through the stage. */
-static void receive_through_stage(turn *at, const char *data, size_t length) {
-    py_connection *self = at->self;
-    PyObject *stage = Py_NewRef(self->stage);
+/* What the stage makes of raw bytes, as bytes; NULL with an exception. */
+static PyObject *through_stage(py_connection *self, const char *data, size_t length) {
     PyObject *raw = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
-    io_connection_used(&self->io, length);
+    if (raw == NULL)
+        return NULL;
+    PyObject *stage = Py_NewRef(self->stage);
     PyObject *plain =
-        raw == NULL
-            ? NULL
-            : PyObject_CallMethodOneArg(stage, self->service->port->state->str_receive, raw);
-    Py_XDECREF(raw);
+        PyObject_CallMethodOneArg(stage, self->service->port->state->str_receive, raw);
+    Py_DECREF(raw);
     if (plain != NULL && !PyBytes_Check(plain)) {
         PyErr_Format(PyExc_TypeError, "%.200s.receive() must return bytes, not %.200s",
                      Py_TYPE(stage)->tp_name, Py_TYPE(plain)->tp_name);
         Py_CLEAR(plain);
     }
-    establish(at);
-    keep(at, plain, STAGE);
     Py_DECREF(stage);
+    return plain;
+}
+
+/* The bytes may end the handshake and be damaged behind it: the connection exists first, and then
+ * fails. */
+static void receive_through_stage(turn *at, const char *data, size_t length) {
+    py_connection *self = at->self;
+    PyObject *plain = through_stage(self, data, length);
+    PyObject *error = plain == NULL ? py_error_take() : NULL;
+    io_connection_used(&self->io, length);
+    establish(at);
+    if (error != NULL)
+        failed(at, error, STAGE, (PyObject *)self);
+    else
+        keep(at, plain, STAGE);
 }
 
 static bool attribute_is_true(PyObject *object, PyObject *name) {
@@ -393,42 +412,47 @@ static void on_eof(turn *at) {
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
-static bool start_stage(py_connection *self, PyObject *make_stage) {
-    PyObject *stage = PyObject_CallOneArg(make_stage, (PyObject *)self);
+bool py_connection_equip(py_connection *self) {
+    py_service *service = self->service;
+    self->equipped = true;
+    if (service->frames == NULL && service->framing != NULL) {
+        self->framer = PyObject_CallNoArgs(service->framing);
+        if (self->framer == NULL)
+            return false;
+    }
+    if (service->make_stage == NULL)
+        return true;
+    PyObject *stage = PyObject_CallOneArg(service->make_stage, (PyObject *)self);
     if (stage == NULL)
         return false;
-    if (stage == Py_None) {
-        Py_DECREF(stage);
+    if (stage != Py_None)
+        py_connection_set_stage(self, stage);
+    Py_DECREF(stage);
+    return true;
+}
+
+void py_connection_unequip(py_connection *self) {
+    PyObject *framer;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    framer = self->framer;
+    self->framer = NULL;
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(framer);
+    py_connection_set_stage(self, NULL);
+}
+
+static bool start(py_connection *self) {
+    if (!self->equipped && !py_connection_equip(self))
+        return false;
+    if (self->stage == NULL) {
         self->established = true;
         return true;
     }
-    py_connection_set_stage(self, stage);
+    PyObject *stage = Py_NewRef(self->stage);
     PyObject *answer = PyObject_CallMethodNoArgs(stage, self->service->port->state->str_start);
     Py_DECREF(stage);
     Py_XDECREF(answer);
     return answer != NULL;
-}
-
-static bool start(py_connection *self) {
-    py_service *service = self->service;
-    PyObject *framer = NULL, *make_stage;
-    if (service->frames == NULL && service->framing != NULL) {
-        framer = PyObject_CallNoArgs(service->framing);
-        if (framer == NULL)
-            return false;
-    }
-    Py_BEGIN_CRITICAL_SECTION(self);
-    self->framer = framer;
-    make_stage = self->stage; /* where it was left for this moment */
-    self->stage = NULL;
-    Py_END_CRITICAL_SECTION();
-    if (make_stage == NULL) {
-        self->established = true;
-        return true;
-    }
-    bool started = start_stage(self, make_stage);
-    Py_DECREF(make_stage);
-    return started;
 }
 
 static void on_start(turn *at) {
@@ -471,13 +495,11 @@ static void on_jobs(turn *at) {
 /* What holds others, or is of no use any more. The context stays: it is the user's. */
 static void drop(turn *at) {
     py_connection *self = at->self;
-    PyObject *timers, *framer;
+    PyObject *timers;
     Py_BEGIN_CRITICAL_SECTION(self);
     timers = self->timers;
-    framer = self->framer;
-    self->timers = self->framer = NULL;
+    self->timers = NULL;
     Py_END_CRITICAL_SECTION();
-    Py_XDECREF(framer);
     if (timers != NULL) {
         PyObject *answer = PyObject_CallOneArg(self->service->port->state->cancel_timers, timers);
         if (answer == NULL)
@@ -505,14 +527,14 @@ static void on_gone(turn *at) {
     py_connection *self = at->self;
     PyObject *reason = py_connection_reason(self);
     if (reason == NULL)
-        reason = PyErr_GetRaisedException();
+        reason = py_error_take();
     self->ending = self->closing = true;
     drop(at);
     at->last = true;
     call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
     Py_DECREF(reason);
     forget_error(self);
-    py_connection_set_stage(self, NULL);
+    py_connection_unequip(self);
     py_service_gone(self);
 }
 
@@ -533,8 +555,7 @@ static void handle(turn *at, io_connection_event event) {
         on_eof(at);
         break;
     case IO_CONNECTION_DRAINED:
-        if (at->self->told)
-            call_back(at, PY_ON_DRAIN, NULL);
+        call_back(at, PY_ON_DRAIN, NULL);
         break;
     case IO_CONNECTION_ROOM:
         on_room(at);

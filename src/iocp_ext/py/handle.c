@@ -204,7 +204,7 @@ static py_association *new_record(py_port *port, PyObject *object, const char *n
 /* Takes out a record that was entered in vain, unless somebody uses it already. The exception that
  * is set stays. */
 static void take_back(py_port *port, py_association *association) {
-    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *raised = py_error_take();
     if (io_port_enter(port->port) == 0) {
         bool idle = io_handle_forget(association->handle, false) == 0;
         py_port_leave(port);

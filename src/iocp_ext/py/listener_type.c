@@ -154,8 +154,7 @@ static void report_failure(py_listener *self, int error, uint32_t os_error) {
 static py_connection *adopt(py_listener *self, io_native native, const io_address *peer,
                             bool post) {
     py_service *service = self->service;
-    py_connection *connection =
-        py_service_adopt(service, native, self->family, peer, NULL, service->make_stage, post);
+    py_connection *connection = py_service_accept(service, native, self->family, peer, post);
     if (connection == NULL && PyErr_Occurred())
         PyErr_WriteUnraisable((PyObject *)self);
     return connection;

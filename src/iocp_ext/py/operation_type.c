@@ -48,6 +48,19 @@ py_operation *py_operation_new(py_port *port, py_kind kind) {
 
 /* ---- the result ------------------------------------------------------------------------------ */
 
+/* Lets go of a socket object, but not of the descriptor. The exception that is set stays. */
+static void drop_socket(py_operation *self, PyObject **socket) {
+    PyObject *error = PyErr_Occurred() ? py_error_take() : NULL;
+    if (!PyLong_Check(*socket)) {
+        PyObject *native = PyObject_CallMethodNoArgs(*socket, self->port->state->str_detach);
+        if (native == NULL)
+            PyErr_WriteUnraisable(*socket);
+        Py_XDECREF(native);
+    }
+    Py_CLEAR(*socket);
+    PyErr_SetRaisedException(error);
+}
+
 /* A socket object of a native socket. Without memory the native one is left as it was. */
 static PyObject *make_socket(py_operation *self, io_native native) {
     py_state *state = self->port->state;
@@ -62,12 +75,8 @@ static PyObject *make_socket(py_operation *self, io_native native) {
     if (socket == NULL)
         return NULL;
     PyObject *done = PyObject_CallMethodOneArg(socket, state->str_setblocking, Py_False);
-    if (done == NULL) {
-        PyObject *error_raised = PyErr_GetRaisedException();
-        Py_XDECREF(PyObject_CallMethodNoArgs(socket, state->str_detach));
-        PyErr_SetRaisedException(error_raised);
-        Py_CLEAR(socket);
-    }
+    if (done == NULL)
+        drop_socket(self, &socket);
     Py_XDECREF(done);
     return socket;
 }
@@ -77,7 +86,7 @@ static PyObject *make_socket(py_operation *self, io_native native) {
 static PyObject *take_accepted(py_operation *self, io_native native, PyObject *address) {
     PyObject *socket = make_socket(self, native);
     PyObject *pair = socket == NULL ? NULL : PyTuple_Pack(2, socket, address);
-    PyObject *result = NULL, *old = NULL;
+    PyObject *error = pair == NULL ? py_error_take() : NULL, *result = NULL, *old = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
     if (pair != NULL && self->accepted != IO_NATIVE_NONE) {
         self->accepted = IO_NATIVE_NONE;
@@ -87,14 +96,16 @@ static PyObject *take_accepted(py_operation *self, io_native native, PyObject *a
     if (self->accepted == IO_NATIVE_NONE)
         result = new_ref_or_none(self->result);
     Py_END_CRITICAL_SECTION();
-    if (result != NULL && result != pair) {
-        PyErr_Clear();
-        if (socket != NULL && !PyLong_Check(socket))
-            Py_XDECREF(PyObject_CallMethodNoArgs(socket, self->port->state->str_detach));
-    }
+    bool ours = result != NULL && result == pair;
     Py_XDECREF(old);
     Py_XDECREF(pair);
+    if (socket != NULL && !ours)
+        drop_socket(self, &socket);
     Py_XDECREF(socket);
+    if (result == NULL)
+        PyErr_SetRaisedException(error);
+    else
+        Py_XDECREF(error);
     return result;
 }
 

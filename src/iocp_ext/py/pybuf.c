@@ -25,7 +25,7 @@ static void name_refusal(const char *name) {
                                                                  : NULL;
     if (type == NULL)
         return;
-    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *raised = py_error_take();
     PyErr_Format(type, "%s: %S", name, raised);
     Py_DECREF(raised);
 }

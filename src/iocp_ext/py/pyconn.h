@@ -67,7 +67,7 @@ typedef struct py_connection {
     io_link link; /* in the registry */
     py_service *service;
     PyObject *context;
-    PyObject *stage;    /* NULL: none. Until it is started, what makes it */
+    PyObject *stage;    /* NULL: none */
     PyObject *framer;   /* of one's own; NULL: none */
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
@@ -81,9 +81,10 @@ typedef struct py_connection {
     uint32_t handshake_ticks;
     uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
     bool peer_known;
+    bool equipped;            /* it has its framer and its stage */
     _Atomic bool stage_sends; /* what is sent goes through the stage */
     bool established;         /* the stage is through */
-    _Atomic bool told;        /* on_connect has been called */
+    _Atomic bool told;        /* on_connect is, or was, called: from there on others may know it */
     bool overdue;             /* the clock's: a time limit is up, and its stage is to be told */
     _Atomic bool ending;      /* no more is taken for sending */
     _Atomic bool closing;     /* its end has been asked for */
@@ -124,11 +125,11 @@ bool py_registry_open(py_registry *registry);
 void py_registry_close(py_registry *registry);
 /* The end of a port. */
 void py_registry_end(py_port *port, bool leaked);
-/* Takes over a native socket, also when it fails. NULL with an exception. A worker begins with it
- * if its strand is posted here; else the caller does, by py_connection_take(). */
-py_connection *py_service_adopt(py_service *service, io_native native, int family,
-                                const io_address *peer, PyObject *context, PyObject *make_stage,
-                                bool post);
+/* Makes a connection of a native socket, which it takes over, also when it fails. NULL with an
+ * exception, or without one for a client that is refused. A worker begins with it if its strand is
+ * posted here; else the caller does, by py_connection_take(). */
+py_connection *py_service_accept(py_service *service, io_native native, int family,
+                                 const io_address *peer, bool post);
 /* Closes a stream that was accepted, and is nobody's. */
 void py_stream_close(const py_port *port, io_native native, int family);
 void py_service_gone(py_connection *connection); /* out of the registry, with its reference */
@@ -149,6 +150,11 @@ void py_listeners_resume(py_service *service); /* there is room for more connect
 /* ---- connections (connection_type.c, events.c) ----------------------------------------------- */
 
 py_connection *py_connection_new(py_service *service, const io_address *peer);
+/* Makes its framer and its stage, which calls Python. Where others get the connection before its
+ * first callback, that is done before it is opened; else it is the first thing on the strand. */
+bool py_connection_equip(py_connection *self);
+/* Lets go of both. */
+void py_connection_unequip(py_connection *self);
 /* An operation of a connection: its callbacks. False: an exception is to leave run(). */
 bool py_connection_take(io_op *op);
 /* The same for one that is run already, beginning with this event. */

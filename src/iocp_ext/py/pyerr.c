@@ -53,6 +53,15 @@ PyObject *py_error_of(const char *name, const io_op *op) {
     return py_error_object((int)-op->result, op->os_error, name);
 }
 
+PyObject *py_error_take(void) {
+    PyObject *error = PyErr_GetRaisedException();
+    if (error == NULL) {
+        PyErr_SetString(PyExc_SystemError, "a call has failed without an exception");
+        error = PyErr_GetRaisedException();
+    }
+    return error;
+}
+
 PyObject *py_error_entering(int error) {
     if (error == IOE_FORKED)
         PyErr_SetString(PyExc_RuntimeError, "the port belongs to the parent process");

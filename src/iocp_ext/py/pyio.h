@@ -207,6 +207,9 @@ PyObject *py_error_object(int portable, uint32_t os_error, const char *what);
 PyObject *py_error_raise(int portable, uint32_t os_error, const char *what); /* NULL */
 /* ... that an operation of this name has ended with. */
 PyObject *py_error_of(const char *name, const io_op *op);
+/* The exception that is set, which is the caller's from now on: nothing of Python is called while
+ * one is set. Never NULL: a SystemError if there is none. */
+PyObject *py_error_take(void);
 /* What io_port_enter answered, as ValueError or RuntimeError. NULL. */
 PyObject *py_error_entering(int error);
 

@@ -32,8 +32,8 @@ void py_registry_close(py_registry *registry) {
         io_mutex_destroy(&registry->lock);
 }
 
-/* New references to those of a service, or to all. */
-static PyObject *list_connections(py_port *port, const py_service *service) {
+/* New references to those of a service, or to all; perhaps only to those that users may know. */
+static PyObject *list_connections(py_port *port, const py_service *service, bool established) {
     py_registry *registry = &port->registry;
     for (size_t capacity = 0;;) {
         PyObject *tuple = PyTuple_New((Py_ssize_t)capacity);
@@ -44,7 +44,8 @@ static PyObject *list_connections(py_port *port, const py_service *service) {
         io_list *list = &registry->connections;
         for (io_link *link = list->next; link != list; link = link->next) {
             py_connection *connection = IO_CONTAINER(link, py_connection, link);
-            if (service != NULL && connection->service != service)
+            if ((service != NULL && connection->service != service) ||
+                (established && !connection->told))
                 continue;
             if (count < capacity)
                 PyTuple_SET_ITEM(tuple, (Py_ssize_t)count, Py_NewRef((PyObject *)connection));
@@ -59,7 +60,7 @@ static PyObject *list_connections(py_port *port, const py_service *service) {
 }
 
 void py_registry_end(py_port *port, bool leaked) {
-    PyObject *connections = list_connections(port, NULL);
+    PyObject *connections = list_connections(port, NULL, false);
     if (connections == NULL)
         PyErr_WriteUnraisable((PyObject *)port);
     for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
@@ -128,6 +129,11 @@ static long long count_host(py_service *self, const py_connection *connection, l
     return number;
 }
 
+static void uncount_host(py_service *self, const py_connection *connection) {
+    if (count_host(self, connection, -1) < 0)
+        PyErr_WriteUnraisable((PyObject *)self);
+}
+
 static void start_clock(py_service *self) {
     if (self->clock != NULL || (self->idle_ticks == 0 && self->handshake_ticks == 0) ||
         self->count == 0)
@@ -187,8 +193,7 @@ void py_service_gone(py_connection *connection) {
     py_service *self = connection->service;
     atomic_fetch_add_explicit(connection->told ? &self->closed : &self->failed, 1,
                               memory_order_relaxed);
-    if (count_host(self, connection, -1) < 0)
-        PyErr_WriteUnraisable((PyObject *)self);
+    uncount_host(self, connection);
     bool last = delist(connection);
     py_listeners_resume(self);
     if (last)
@@ -250,16 +255,25 @@ static bool open_connection(py_connection *connection, io_native native, int fam
     return error == 0;
 }
 
-py_connection *py_service_adopt(py_service *self, io_native native, int family,
-                                const io_address *peer, PyObject *context, PyObject *make_stage,
-                                bool post) {
+/* Opens it as what its caller wants: whole, or to be equipped on its strand. */
+static bool begin(py_connection *connection, io_native native, int family, bool whole, bool post) {
+    if (whole && !py_connection_equip(connection)) {
+        discard(connection->service, native, family);
+        return false;
+    }
+    return open_connection(connection, native, family, post);
+}
+
+/* `whole`: others get it before its first callback. */
+static py_connection *adopt(py_service *self, io_native native, int family, const io_address *peer,
+                            PyObject *context, bool whole, bool post) {
     py_connection *connection = py_connection_new(self, peer);
     long long number = connection == NULL ? -1 : count_host(self, connection, 1);
     bool refused = self->max_per_address != 0 && number > (long long)self->max_per_address;
     if (number < 0 || refused) {
         discard(self, native, family);
         if (refused) {
-            (void)count_host(self, connection, -1);
+            uncount_host(self, connection);
             refuse_host(self, connection);
         }
         Py_XDECREF((PyObject *)connection);
@@ -267,15 +281,19 @@ py_connection *py_service_adopt(py_service *self, io_native native, int family,
     }
     if (context != NULL)
         Py_SETREF(connection->context, Py_NewRef(context));
-    connection->stage = Py_XNewRef(make_stage);
-    if (open_connection(connection, native, family, post))
+    if (begin(connection, native, family, whole, post))
         return connection;
-    PyObject *error = PyErr_GetRaisedException();
-    if (count_host(self, connection, -1) < 0)
-        PyErr_WriteUnraisable((PyObject *)self);
-    PyErr_SetRaisedException(error);
+    PyObject *error = py_error_take();
+    uncount_host(self, connection);
+    py_connection_unequip(connection);
     Py_DECREF((PyObject *)connection);
+    PyErr_SetRaisedException(error);
     return NULL;
+}
+
+py_connection *py_service_accept(py_service *self, io_native native, int family,
+                                 const io_address *peer, bool post) {
+    return adopt(self, native, family, peer, NULL, false, post);
 }
 
 /* ---- the clock ------------------------------------------------------------------------------- */
@@ -293,7 +311,7 @@ static bool tick(py_service *self, py_connection *connection) {
 }
 
 static void end_overdue(py_service *self) {
-    PyObject *connections = list_connections(self->port, self);
+    PyObject *connections = list_connections(self->port, self, false);
     if (connections == NULL)
         PyErr_WriteUnraisable((PyObject *)self); /* the next tick tries again */
     for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
@@ -518,13 +536,12 @@ PyDoc_STRVAR(listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
 #endif
 
 static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"native", "family", "peer", "context", "stage", NULL};
-    py_service *self = self_of(object);
+    static char *names[] = {"native", "family", "peer", "context", NULL};
     Py_ssize_t native;
     int family;
-    PyObject *peer = Py_None, *context = NULL, *make_stage = self->make_stage;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ni|$OOO:adopt", names, &native, &family,
-                                     &peer, &context, &make_stage))
+    PyObject *peer = Py_None, *context = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ni|$OO:adopt", names, &native, &family, &peer,
+                                     &context))
         return NULL;
     io_address address = {0};
     bool known = peer != Py_None && (family == AF_INET || family == AF_INET6);
@@ -532,12 +549,12 @@ static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywo
         PyErr_Clear(); /* the name of an interface may be in it; then the system is asked later */
         address.length = 0;
     }
-    return (PyObject *)py_service_adopt(self, (io_native)native, family, &address, context,
-                                        make_stage == Py_None ? NULL : make_stage, true);
+    return (PyObject *)adopt(self_of(object), (io_native)native, family, &address, context, true,
+                             true);
 }
 
 static PyObject *service_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return list_connections(self_of(object)->port, self_of(object));
+    return list_connections(self_of(object)->port, self_of(object), true);
 }
 
 /* The connections that are there to be ended: none if their port is closed, which ends them. */
@@ -545,7 +562,7 @@ static PyObject *list_living(py_service *self) {
     if (io_port_enter(self->port->port) != 0)
         return PyTuple_New(0);
     io_port_leave(self->port->port);
-    return list_connections(self->port, self);
+    return list_connections(self->port, self, false);
 }
 
 static PyObject *service_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
@@ -586,20 +603,22 @@ static PyObject *service_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
 }
 
 typedef struct totals {
-    uint64_t count, queued, received, sent;
+    uint64_t established, establishing, queued, received, sent;
 } totals;
 
 /* Of those that are gone and those that are not. */
 static totals add_up(py_service *self) {
     py_registry *registry = &self->port->registry;
     io_mutex_lock(&registry->lock);
-    totals sum = {.count = self->count, .received = self->bytes_received, .sent = self->bytes_sent};
+    totals sum = {.received = self->bytes_received, .sent = self->bytes_sent};
     for (io_link *link = registry->connections.next; link != &registry->connections;
          link = link->next) {
         py_connection *connection = IO_CONTAINER(link, py_connection, link);
         uint64_t received, sent;
         if (connection->service != self)
             continue;
+        sum.established += connection->told;
+        sum.establishing += !connection->told;
         sum.queued += io_connection_pending(&connection->io, &received, &sent);
         sum.received += received;
         sum.sent += sent;
@@ -612,13 +631,14 @@ static PyObject *service_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_service *self = self_of(object);
     totals sum = add_up(self);
     uint64_t runs = self->runs;
-    return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", self->accepted, "connections", sum.count,
-        "closed", self->closed, "failed", self->failed, "refused", self->refused, "aborted",
-        self->aborted, "accept_errors", self->accept_errors, "bytes_received", sum.received,
-        "bytes_sent", sum.sent, "bytes_queued", sum.queued, "messages", self->messages,
-        "callback_seconds_mean", runs ? (double)self->callback_ns / (double)runs * 1e-9 : 0.0,
-        "callback_seconds_max", (double)self->callback_max_ns * 1e-9);
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", self->accepted,
+                         "connections", sum.established, "establishing", sum.establishing, "closed",
+                         self->closed, "failed", self->failed, "refused", self->refused, "aborted",
+                         self->aborted, "accept_errors", self->accept_errors, "bytes_received",
+                         sum.received, "bytes_sent", sum.sent, "bytes_queued", sum.queued,
+                         "messages", self->messages, "callback_seconds_mean",
+                         runs ? (double)self->callback_ns / (double)runs * 1e-9 : 0.0,
+                         "callback_seconds_max", (double)self->callback_max_ns * 1e-9);
 }
 
 static PyObject *get_count(PyObject *object, void *Py_UNUSED(closure)) {
@@ -631,10 +651,10 @@ static PyObject *get_count(PyObject *object, void *Py_UNUSED(closure)) {
 
 PyDoc_STRVAR(listen_doc, "listen($self, native, family, /)\n--\n\n"
                          "Take over a listening socket and accept connections. A Listener.");
-PyDoc_STRVAR(adopt_doc,
-             "adopt($self, /, native, family, *, peer=None, context=None, stage=None)\n--\n\n"
-             "Take over a connected, non-blocking socket. A Connection.");
-PyDoc_STRVAR(connections_doc, "connections($self, /)\n--\n\nThose that are not gone, as a tuple.");
+PyDoc_STRVAR(adopt_doc, "adopt($self, /, native, family, *, peer=None, context=None)\n--\n\n"
+                        "Take over a connected, non-blocking socket. A Connection.");
+PyDoc_STRVAR(connections_doc, "connections($self, /)\n--\n\n"
+                              "Those that are established and not gone, as a tuple.");
 PyDoc_STRVAR(shutdown_doc, "shutdown($self, /)\n--\n\n"
                            "Every connection flushes, ends and closes, and waits for no peer.");
 PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\nClose what is left; how many lose something.");
