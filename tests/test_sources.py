@@ -133,7 +133,7 @@ PUT_BACK = {"pyerr.c": 2, "compat.h": 1, "port_type.c": 1}
 
 @pytest.mark.parametrize("path", sorted(PY.iterdir()), ids=lambda path: path.name)
 def test_who_takes_over_an_exception(path):
-    """By py_error_take, which makes one if there is none; else a NULL travels on as an exception."""
+    """By py_error_take, which makes one if there is none: no NULL travels on as an exception."""
     taken = without_comments(path.read_text()).count("PyErr_GetRaisedException(")
     assert taken == PUT_BACK.get(path.name, 0)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from iocpcore import _check, _lifetime
 from iocpcore._core import CompletionPort, backends
-from iocpcore.workers import Workers, choose
+from iocpcore.workers import Closed, Stopped, Workers, choose
 
 logger = logging.getLogger("iocpcore")
 
@@ -63,13 +63,14 @@ class Engine:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
-        # A KeyboardInterrupt or SystemExit of a callback, or somebody has closed the port.
+        # A KeyboardInterrupt or SystemExit of a callback, or what ended the port.
         self.exit: BaseException | None = None
+        self.failure: BaseException | None = None  # of the port, which nobody has ended
         self._workers = None if workers is None else Workers(port, workers, self._leave, self._left)
         self._lock = threading.Lock()
         self._executor = executor
         self._own_executor = executor is None
-        self._port_ended = False  # by somebody else
+        self._port_ended = False  # by somebody else, or by its failure
         self._torn_down = False
         self._blocked = 0  # workers that wait for a connect()
         self._started = False
@@ -155,6 +156,11 @@ class Engine:
         return self._deadline is not None
 
     @property
+    def ending(self) -> bool:
+        """It is being stopped, or its port has ended."""
+        return self.stopping or self._port_ended
+
+    @property
     def stopped(self) -> bool:
         return self._stopped.is_set()
 
@@ -213,10 +219,13 @@ class Engine:
             return first
 
     def _stop_elsewhere(self, deadline: float) -> None:
-        with self._changed:
-            if self._deadline is None:
-                threading.Thread(target=self._end, name="iocpcore-stop", daemon=True).start()
-            self._begin(deadline)
+        """In a thread of its own; in this one if the system has none left."""
+        if not self._begin(deadline):
+            return
+        try:
+            threading.Thread(target=self._end, name="iocpcore-stop", daemon=True).start()
+        except RuntimeError:
+            self._end()
 
     def _end(self) -> None:
         try:
@@ -303,14 +312,18 @@ class Engine:
         logger.info("stopping: a callback raised %r", error)
         self.begin_stop(STOP_TIMEOUT)
 
-    def _left(self, closed: bool) -> None:
-        """A worker has ended. If nobody stops this, the port was ended by its user."""
+    def _left(self, end: BaseException) -> None:
+        """A worker has ended. If nobody stops this, the port has ended, and all this with it."""
         with self._changed:
-            if self.stopping or not self._started:
+            if self.stopping or not self._started or self._port_ended:
                 return
             self._port_ended = True
-            self.exit = ValueError("port is closed") if closed else RuntimeError("port is stopped")
-            self._stop_elsewhere(time.monotonic())
+            self.exit = end
+            if not isinstance(end, Closed | Stopped):
+                self.failure = end
+        if self.failure is not None:
+            logger.error("the port has failed, and everything on it ends: %s", self.failure)
+        self._stop_elsewhere(time.monotonic())
 
 
 # ---- all of them --------------------------------------------------------------------------------

@@ -174,8 +174,12 @@ class Datagram(_core.Endpoint):
     """No connections: nobody waits for it to end."""
 
     def shutdown(self) -> None:
-        """close(), when the port is being stopped."""
-        self.close()
+        """close(), when the port is being stopped; if it has failed, on_error hears of that."""
+        try:
+            if self._engine.failure is not None and not self.closed:
+                self._tell(self._engine.failure, False)
+        finally:
+            self.close()
 
     def abort(self) -> int:
         """The same; nothing of it counts as lost."""

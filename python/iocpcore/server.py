@@ -272,7 +272,8 @@ class Server:
 
         Raises RuntimeError without a listen(), and whatever SystemExit or KeyboardInterrupt a
         callback has raised: that stops the server, too. So it does if somebody else closes the
-        server's port (ValueError) or stops it (RuntimeError).
+        server's port (ValueError) or stops it (RuntimeError), and if the port fails, which is what
+        the system says when other code has closed its descriptor (OSError).
         """
         stop_timeout = _check.duration("stop_timeout", stop_timeout)
         if not self._places.addresses and not self._engine.stopping:
@@ -290,7 +291,9 @@ class Server:
     def __repr__(self) -> str:
         engine = self._engine
         state = (
-            "stopped"
+            f"failed: {engine.failure}"
+            if engine.failure is not None
+            else "stopped"
             if engine.stopped
             else "stopping"
             if engine.stopping
@@ -324,9 +327,10 @@ class Server:
     def stats(self) -> dict[str, float]:
         """Figures for monitoring.
 
-        What the connections count, what the port counts (as ``port_...``), ``listeners``,
-        ``uptime`` (seconds), and for each count that only grows its growth per second since the
-        last call, as ``..._per_second``; ``interval`` is how long ago that was, in seconds.
+        What the connections count, what the port counts (as ``port_...``), ``running`` (1 from
+        start() until it stops or its port fails, else 0), ``listeners``, ``uptime`` (seconds), and
+        for each count that only grows its growth per second since the last call, as
+        ``..._per_second``; ``interval`` is how long ago that was, in seconds.
         """
         figures: dict[str, float] = dict(self._service.stats())
         port = self.completion_port.stats()
@@ -340,7 +344,13 @@ class Server:
         }
         figures.update({f"port_{name}": value for name, value in port.items()})
         figures.update(rates)
-        figures.update(listeners=self._places.open, uptime=now - self._born, interval=interval)
+        running = self._engine.started and not self._engine.ending
+        figures.update(
+            running=int(running),
+            listeners=self._places.open,
+            uptime=now - self._born,
+            interval=interval,
+        )
         return figures
 
 

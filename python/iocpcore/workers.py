@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -12,7 +13,19 @@ from collections.abc import Callable
 from iocpcore import _check
 from iocpcore._core import CompletionPort
 
+logger = logging.getLogger("iocpcore")
+
+PAUSE = 0.1  # seconds
+
 _numbers = itertools.count(1)
+
+
+class Closed(ValueError):
+    """The port was closed by its user."""
+
+
+class Stopped(RuntimeError):
+    """The port was stopped by its user."""
 
 
 def free_threaded() -> bool:
@@ -49,9 +62,9 @@ def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
 class Workers:
     """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
 
-    They end when the port is stopped or closed, and each tells `on_end` whether that was by closing
-    it. `on_exit` is told of a KeyboardInterrupt or SystemExit that a callback raised; the thread
-    goes on afterwards.
+    They end when the port is stopped, closed or of no use any more, and none does so without
+    telling `on_end` why: by `Stopped`, `Closed` or what went wrong. `on_exit` is told of a
+    KeyboardInterrupt or SystemExit that a callback raised; the thread goes on afterwards.
     """
 
     def __init__(
@@ -59,7 +72,7 @@ class Workers:
         port: CompletionPort,
         count: int,
         on_exit: Callable[[BaseException], None],
-        on_end: Callable[[bool], None],
+        on_end: Callable[[BaseException], None],
     ) -> None:
         self._port = port
         self._on_exit = on_exit
@@ -88,21 +101,30 @@ class Workers:
     def join(self, limit: float) -> bool:
         """Wait for all of them to end; False if one has not, after so many seconds."""
         deadline = time.monotonic() + limit
-        for thread in self._threads:
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in others)
 
     def _work(self) -> None:
-        self._on_end(self._run())
+        try:
+            end = self._run()
+        except BaseException as error:
+            end = error
+        self._on_end(end)
 
-    def _run(self) -> bool:
-        """Whether the port is closed now; else it is stopped."""
+    def _run(self) -> BaseException:
+        """Why it has ended."""
         while True:
             try:
                 self._port.run()
-                return self._port.closed  # perhaps by a callback of this thread
+                # Perhaps by a callback of this thread.
+                return Closed("port is closed") if self._port.closed else Stopped("port is stopped")
             except ValueError:  # closed by another, and `closed` may say so only a moment later
-                return True
+                return Closed("port is closed")
             except (KeyboardInterrupt, SystemExit) as error:
                 self._on_exit(error)
+            except MemoryError as error:  # a wait that fails for want of it does not end run()
+                logger.warning("a worker cannot begin, and tries again: %r", error)
+                time.sleep(PAUSE)

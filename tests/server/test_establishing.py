@@ -196,7 +196,7 @@ def test_nothing_leaves_before_the_handshake(make_server, plain):
 
 @pytest.mark.system
 def test_listed_when_established(make_server, plain):
-    """With TLS: counted as one that is being established, and in `connections` from on_connect on."""
+    """With TLS: first only counted, and in `connections` from on_connect on."""
     seen = Events()
     server = make_server(
         on_connect=lambda conn: seen.add(server.connections == (conn,)),

@@ -84,7 +84,8 @@ failed:
 
 static void epoll_lane_close(io_lane *lane) {
     epoll_lane *state = lane->state;
-    close(state->epoll);
+    if (!lane->broken) /* else the number may be another file's by now */
+        close(state->epoll);
     close(state->wake);
     free(state);
     lane->state = NULL;

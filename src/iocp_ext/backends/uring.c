@@ -122,8 +122,11 @@ static int uring_lane_open(io_lane *lane, uint32_t *os_error) {
 }
 
 static void uring_lane_close(io_lane *lane) {
-    close_state(lane->state);
-    free(lane->state);
+    uring_lane *state = lane->state;
+    if (lane->broken) /* the number may be another file's by now */
+        state->ring.fd = -1;
+    close_state(state);
+    free(state);
     lane->state = NULL;
 }
 
@@ -400,7 +403,7 @@ static int wait_for_completions(uring_lane *state, const io_wait *wait, uint64_t
     int error = uring_ring_wait(&state->ring, timeout, mask);
     if (error == EINTR && !wait->signals)
         return 0;
-    return error == ETIME || error == EBUSY || error == EAGAIN ? 0 : -error;
+    return error == ETIME ? 0 : -error;
 }
 
 static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,

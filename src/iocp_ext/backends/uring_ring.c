@@ -84,7 +84,8 @@ void uring_ring_close(uring_ring *ring) {
         munmap(ring->sqes, ring->sqes_bytes);
     if (ring->rings != NULL)
         munmap(ring->rings, ring->rings_bytes);
-    close(ring->fd);
+    if (ring->fd >= 0)
+        close(ring->fd);
 }
 
 int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry) {

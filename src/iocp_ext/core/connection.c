@@ -661,7 +661,7 @@ bool io_connection_orphaned(io_connection *self, bool leaked) {
         bool unsaid = self->cause == IO_CAUSE_NONE || self->error == IOE_CANCELED;
         if (self->phase == IO_CONNECTION_OPEN && unsaid) {
             self->cause = IO_CAUSE_PORT;
-            self->error = IOE_CANCELED;
+            self->error = io_lane_end(self->strand.lane);
             self->os_error = 0;
         }
         self->phase = IO_CONNECTION_CLOSED;

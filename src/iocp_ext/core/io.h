@@ -414,7 +414,10 @@ struct io_lane {
     uint32_t kernel_waiters; /* shared lanes: threads in wait() ... */
     uint32_t kernel_workers; /* ... of which in run() */
     uint32_t worker_count;   /* threads in run() */
-    io_cond left;            /* a thread left: for stop and close */
+    io_cond left;            /* a thread left, or is to look around: for stop and close */
+    _Atomic int wait_error;  /* portable: why waits fail just now; 0: they do not */
+    _Atomic int broken;      /* portable: why waiting is over for good; 0: it is not */
+    uint64_t failed_ns;      /* when a wait failed last */
     int main_wake;           /* wakes a parked main thread; -1 on Windows */
     io_mutex handles_lock;   /* the two lists */
     io_list handles;         /* open, or held */
@@ -422,11 +425,16 @@ struct io_lane {
     struct io_handle_chunk *handle_chunks; /* only ever added to */
     void *state;                           /* the backend's own */
     struct {
-        uint64_t waits, wakes, handovers;
+        uint64_t waits, wakes, handovers, wait_failures;
     } stats; /* under lock */
 };
 
 int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency);
+/* What connections are told when their port ends: IOE_CANCELED, or why it could not go on. */
+static inline int io_lane_end(const io_lane *lane) {
+    int broken = atomic_load_explicit(&lane->broken, memory_order_relaxed);
+    return broken ? broken : IOE_CANCELED;
+}
 void io_lane_close_wake(io_lane *lane); /* the descriptor behind main_wake */
 void io_lane_free(io_lane *lane);
 /* Takes up to `maximum` completed operations, waiting until the deadline for the first.
@@ -508,7 +516,7 @@ void io_port_destroy(io_port *port);
 
 typedef struct io_port_figures {
     uint64_t submitted, completed, cancelled, failed, in_flight;
-    uint64_t waits, wakes, handovers, workers, handles;
+    uint64_t waits, wakes, handovers, wait_failures, workers, handles;
 } io_port_figures;
 void io_port_stats(io_port *port, io_port_figures *figures);
 /* Completes a prepared IO_POST at once; or what has its result without having been submitted. */

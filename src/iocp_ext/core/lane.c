@@ -67,6 +67,11 @@ void lane_unpark(io_worker *thread) {
     lane_signal(thread);
 }
 
+static void unpark_all(io_lane *lane) {
+    while (!io_list_empty(&lane->parked))
+        lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
+}
+
 io_worker *lane_find_parked(io_lane *lane, bool runs) {
     for (io_link *link = lane->parked.next; link != &lane->parked; link = link->next) {
         io_worker *thread = IO_CONTAINER(link, io_worker, parked_link);
@@ -162,10 +167,10 @@ void io_lane_give_back(io_lane *lane, io_op **ops, int count) {
 
 void io_lane_wake_all(io_lane *lane) {
     io_mutex_lock(&lane->lock);
-    while (!io_list_empty(&lane->parked))
-        lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
+    unpark_all(lane);
     uint32_t wakes = lane->kernel_waiters;
     wake_driver(lane);
+    io_cond_broadcast(&lane->left);
     io_mutex_unlock(&lane->lock);
     while (wakes-- > 0)
         lane->backend->wake(lane);
@@ -212,6 +217,47 @@ int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait 
     return io_cond_init(&thread->wake) ? -IOE_NOMEM : 0;
 }
 
+/* ---- waits that fail ------------------------------------------------------------------------- */
+
+/* The system is short of something. Whatever else a wait may say, it will say again: its descriptor
+ * is closed, or another file's by now, or completions were lost. */
+static bool may_pass(int error) {
+    return error == IOE_NOMEM || error == IOE_NOBUFS || error == IOE_AGAIN || error == IOE_BUSY ||
+           error == IOE_MFILE || error == IOE_NFILE;
+}
+
+static void pause_waiting(io_lane *lane, uint64_t deadline_ns) {
+    uint64_t end_ns = lane->failed_ns + LANE_PAUSE_NS;
+    if (lane->backend->now == NULL && deadline_ns < end_ns)
+        end_ns = deadline_ns;
+    bool driven = lane->driven, open = lane_port_open(lane), stopping = lane_port_stopping(lane);
+    lane->driven = true; /* another would only find the same */
+    while (lane_port_open(lane) == open && lane_port_stopping(lane) == stopping &&
+           io_clock_ns() < end_ns)
+        io_cond_wait(&lane->left, &lane->lock, end_ns);
+    lane->driven = driven;
+}
+
+int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
+    if (error == 0 || error == -IOE_INTR) {
+        if (lane->wait_error != 0 && io_clock_ns() - lane->failed_ns > LANE_CALM_NS)
+            lane->wait_error = 0;
+        return error;
+    }
+    if (error == -IOE_CLOSED && lane_port_open(lane))
+        error = -IOE_BADF; /* somebody else has closed the queue */
+    lane->stats.wait_failures++;
+    if (!may_pass(-error)) {
+        lane->broken = -error;
+        unpark_all(lane);
+        return error;
+    }
+    lane->wait_error = -error;
+    lane->failed_ns = io_clock_ns();
+    pause_waiting(lane, deadline_ns);
+    return -IOE_INTR;
+}
+
 /* ---- driving --------------------------------------------------------------------------------- */
 
 /* Under lane->lock. */
@@ -250,9 +296,12 @@ int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     int error = lane->backend->wait(lane, wait, deadline_ns, LANE_BURST, &done);
     io_mutex_lock(&lane->lock);
     lane->driven = lane->waiting = lane->woken = false;
-    if (lane->timers.count > 0)
-        collect_timers(lane, io_lane_now(lane), &done);
     io_lane_append(lane, &done);
+    error = lane_waited(lane, error, deadline_ns);
+    if (lane->timers.count > 0) {
+        collect_timers(lane, io_lane_now(lane), &done);
+        io_lane_append(lane, &done);
+    }
     return error == 0 && due(recheck_ns) ? -IOE_INTR : error;
 }
 
@@ -268,6 +317,7 @@ int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worke
     lane->kernel_waiters--;
     lane->kernel_workers -= worker;
     io_lane_append(lane, &done);
+    error = lane_waited(lane, error, wait->deadline_ns);
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
     /* A wake for a worker that is to stop must not be lost on a getter. */
@@ -308,6 +358,11 @@ static bool passed(const io_lane *lane, uint64_t deadline_ns) {
     return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
 }
 
+/* A wait has ended early, and there is no time for another one: nothing has come. */
+static bool given_up(const io_lane *lane, int error, uint64_t deadline_ns) {
+    return error == -IOE_INTR && passed(lane, deadline_ns);
+}
+
 static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
     int count = 0;
     io_mutex_lock(&lane->lock);
@@ -318,8 +373,12 @@ static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maxim
         }
         if ((count = take_many(lane, ops, maximum)) > 0)
             break;
+        if (lane->broken) {
+            count = -lane->broken;
+            break;
+        }
         int error = lane_wait_shared(lane, wait, maximum, false);
-        if (error) {
+        if (error && !given_up(lane, error, wait->deadline_ns)) {
             count = error;
             break;
         }
@@ -337,7 +396,8 @@ static bool park_getter(io_worker *self, const io_wait *wait) {
     bool interrupted = false;
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
-    while (self->parked && !interrupted && lane_port_open(lane) && !passed(lane, wait->deadline_ns))
+    while (self->parked && !interrupted && lane_port_open(lane) && !lane->broken &&
+           !passed(lane, wait->deadline_ns))
         interrupted = lane_wait_parked(self, wait, wait->deadline_ns);
     if (self->parked)
         io_list_remove(&self->parked_link);
@@ -351,14 +411,17 @@ static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int max
     for (;;) {
         if (!lane_port_open(lane))
             return -IOE_CLOSED;
-        if (lane->ready_count > 0 && (lane->driven || lane->dispatched < LANE_BURST))
+        bool last = lane->broken || lane->driven || lane->dispatched < LANE_BURST;
+        if (lane->ready_count > 0 && last)
             return take_many(lane, ops, maximum);
+        if (lane->broken)
+            return -lane->broken;
         if (lane->ready_count == 0 && asked && passed(lane, wait->deadline_ns))
             return 0;
         if (!lane->driven) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             if (error && lane->ready_count == 0)
-                return error;
+                return given_up(lane, error, wait->deadline_ns) ? 0 : error;
         } else if (wait->deadline_ns == 0 || park_getter(self, wait)) {
             return wait->deadline_ns == 0 ? 0 : -IOE_INTR;
         }

@@ -7,7 +7,7 @@
  * A fork leaves the child with copies of rings and queues that still belong to the parent; every
  * port remembers how often the process had forked when it was opened, and refuses calls when that
  * is not the present number. */
-#include "backend.h"
+#include "lane.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -176,6 +176,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         io_mutex_lock(&lane->lock);
         lane->waiting = lane->driven = false;
         io_lane_append(lane, &done);
+        error = lane_waited(lane, error, limit_ns);
         if (error && error != -IOE_INTR)
             break;
     }
@@ -282,6 +283,7 @@ void io_port_stats(io_port *port, io_port_figures *figures) {
     figures->waits = lane->stats.waits;
     figures->wakes = lane->stats.wakes;
     figures->handovers = lane->stats.handovers;
+    figures->wait_failures = lane->stats.wait_failures;
     figures->workers = lane->worker_count;
     io_mutex_unlock(&lane->lock);
     size_t handles = 0;

@@ -103,7 +103,8 @@ static bool park_worker(io_worker *self, const io_wait *wait) {
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
     lane_kick(lane);
-    while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane))
+    while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane) &&
+           !lane->broken)
         interrupted = watch(self, wait, &idle_ticks);
     if (self->parked)
         io_list_remove(&self->parked_link);
@@ -142,6 +143,8 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
             return -IOE_CLOSED;
         if (lane_port_stopping(lane))
             return 0;
+        if (lane->broken)
+            return -lane->broken;
         if (lane->ready_count > 0)
             return 1;
         bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
@@ -161,6 +164,8 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
             return -IOE_CLOSED;
         if (lane_port_stopping(lane))
             return 0;
+        if (lane->broken)
+            return -lane->broken;
         if (!self->slot && lane->running < lane->concurrency) {
             self->slot = true;
             lane->running++;

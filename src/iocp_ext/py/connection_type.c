@@ -141,7 +141,9 @@ PyObject *py_connection_reason(py_connection *self) {
     case IO_CAUSE_OVERFLOW:
         return overflow_reason(self);
     case IO_CAUSE_PORT:
-        return os_reason(self, IOE_CANCELED, "the port was closed; connection", "with");
+        return self->io.error == IOE_CANCELED
+                   ? os_reason(self, IOE_CANCELED, "the port was closed; connection", "with")
+                   : os_reason(self, self->io.error, "the port failed; connection", "with");
     case IO_CAUSE_EMBEDDER:
         if (self->error != NULL)
             return Py_NewRef(self->error);

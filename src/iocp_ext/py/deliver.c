@@ -211,19 +211,41 @@ static bool in_main_thread(const py_port *port) {
     return PyThread_get_thread_ident() == port->state->main_thread;
 }
 
+/* Tells the log that waits have begun to fail, or that they do not fail any more. */
+static void tell_wait_error(py_port *self) {
+    const io_lane *lane = &self->port->lane;
+    int error = atomic_load_explicit(&lane->wait_error, memory_order_relaxed);
+    if (error == self->wait_error_told || atomic_exchange(&self->wait_error_told, error) == error)
+        return;
+    PyObject *exception = error == 0 ? Py_NewRef(Py_None) : py_error_object(error, 0, "wait");
+    PyObject *answer =
+        exception == NULL ? NULL : PyObject_CallOneArg(self->state->waits_changed, exception);
+    if (answer == NULL)
+        PyErr_WriteUnraisable((PyObject *)self);
+    Py_XDECREF(answer);
+    Py_XDECREF(exception);
+}
+
+/* In the main thread: -IOE_INTR may come with an exception. */
+static int wait_in_main_thread(const waiter *self, uint64_t deadline_ns, uint64_t *recheck_ns) {
+    if (PyErr_CheckSignals() < 0) /* handlers run with signals as they were */
+        return -IOE_INTR;
+    int answer = wait_for_signals(self, deadline_ns, *recheck_ns);
+    *recheck_ns = 2 * *recheck_ns < IO_NS_PER_SECOND ? 2 * *recheck_ns : IO_NS_PER_SECOND;
+    return answer;
+}
+
 /* Waits until the core has an answer; -IOE_INTR with an exception set. */
 static int wait_until(const waiter *self, uint64_t deadline_ns) {
-    if (deadline_ns == 0 || !in_main_thread(self->port)) {
-        io_wait wait = {.deadline_ns = deadline_ns};
-        return wait_detached(self, &wait);
-    }
-    int answer;
+    bool signals = deadline_ns != 0 && in_main_thread(self->port);
     uint64_t recheck_ns = FIRST_RECHECK_NS;
+    io_wait wait = {.deadline_ns = deadline_ns};
+    int answer;
     do {
-        if (PyErr_CheckSignals() < 0) /* handlers run with signals as they were */
-            return -IOE_INTR;
-        answer = wait_for_signals(self, deadline_ns, recheck_ns);
-        recheck_ns = 2 * recheck_ns < IO_NS_PER_SECOND ? 2 * recheck_ns : IO_NS_PER_SECOND;
+        answer = signals ? wait_in_main_thread(self, deadline_ns, &recheck_ns)
+                         : wait_detached(self, &wait);
+        if (!PyErr_Occurred())
+            tell_wait_error(self->port);
     } while (answer == -IOE_INTR && !PyErr_Occurred());
     return answer;
 }

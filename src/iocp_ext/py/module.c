@@ -40,6 +40,7 @@ static bool import_names(py_state *state) {
         !import_name("iocpcore._strand", "offload", &state->offload) ||
         !import_name("iocpcore._strand", "call_later", &state->call_later) ||
         !import_name("iocpcore._strand", "cancel_timers", &state->cancel_timers) ||
+        !import_name("iocpcore._waits", "changed", &state->waits_changed) ||
         !import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
         !import_name("socket", "socket", &state->socket_class))
         return false;
@@ -106,6 +107,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->offload);
     Py_VISIT(state->call_later);
     Py_VISIT(state->cancel_timers);
+    Py_VISIT(state->waits_changed);
     Py_VISIT(state->unsupported_operation);
     Py_VISIT(state->socket_class);
     Py_VISIT(state->get_osfhandle);
@@ -131,6 +133,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->offload);
     Py_CLEAR(state->call_later);
     Py_CLEAR(state->cancel_timers);
+    Py_CLEAR(state->waits_changed);
     Py_CLEAR(state->unsupported_operation);
     Py_CLEAR(state->socket_class);
     Py_CLEAR(state->get_osfhandle);

@@ -306,8 +306,9 @@ PyDoc_STRVAR(
     "Figures since the port was opened, as a dict of counts.\n\n"
     "submitted; completed, failed, cancelled: the three ends of operations; in_flight;\n"
     "waits: times a thread asked the kernel; wakes: times a waiting thread had to be\n"
-    "woken; handovers: times a spare took over from a blocked worker; workers: threads in\n"
-    "run() now; handles: associated now. Works on a closed port too.");
+    "woken; handovers: times a spare took over from a blocked worker; wait_failures: waits\n"
+    "that the system refused; workers: threads in run() now; handles: associated now. Works\n"
+    "on a closed port too.");
 
 static PyObject *port_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     io_port_figures figures;
@@ -315,9 +316,10 @@ static PyObject *port_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
         return NULL;
     io_port_stats(self_of(object)->port, &figures);
 #define FIGURE(name) #name, (unsigned long long)figures.name
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsK}", FIGURE(submitted), FIGURE(completed),
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsK}", FIGURE(submitted), FIGURE(completed),
                          FIGURE(failed), FIGURE(cancelled), FIGURE(in_flight), FIGURE(waits),
-                         FIGURE(wakes), FIGURE(handovers), FIGURE(workers), FIGURE(handles));
+                         FIGURE(wakes), FIGURE(handovers), FIGURE(wait_failures), FIGURE(workers),
+                         FIGURE(handles));
 #undef FIGURE
 }
 
@@ -344,6 +346,10 @@ static PyObject *port_repr(PyObject *object) {
     const char *name = self->port->backend->name;
     if (self->closed)
         return PyUnicode_FromFormat("<iocpcore.CompletionPort %s, closed>", name);
+    int broken = self->port->lane.broken;
+    if (broken)
+        return PyUnicode_FromFormat("<iocpcore.CompletionPort %s, failed: %s>", name,
+                                    io_error_text(broken));
     return PyUnicode_FromFormat("<iocpcore.CompletionPort %s, %lld in flight>", name,
                                 (long long)self->port->in_flight);
 }

@@ -39,6 +39,7 @@ typedef struct py_state {
     PyObject *offload;               /* iocpcore._strand.offload */
     PyObject *call_later;            /* iocpcore._strand.call_later */
     PyObject *cancel_timers;         /* iocpcore._strand.cancel_timers */
+    PyObject *waits_changed;         /* iocpcore._waits.changed */
     _Atomic uint64_t connection_ids;
     PyObject *str_fileno;
     PyObject *str_feed;
@@ -133,6 +134,7 @@ typedef struct py_port {
     PyObject *weak_references;
     py_table table;
     _Atomic unsigned long closer; /* the thread that closed it */
+    _Atomic int wait_error_told;  /* of the lane's wait_error */
     _Atomic bool closed;
 } py_port;
 
