@@ -249,6 +249,41 @@ static void broken_for_all(const char *backend) {
     }
 }
 
+typedef struct test_getter {
+    test_world *world;
+    int answer;
+} test_getter;
+
+static void get_one(void *argument) {
+    test_getter *getter = argument;
+    io_op *op;
+    while ((getter->answer = get(getter->world, IO_NEVER, &op)) == 1)
+        io_op_release(op);
+}
+
+/* The same for threads that get, one in the kernel and two parked behind it. */
+static void broken_for_getters(const char *backend) {
+    test_world world;
+    test_getter getters[3];
+    test_thread threads[3];
+    open_world(&world, backend);
+    for (int i = 0; i < 3; i++) {
+        getters[i] = (test_getter){.world = &world};
+        test_thread_start(&threads[i], get_one, &getters[i]);
+    }
+    fail_waits(IOE_BADF, lane_shared(world.lane) ? 3 : 1);
+    for (int i = 0; i < 6; i++)
+        post(&world, &world);
+    for (int i = 0; i < 3; i++) {
+        test_thread_join(&threads[i]);
+        CHECK_INT(getters[i].answer, -IOE_BADF);
+    }
+    io_op *op;
+    while (get(&world, 0, &op) == 1)
+        io_op_release(op);
+    close_world(&world);
+}
+
 /* close() waits for what the kernel has as long as it may, and no longer. */
 static void closed_while_it_fails(const char *backend) {
     test_world world;
@@ -276,6 +311,7 @@ static void closed_while_it_fails(const char *backend) {
     BACKENDS(X, workers_go_on) \
     BACKENDS(X, stopped_while_it_fails) \
     BACKENDS(X, broken_for_all) \
+    BACKENDS(X, broken_for_getters) \
     BACKENDS(X, closed_while_it_fails)
 /* clang-format on */
 

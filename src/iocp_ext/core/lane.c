@@ -67,11 +67,6 @@ void lane_unpark(io_worker *thread) {
     lane_signal(thread);
 }
 
-static void unpark_all(io_lane *lane) {
-    while (!io_list_empty(&lane->parked))
-        lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
-}
-
 io_worker *lane_find_parked(io_lane *lane, bool runs) {
     for (io_link *link = lane->parked.next; link != &lane->parked; link = link->next) {
         io_worker *thread = IO_CONTAINER(link, io_worker, parked_link);
@@ -167,7 +162,8 @@ void io_lane_give_back(io_lane *lane, io_op **ops, int count) {
 
 void io_lane_wake_all(io_lane *lane) {
     io_mutex_lock(&lane->lock);
-    unpark_all(lane);
+    while (!io_list_empty(&lane->parked))
+        lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
     uint32_t wakes = lane->kernel_waiters;
     wake_driver(lane);
     io_cond_broadcast(&lane->left);
@@ -248,8 +244,7 @@ int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
         error = -IOE_BADF; /* somebody else has closed the queue */
     lane->stats.wait_failures++;
     if (!may_pass(-error)) {
-        lane->broken = -error;
-        unpark_all(lane);
+        lane->broken = -error; /* who leaves the lane wakes the next one, which finds that */
         return error;
     }
     lane->wait_error = -error;
@@ -396,8 +391,7 @@ static bool park_getter(io_worker *self, const io_wait *wait) {
     bool interrupted = false;
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
-    while (self->parked && !interrupted && lane_port_open(lane) && !lane->broken &&
-           !passed(lane, wait->deadline_ns))
+    while (self->parked && !interrupted && lane_port_open(lane) && !passed(lane, wait->deadline_ns))
         interrupted = lane_wait_parked(self, wait, wait->deadline_ns);
     if (self->parked)
         io_list_remove(&self->parked_link);

@@ -103,8 +103,7 @@ static bool park_worker(io_worker *self, const io_wait *wait) {
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
     lane_kick(lane);
-    while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane) &&
-           !lane->broken)
+    while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane))
         interrupted = watch(self, wait, &idle_ticks);
     if (self->parked)
         io_list_remove(&self->parked_link);
