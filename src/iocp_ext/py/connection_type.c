@@ -87,14 +87,16 @@ static void peer_address(const py_connection *self, io_address *address) {
 PyObject *py_connection_peername(py_connection *self) {
     PyObject *name = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (self->peername == NULL) {
+    name = Py_XNewRef(self->peername);
+    if (name == NULL) {
         io_address address;
         peer_address(self, &address);
         if (address.length == 0)
             io_connection_address(&self->io, true, &address);
-        self->peername = py_address_object(&address);
+        name = py_address_object(&address);
+        if (address.length > 0) /* else the socket is not open yet, or closed */
+            self->peername = Py_XNewRef(name);
     }
-    name = Py_XNewRef(self->peername);
     Py_END_CRITICAL_SECTION();
     return name;
 }

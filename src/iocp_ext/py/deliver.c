@@ -286,8 +286,12 @@ static void give_back(py_port *self, io_op **ops, int count) {
         return;
     }
     PyObject *error = py_error_take();
-    for (int i = 0; i < count; i++)
-        py_collect(ops[i], false);
+    for (int i = 0; i < count; i++) {
+        if (ops[i]->sink == IO_SINK_OPERATION)
+            py_collect(ops[i], false);
+        else if (!serve(ops[i])) /* that may be the end of its connection */
+            PyErr_WriteUnraisable((PyObject *)self);
+    }
     PyErr_SetRaisedException(error);
 }
 
