@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from iocpcore import _check, _lifetime
 from iocpcore._core import CompletionPort, backends
-from iocpcore.workers import Closed, Stopped, Workers, choose
+from iocpcore.workers import Closed, Stopped, Workers, choose, daemon
 
 logger = logging.getLogger("iocpcore")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STOP_TIMEOUT = 5.0  # seconds; in time for a container, which is killed after ten
 
@@ -37,6 +41,13 @@ def open_port(concurrency: int, backend: str | None = None) -> CompletionPort:
     if backend is None and not os.environ.get("IOCPCORE_BACKEND"):
         backend = "epoll" if backends().get("epoll", "missing") is None else None
     return CompletionPort(concurrency, backend=backend)
+
+
+class _Pool(ThreadPoolExecutor):
+    """Its threads begin with an empty context, as all of ours: see workers.daemon()."""
+
+    def submit(self, function: Callable[P, R], /, *args: P.args, **options: P.kwargs) -> Future[R]:
+        return contextvars.Context().run(super().submit, function, *args, **options)
 
 
 class Member(Protocol):
@@ -115,7 +126,7 @@ class Engine:
             if self._executor is None:
                 if self._torn_down:
                     raise RuntimeError("offload() is not possible after stop()")
-                self._executor = ThreadPoolExecutor(thread_name_prefix="iocpcore-offload")
+                self._executor = _Pool(thread_name_prefix="iocpcore-offload")
             return self._executor
 
     @contextmanager
@@ -223,7 +234,7 @@ class Engine:
         if not self._begin(deadline):
             return
         try:
-            threading.Thread(target=self._end, name="iocpcore-stop", daemon=True).start()
+            daemon(self._end, "iocpcore-stop").start()
         except RuntimeError:
             self._end()
 
@@ -279,7 +290,7 @@ class Engine:
             except BaseException as error:  # a warning that is one
                 errors.append(error)
 
-        closing = threading.Thread(target=close, name="iocpcore-close", daemon=True)
+        closing = daemon(close, "iocpcore-close")
         try:
             closing.start()
         except RuntimeError:  # there are no more threads: CPython 3.12 has none at exit

@@ -79,6 +79,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(True)  # socket.setdefaulttimeout() is not about this one
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in NUMBERS:

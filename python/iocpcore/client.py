@@ -29,6 +29,7 @@ from iocpcore.callbacks import (
     OnError,
     OnMessage,
 )
+from iocpcore.workers import daemon
 
 logger = logging.getLogger("iocpcore")
 
@@ -302,10 +303,17 @@ class Connecting:
         if self._targets:
             self._try_next()
         else:
-            threading.Thread(target=self._find, name="iocpcore-resolve", daemon=True).start()
+            self._find_elsewhere()
+
+    def _find_elsewhere(self) -> None:
+        """In a thread, of which the system may have none left, and an ending interpreter none."""
+        try:
+            daemon(self._find, "iocpcore-resolve").start()
+        except RuntimeError as error:
+            self._fail(OSError(errno.EAGAIN, f"connect to {self._plan.name}: {error}"))
 
     def _find(self) -> None:
-        """In a thread of its own: what cannot be done without blocking."""
+        """What cannot be done without blocking."""
         plan = self._plan
         try:
             if plan.pipe:

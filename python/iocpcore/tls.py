@@ -8,9 +8,11 @@ Everything that an SSLContext offers works as it does elsewhere: certificates of
 * The peer's close_notify is the end of its stream. Bytes after it are ignored.
 * A stream that ends without one may have been cut off by anybody on its way, so that is an error,
   ``ssl.SSLEOFError``. What was received before has been handed on, and what is queued is still
-  sent. Some programs, browsers among them, never send close_notify; where messages tell their own
-  length that does no harm, and ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So
-  does a connection that was closed from this side.
+  sent, with our own close_notify behind it. Some programs, browsers among them, never send
+  close_notify; where messages tell their own length that does no harm, and
+  ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So does a connection that was
+  closed from this side. Python before 3.11.4 sets the option in every context; where that is so,
+  it says nothing about what the user wants and is not looked at.
 
 What is sent before the handshake is over waits for its end; closing before that discards it.
 """
@@ -25,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 from iocpcore._stage import Data, Link
@@ -49,7 +51,15 @@ FILE_TURN = 16
 # As a connection's default.
 MAX_WRITE_BUFFER = 16 * 1024 * 1024
 
-_IGNORE_UNEXPECTED_EOF: int = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+
+@cache
+def _accepting_option() -> int:
+    """The option by which a context accepts streams without close_notify.
+
+    0 if every new context has it: then it does not tell what the user wants.
+    """
+    option: int = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return option & ~ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).options
 
 
 class HasFileno(Protocol):
@@ -191,19 +201,23 @@ class TLSStage:
                 self._pump()
 
     def eof(self) -> bool:
-        """The socket's stream has ended. Raises if it may not, or (True) tells that later."""
+        """The socket's stream has ended. Raises if it may not.
+
+        True tells that later, when what was accepted has been written, with our own end.
+        """
         with self._lock:
-            if self.peer_ended or self._dead or self._truncated is not None:
-                return self._truncated is not None
+            if self.peer_ended or self._dead:
+                return False
             if not self._established:
                 self._give_up()
                 raise _eof_error("the peer ended the connection during the TLS handshake")
             closed = self._closing and self._conn.closing
-            if closed or self._ssl.context.options & _IGNORE_UNEXPECTED_EOF:
+            if closed or self._ssl.context.options & _accepting_option():
                 return False
-            # The SSLObject is not told, because it would not encrypt any more.
+            # The SSLObject is not told: it would not encrypt any more, and what it makes of such
+            # an end differs from version to version.
             error = _eof_error("the peer ended the connection without TLS's close_notify")
-            if not self._held:
+            if self._spent:
                 raise error
             self._truncated = error
             self._closing = True
@@ -323,8 +337,8 @@ class TLSStage:
             function()
         except Exception as error:
             self._flush()
-            self._give_up()
             self._conn._fail(error)
+            self._give_up()
         finally:
             self._busy = False
         if self._late:
@@ -367,6 +381,8 @@ class TLSStage:
             self.pending_bytes += len(plain) - done
         if pieces and not self._conn._write(pieces if len(pieces) > 1 else pieces[0]):
             self._give_up()
+        if done < len(plain) and self._truncated is not None:
+            raise self._truncated  # that handshake cannot come any more
         return done == len(plain)
 
     def _write_piece(self, part: _FilePart) -> bool:
@@ -382,16 +398,15 @@ class TLSStage:
             self._give_up()
 
     def _say_goodbye(self) -> None:
-        if self._truncated is not None:
-            error, self._truncated = self._truncated, None
-            self._give_up()
-            self._conn._fail(error)
-            return
         # It also asks whether the peer has said its own goodbye. No is not an error.
         with suppress(ssl.SSLError):
             self._ssl.unwrap()
         self._flush()
         self._spent = True
+        truncated, self._truncated = self._truncated, None
+        if truncated is not None and not self._conn.closing:
+            self._dead = True
+            self._conn._fail(truncated)
         self._finish()
 
     def _give_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 import os
@@ -59,6 +60,16 @@ def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
     return workers, concurrency
 
 
+def daemon(function: Callable[[], object], name: str) -> threading.Thread:
+    """A daemon thread that begins with an empty context.
+
+    Most builds of Python give threads that anyway. Free-threaded ones (from 3.14 on) give them a
+    copy of their maker's; every callback would see what was set where a port was first used.
+    """
+    run = contextvars.Context().run
+    return threading.Thread(target=run, args=(function,), name=name, daemon=True)
+
+
 class Workers:
     """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
 
@@ -77,10 +88,7 @@ class Workers:
         self._port = port
         self._on_exit = on_exit
         self._on_end = on_end
-        self._threads = [
-            threading.Thread(target=self._work, name=f"iocpcore-{next(_numbers)}", daemon=True)
-            for _ in range(count)
-        ]
+        self._threads = [daemon(self._work, f"iocpcore-{next(_numbers)}") for _ in range(count)]
 
     def __len__(self) -> int:
         return len(self._threads)

@@ -424,6 +424,25 @@ def test_nowait_with_a_name(make_server, client_port):
 
 
 @pytest.mark.system
+def test_a_name_when_there_is_no_thread(client_port, monkeypatch):
+    """The system has none left, or the interpreter is ending: it fails like any other attempt."""
+    port, events = client_port(), Events()
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(OSError, match=r"connect to name\.test:1: can't start new thread"):
+        connect("name.test", 1, completion_port=port)
+    connecting = connect_nowait(
+        "name.test", 1, completion_port=port, on_close=lambda *args: events.add(args)
+    )
+    ((conn, error),) = events.wait()
+    assert conn is None
+    assert error is connecting.error
+
+
+@pytest.mark.system
 def test_nowait_timeout(client_port, net):
     address = net.silent_address()
     if address is None:

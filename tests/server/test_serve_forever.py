@@ -324,3 +324,26 @@ def test_several_processes_on_one_port(backend):
             child.terminate()
             assert child.communicate(timeout=LIMIT) == ("", "")
             assert child.returncode == 0
+
+
+def test_a_default_timeout_of_sockets(backend):
+    """It is not about the sockets that are used inside."""
+    code = """
+        import queue, socket, threading, iocpcore
+        socket.setdefaulttimeout(0.01)
+        server = iocpcore.Server(on_data=lambda conn, data: conn.send(data))
+        address = server.listen("127.0.0.1", 0)
+        answers = queue.SimpleQueue()
+
+        def use():
+            conn = iocpcore.connect(*address, on_data=lambda conn, data: answers.put(data))
+            threading.Event().wait(0.2)  # 20 times as long
+            conn.send(b"late")
+            print(answers.get(timeout=10))
+            server.stop()
+
+        threading.Thread(target=use).start()
+        server.serve_forever()
+        print("ended")
+    """
+    check(code, backend, output="b'late'\nended")

@@ -5,16 +5,30 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
+import socket
 import ssl
+import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 
 import pytest
 from iocpcore import tls
 from iocpcore.errors import SlowReaderError
-from support.certificates import HOST, OTHER_HOST, client_context, server_context
+from support.certificates import (
+    FOLDER,
+    HOST,
+    IGNORE_UNEXPECTED_EOF,
+    OTHER_HOST,
+    VERSIONS,
+    accepting_ragged_ends_is_a_choice,
+    client_context,
+    server_context,
+)
 from support.system import LIMIT, scaled
 
 MEBIBYTE = 1 << 20
@@ -62,6 +76,7 @@ class Connection:
         self.established += 1
 
     def _fail(self, error: BaseException) -> None:
+        assert not self.finished, "it may be closed by then, without an error"
         self.failed.append(error)
 
     def _run(self, function: Callable[[], object]) -> None:
@@ -169,7 +184,7 @@ def version(context: ssl.SSLContext, which: ssl.TLSVersion) -> ssl.SSLContext:
 # ---- the handshake, and data --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("which", VERSIONS)
 @pytest.mark.parametrize("nbytes", [1, 2, 3, 5, 7, 16, 100, 1000, sys.maxsize])
 def test_every_split(which, nbytes):
     """However the raw bytes arrive, the data does."""
@@ -336,7 +351,7 @@ def failing_pair(pair: Pair) -> tuple[BaseException | None, BaseException | None
     return errors.get(pair.server), errors.get(pair.client)
 
 
-@pytest.mark.parametrize("which", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("which", VERSIONS)
 def test_client_certificate_missing(which):
     pair = Pair(version(server_context(ask_client=True), which), client_context())
     server, client = failing_pair(pair)
@@ -432,45 +447,198 @@ def test_bytes_after_close_notify_are_ignored(pair):
     assert pair.server.stage.peer_ended
 
 
-@pytest.mark.parametrize("cut", [0, 3])
-def test_ragged_end(pair, cut):
-    """An end without close_notify is an error, but replies still go out, with our own end."""
-    pair.client.stage.send([b"question"])
-    pair.client.stage.send([b"lost"])
-    data = pair.client.conn.take()
-    pair.server.feed(data[: len(data) - cut])
-    with pytest.raises(ssl.SSLEOFError, match="close_notify"):
-        pair.server.stage.eof()
-    assert pair.server.all_received() == (b"question" if cut else b"questionlost")
-    assert pair.server.stage.send([b"answer"])
-    assert pair.server.stage.close() is False
+def ends(which: ssl.TLSVersion, side: str) -> tuple[Side, Side]:
+    """Of a connected pair: this side, which is to end its stream, and the one that hears of it."""
+    pair = Pair(version(server_context(), which), client_context())
     pair.pump()
-    assert pair.client.all_received() == b"answer"
+    return (pair.client, pair.server) if side == "client" else (pair.server, pair.client)
+
+
+by_version = pytest.mark.parametrize("which", VERSIONS)
+by_side = pytest.mark.parametrize("side", ["client", "server"])
+
+
+@by_version
+@by_side
+def test_close_notify_at_every_split(which, side):
+    """It is a proper end however it arrives: with data, split, and with the end of the stream."""
+    nbytes = cut = 0
+    while cut <= nbytes:
+        sender, receiver = ends(which, side)
+        assert sender.stage.send([b"all"])
+        sender.stage.close()
+        data = sender.conn.take()
+        nbytes = len(data)
+        receiver.feed(data[:cut])
+        receiver.feed(data[cut:])
+        assert receiver.stage.peer_ended
+        assert receiver.stage.eof() is False
+        assert receiver.all_received() == b"all"
+        assert not receiver.conn.failed
+        cut += 1
+    assert cut > 40
+
+
+@by_version
+@by_side
+def test_ragged_end_at_every_byte(which, side):
+    """Nothing but a whole close_notify is a proper end. Before the error comes all that arrived;
+    what was accepted is sent, and our own end is a proper one."""
+    data, cut = b"all of it", 0
+    while cut < len(data):
+        sender, receiver = ends(which, side)
+        assert sender.stage.send([b"all"])
+        whole = len(sender.conn.take())
+        sender, receiver = ends(which, side)
+        assert sender.stage.send([b"all"])
+        sender.stage.close()
+        data = sender.conn.take()
+        receiver.feed(data[:cut])
+        assert receiver.stage.send([b"answer"])
+        assert receiver.stage.eof() is True
+        assert not receiver.stage.peer_ended
+        assert receiver.all_received() == (b"all" if cut >= whole else b"")
+        (error,) = receiver.conn.failed
+        assert isinstance(error, ssl.SSLEOFError)
+        assert "close_notify" in str(error)
+        assert not receiver.stage.send([b"more"])
+        assert receiver.stage.receive(data[cut:]) == b""
+        sender.feed(receiver.conn.take())
+        assert sender.all_received() == b"answer"
+        assert sender.stage.peer_ended
+        cut += 1
+    assert cut > 40
+
+
+@pytest.mark.parametrize("ending", ["nothing", "shutdown", "close"])
+def test_ragged_end_while_much_is_sent(pair, ending):
+    """The error waits until all that was accepted is on its way, and our end behind it. Who closes
+    meanwhile does not care any more."""
+    size, server = 2 * MEBIBYTE, pair.server
+    assert server.stage.send([bytes(tls.AHEAD)])
+    with TemporaryFile() as file:
+        file.truncate(size)
+        assert server.stage.send_file(file)
+    assert server.stage.send([b"the end"])
+    assert server.stage.eof() is True
+    assert not server.stage.send([b"more"])
+    assert not server.conn.failed
+    server.conn.closing = ending == "close"
+    if ending != "nothing":
+        assert server.stage.close() is True
+    pair.pump()
+    assert pair.client.all_received() == bytes(tls.AHEAD + size) + b"the end"
     assert pair.client.stage.peer_ended
+    assert server.conn.finished == (ending != "nothing")
+    if ending == "close":
+        assert not server.conn.failed
+    else:
+        (error,) = server.conn.failed
+        assert isinstance(error, ssl.SSLEOFError)
 
 
-@pytest.mark.skipif(not hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"), reason="OpenSSL before 3.0")
-def test_ragged_end_that_is_accepted():
-    server = server_context()
-    server.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+def test_a_file_that_cannot_be_read_behind_our_end(pair, tmp_path):
+    """The error is told before the end that waited for the file, which may close the connection."""
+    server = pair.server
+    assert server.stage.send([bytes(2 * tls.AHEAD)])
+    with open(tmp_path / "file", "wb", buffering=0) as file:
+        file.write(b"not to be read")
+        assert server.stage.send_file(file)
+    assert server.stage.close() is True
+    pair.pump()
+    assert isinstance(server.conn.failed.pop(), OSError)
+    assert server.conn.finished == 1
+
+
+def test_ragged_end_where_nothing_can_be_written(pair):
+    """It remains the error that is told."""
+    pair.server.conn.accepting = False
+    assert pair.server.stage.eof() is True
+    (error,) = pair.server.conn.failed
+    assert isinstance(error, ssl.SSLEOFError)
+
+
+@accepting_ragged_ends_is_a_choice
+@by_version
+@pytest.mark.parametrize("cut", [0, 3])
+def test_ragged_end_that_is_accepted(which, cut):
+    """Also one within a record, as everywhere else in ssl."""
+    server = version(server_context(), which)
+    server.options |= IGNORE_UNEXPECTED_EOF
     pair = Pair(server)
     pair.pump()
-    pair.server.stage.eof()
+    pair.client.stage.send([b"data"])
+    data = pair.client.conn.take()
+    pair.server.feed(data[: len(data) - cut])
+    assert pair.server.stage.eof() is False
+    assert not pair.server.conn.failed
+
+
+@pytest.mark.skipif(not IGNORE_UNEXPECTED_EOF, reason="there is no such option")
+def test_an_option_that_every_context_has_says_nothing(monkeypatch):
+    """So it is before Python 3.11.4."""
+    new = ssl.SSLContext.__new__
+
+    def new_with_option(cls: type[ssl.SSLContext], protocol: int) -> ssl.SSLContext:
+        context = new(cls, protocol)
+        context.options |= IGNORE_UNEXPECTED_EOF
+        return context
+
+    monkeypatch.setattr(ssl.SSLContext, "__new__", new_with_option)
+    tls._accepting_option.cache_clear()
+    try:
+        pair = Pair()
+        pair.pump()
+        for side in (pair.server, pair.client):
+            assert side.stage.ssl_object.context.options & IGNORE_UNEXPECTED_EOF
+            assert side.stage.eof() is True
+            (error,) = side.conn.failed
+            assert isinstance(error, ssl.SSLEOFError)
+    finally:
+        tls._accepting_option.cache_clear()
 
 
 def test_ragged_end_after_our_own(pair):
     """Who has closed does not care; who has only shut down still does."""
+    pair.client.stage.close()
+    with pytest.raises(ssl.SSLEOFError, match="close_notify"):
+        pair.client.stage.eof()
     pair.server.stage.close()
-    with pytest.raises(ssl.SSLEOFError):
-        pair.server.stage.eof()
     pair.server.conn.closing = True
-    pair.server.stage.eof()
+    assert pair.server.stage.eof() is False
+    assert not pair.server.conn.failed
 
 
-def test_end_in_the_handshake(contexts):
-    pair = Pair(*contexts)
-    with pytest.raises(ssl.SSLEOFError, match="handshake"):
-        pair.server.stage.eof()
+@by_version
+@by_side
+@pytest.mark.parametrize("accepts", [False, True])
+def test_end_in_the_handshake(which, side, accepts):
+    """After however many bytes, and whatever the context accepts later."""
+    nbytes = 0
+    while True:
+        contexts = version(server_context(), which), client_context()
+        for context in contexts:
+            context.options |= IGNORE_UNEXPECTED_EOF if accepts else 0
+        pair = Pair(*contexts)
+        both = pair.client, pair.server
+        sender, receiver = both if side == "client" else both[::-1]
+        sender.feed(receiver.conn.take())
+        left = nbytes
+        while data := sender.conn.take(left):
+            receiver.feed(data)
+            sender.feed(receiver.conn.take())
+            left -= len(data)
+        if receiver.conn.established:
+            break
+        assert receiver.stage.send([b"early"])
+        with pytest.raises(ssl.SSLEOFError, match="handshake"):
+            receiver.stage.eof()
+        assert not receiver.stage.send([b"late"])
+        assert receiver.stage.close() is False
+        assert receiver.stage.receive(sender.conn.take()) == b""
+        assert not receiver.conn.established
+        nbytes += 29
+    assert nbytes > 300
 
 
 def test_close_in_the_handshake(contexts):
@@ -762,6 +930,45 @@ def test_a_close_from_within(pair):
 
 
 # ---- against ssl itself -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_ragged_end_in_another_handshake(contexts):
+    """A server of TLS 1.2 asks for one and goes: what waits for that cannot be sent any more."""
+    certificate = FOLDER / "server.pem"
+    with (
+        subprocess.Popen(
+            ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_2", "-cert", certificate],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as server,
+        ExitStack() as stack,
+    ):
+        stack.callback(server.kill)
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for line in server.stdout:
+            if line.startswith(b"ACCEPT"):
+                break
+        port = int(line.rpartition(b":")[2])
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), LIMIT))
+        client = Side(tls.client_stage(contexts[1], HOST))
+        client.start()
+        while not client.conn.established:
+            sock.sendall(client.conn.take())
+            client.feed(sock.recv(1 << 16))
+        sock.sendall(client.conn.take())
+        server.stdin.write(b"r\n")  # its command for that
+        server.stdin.flush()
+        while not client.conn.pending_bytes:
+            client.feed(sock.recv(1 << 16))
+        assert client.stage.send([b"data"])
+        assert client.stage.pending_bytes
+        assert client.stage.eof() is True
+        (error,) = client.conn.failed
+        assert isinstance(error, ssl.SSLEOFError)
+        assert not client.stage.pending_bytes
 
 
 def test_an_ordinary_client(contexts):

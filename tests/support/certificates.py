@@ -10,9 +10,25 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parent / "certificates"
 HOST = "localhost"
 OTHER_HOST = "other.example"
+
+IGNORE_UNEXPECTED_EOF: int = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+def accepts_ragged_ends(context: ssl.SSLContext) -> bool:
+    return bool(context.options & IGNORE_UNEXPECTED_EOF)
+
+
+# For tests in which a context accepts them because it was told to.
+accepting_ragged_ends_is_a_choice = pytest.mark.skipif(
+    not IGNORE_UNEXPECTED_EOF or accepts_ragged_ends(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)),
+    reason="OP_IGNORE_UNEXPECTED_EOF is unknown here, or set in every context",
+)
 
 
 def make() -> None:
