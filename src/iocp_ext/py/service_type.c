@@ -339,8 +339,8 @@ void py_service_tick(io_op *op) {
 /* ---- making ---------------------------------------------------------------------------------- */
 
 static const char *const callback_names[PY_CALLBACKS] = {
-    "on_connect", "on_data",   "on_message", "on_eof",          "on_drain",  "on_close",
-    "on_error",   "on_failed", "on_empty",   "on_accept_error", "on_refused"};
+    "on_connect", "on_data",   "on_message", "on_eof",          "on_drain",   "on_close",
+    "on_error",   "on_failed", "on_empty",   "on_accept_error", "on_refused", "on_lost"};
 
 typedef struct service_arguments {
     PyObject *callbacks[PY_CALLBACKS];
@@ -426,6 +426,7 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                             "on_empty",
                             "on_accept_error",
                             "on_refused",
+                            "on_lost",
                             "framing",
                             "stage",
                             "executor",
@@ -447,12 +448,12 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                                .read_size = 1 << 16};
     PyObject **callback = given.callbacks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOKKKKKIp:Service", names, state->port_type, &port,
+            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:Service", names, state->port_type, &port,
             &callback[0], &callback[1], &callback[2], &callback[3], &callback[4], &callback[5],
-            &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &given.framing,
-            &given.stage, &given.executor, &given.idle_timeout, &given.handshake_timeout,
-            &given.write_high, &given.write_low, &given.max_write_buffer, &given.max_connections,
-            &given.max_per_address, &given.read_size, &given.reads_on))
+            &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &callback[11],
+            &given.framing, &given.stage, &given.executor, &given.idle_timeout,
+            &given.handshake_timeout, &given.write_high, &given.write_low, &given.max_write_buffer,
+            &given.max_connections, &given.max_per_address, &given.read_size, &given.reads_on))
         return NULL;
     py_service *self = (py_service *)type->tp_alloc(type, 0);
     if (self == NULL)
