@@ -244,7 +244,7 @@ class Service:
         on_error: Callable[[Connection, BaseException], object] | None = None,
         on_failed: Callable[[Connection, BaseException], object] | None = None,
         on_empty: Callable[[], object] | None = None,
-        on_accept_error: Callable[[Listener, BaseException | None], object] | None = None,
+        on_accept_error: Callable[[Listener, BaseException], object] | None = None,
         on_refused: Callable[[Any], object] | None = None,
         on_lost: Callable[[Any, BaseException], object] | None = None,
         framing: LengthPrefixed | Delimited | FixedSize | Callable[[], Framer] | None = None,

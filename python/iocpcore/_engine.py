@@ -14,6 +14,7 @@ from typing import Protocol
 
 from iocpcore import _check, _lifetime
 from iocpcore._core import CompletionPort, backends
+from iocpcore._journal import Journal
 from iocpcore.workers import Workers, choose
 
 logger = logging.getLogger("iocpcore")
@@ -63,6 +64,7 @@ class Engine:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
+        self.journal = Journal(port.timer)
         # A KeyboardInterrupt or SystemExit of a callback, or somebody has closed the port.
         self.exit: BaseException | None = None
         self._workers = None if workers is None else Workers(port, workers, self._leave, self._left)
@@ -229,6 +231,7 @@ class Engine:
             try:
                 self._tear_down()
             finally:
+                self.journal.close()
                 with self._changed:
                     self._stopped.set()
                     told, self._when_stopped = self._when_stopped, []
