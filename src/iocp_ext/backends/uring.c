@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 enum {
     SQ_ENTRIES = 8,
@@ -411,7 +412,12 @@ static int wait_for_completions(uring_lane *state, const io_wait *wait, uint64_t
     int error = uring_ring_wait(&state->ring, timeout, mask);
     if (error == EINTR && !wait->signals)
         return 0;
-    return error == ETIME || error == EBUSY || error == EAGAIN ? 0 : -error;
+    if (error == EBUSY || error == EAGAIN) { /* it lacks memory, and waits for nothing */
+        const struct timespec pause = {0, ASK_AGAIN_NS};
+        (void)nanosleep(&pause, NULL);
+        return 0;
+    }
+    return error == ETIME ? 0 : -error;
 }
 
 static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
