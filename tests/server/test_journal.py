@@ -209,6 +209,21 @@ def test_a_timer_that_fails(world, journal, lines):
     assert lines.texts == ["one"]
 
 
+def test_a_timer_that_is_late(world, journal, lines):
+    """The next event has told already, and ten seconds begin anew with that."""
+    journal.note(EVENTS, "one")
+    (late,) = world.timers
+    world.now += 15
+    journal.note(EVENTS, "two")
+    journal.note(EVENTS, "three")
+    late.error = None  # it was too late to cancel it
+    late.callback(late)
+    world.pass_time(9)
+    assert lines.texts == ["one", "two"]
+    world.pass_time(1)
+    assert lines.texts == ["one", "two", "three"]
+
+
 def test_what_is_not_to_be_logged_costs_nothing(world, journal, lines):
     journal.note(Kind(logging.DEBUG, "details"), "%d", "no number")
     assert not world.timers
