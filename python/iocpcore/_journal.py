@@ -64,46 +64,44 @@ class _Episode:
         self._shown = 0  # of them
         self._new = 0  # since the last line was due
         self._last = ""
-        self._due = float("-inf")  # when there may be the next line
+        self.due = float("-inf")  # when there may be the next line
         self.turn = 0  # so many times it was due
-        self.timer: Operation | None = None  # of this turn
+        self.timed = 0  # the last turn that was given a timer
+        self.timer: Operation | None = None
 
     def happened(self, text: str, now: float) -> str | None:
         """One more event."""
+        if now >= self.due and not self.owes:  # the one before is long over
+            self._events = self._shown = 0
         self._events += 1
         self._new += 1
         self._last = text
-        return None if now < self._due else self.due(now)
+        return None if now < self.due else self.next_line(now)
 
-    def due(self, now: float) -> str | None:
-        """The time for a line has come. It begins anew if this is not the end."""
-        self._due = now + INTERVAL
+    def next_line(self, now: float) -> str | None:
+        """The time for a line has come."""
+        self.due = now + INTERVAL
         self.turn += 1
         new, self._new = self._new, 0
         if new and (self._kind.over is None or new == self._events):
             self._shown += 1
             others = f" ({new - 1} more of them in {INTERVAL:g} s)" if new > 1 else ""
             return self._last + others
-        return None if new else self._end()
+        return None if new else self._last_line()
 
-    def _end(self) -> str | None:
-        events, shown = self._events, self._shown
+    def _last_line(self) -> str | None:
+        events, left_out = self._events, self._events - self._shown
         self._events = self._shown = 0
         if events and self._kind.over is not None:
             return f"{self._kind.over}: it had failed {_times(events)}"
-        if events > shown:
-            return f"{self._kind.name}: no more; {events} in all, {events - shown} not shown"
+        if left_out:
+            return f"{self._kind.name}: no more; {events} in all, {left_out} not shown"
         return None
 
-    def take_timer(self) -> Operation | None:
-        """It refers to this, and is not kept longer than needed."""
-        timer, self.timer = self.timer, None
-        return timer
-
     @property
-    def over(self) -> bool:
-        """Nothing has happened since the last line, and nothing is left to be said."""
-        return self._events == 0
+    def owes(self) -> bool:
+        """Whether there will be another line though nothing more happens."""
+        return self._events > self._shown or (self._events > 0 and self._kind.over is not None)
 
     def cut(self) -> str | None:
         """The line that is owed when nothing more will be heard of it."""
@@ -112,6 +110,18 @@ class _Episode:
         if left_out == 0:
             return None
         return f"{self._kind.name}: {left_out} more until the end, the last one: {self._last}"
+
+    def wants_timer(self) -> bool:
+        """Once for each turn that it may have one."""
+        wants = self.owes and self.timed != self.turn
+        if wants:
+            self.timed = self.turn
+        return wants
+
+    def replace_timer(self, timer: Operation | None) -> Operation | None:
+        """It refers to this, and is not kept longer than needed."""
+        old, self.timer = self.timer, timer
+        return old
 
 
 class Journal:
@@ -134,11 +144,11 @@ class Journal:
             episode = self._episodes.get(kind)
             if episode is None:
                 episode = self._episodes[kind] = _Episode(kind)
-            before = episode.turn
             line = episode.happened(text, now)
-            turn = episode.turn
-        if turn != before:
-            self._begin_turn(kind, episode, turn)
+            turn, left = episode.turn, episode.due - now
+            wants_timer = episode.wants_timer() and not self._closed
+        if wants_timer:
+            self._set_timer(kind, episode, turn, left)
         _write(kind, line)
 
     def close(self) -> None:
@@ -146,26 +156,25 @@ class Journal:
         with self._lock:
             self._closed = True
             lines = [(kind, episode.cut()) for kind, episode in self._episodes.items()]
-            timers = [episode.take_timer() for episode in self._episodes.values()]
+            timers = [episode.replace_timer(None) for episode in self._episodes.values()]
         for timer in timers:
             if timer is not None:
                 timer.cancel()
         for kind, line in lines:
             _write(kind, line)
 
-    def _begin_turn(self, kind: Kind, episode: _Episode, turn: int) -> None:
+    def _set_timer(self, kind: Kind, episode: _Episode, turn: int, seconds: float) -> None:
         def end(operation: Operation) -> None:
             if operation.error is None:
                 self._end_turn(kind, episode, turn)
 
         timer: Operation | None = None
-        if not self._closed:
-            # Without a timer the next event, or close(), sees to it.
-            with suppress(ValueError, RuntimeError, OSError, MemoryError):
-                timer = self._timer(INTERVAL, callback=end)
+        # Without a timer the next event, or close(), sees to it.
+        with suppress(ValueError, RuntimeError, OSError, MemoryError):
+            timer = self._timer(seconds, callback=end)
         with self._lock:
             if episode.turn == turn and not self._closed:
-                episode.timer, timer = timer, episode.timer
+                timer = episode.replace_timer(timer)
         if timer is not None:  # of the turn before, or of one that is over already
             timer.cancel()
 
@@ -174,13 +183,12 @@ class Journal:
         with self._lock:
             if episode.turn != turn or self._closed:
                 return
-            line = episode.due(now)
-            episode.take_timer()
-            if line is None and episode.over:
-                del self._episodes[kind]
-                return
+            line = episode.next_line(now)
             turn = episode.turn
-        self._begin_turn(kind, episode, turn)
+            wants_timer = episode.wants_timer()
+            episode.replace_timer(None)
+        if wants_timer:
+            self._set_timer(kind, episode, turn, INTERVAL)
         _write(kind, line)
 
 

@@ -126,7 +126,17 @@ ACCEPT4 = """
 #include <unistd.h>
 
 long syscall(long number, ...);
-volatile int refused_error, refused_times, refused_period = 1, attempts;
+volatile int refused_error, refused_times, refused_period = 1, attempts, no_watches;
+
+struct epoll_event;
+
+int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event) {
+    if (no_watches && what == 1) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return (int)syscall(SYS_epoll_ctl, epoll, what, fd, event);
+}
 
 int accept4(int listener, struct sockaddr *address, socklen_t *length, int flags) {
     int number = __sync_add_and_fetch(&attempts, 1);
@@ -145,9 +155,9 @@ import ctypes, errno, logging, os, socket, sys, tempfile, threading, time
 import iocpcore
 
 library = ctypes.CDLL(sys.argv[1])
-error, times, period, attempts = (
+error, times, period, attempts, no_watches = (
     ctypes.c_int.in_dll(library, name)
-    for name in ("refused_error", "refused_times", "refused_period", "attempts")
+    for name in ("refused_error", "refused_times", "refused_period", "attempts", "no_watches")
 )
 names = {NAMES!r}
 
@@ -209,7 +219,7 @@ def run(library: str, code: str, limit: float = 2 * LIMIT) -> list[str]:
         timeout=limit,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
 
@@ -314,6 +324,32 @@ def test_stop_while_it_pauses(library):
     assert said == ["all"]
 
 
+def test_clients_that_cannot_be_served(library):
+    """The system watches no more sockets: they are closed, counted, and in the log once."""
+    said = run(
+        library,
+        """
+        server, address = opened(socket.AF_INET)
+        server.start()
+        no_watches.value = 1
+        for _ in range(30):
+            with client(socket.AF_INET, address) as sock:
+                assert sock.recv(1) == b""
+        assert server.stats()["failed"] == 30
+        assert len(lines) == 1, lines
+        assert "cannot be served" in lines[0] and "No space" in lines[0], lines
+        no_watches.value = 0
+        with client(socket.AF_INET, address) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+        server.stop()
+        assert "29 more until the end" in lines[1], lines
+        print("all")
+        """,
+    )
+    assert said == ["all"]
+
+
 def test_what_accept_answers_on_epoll(library):
     said = run(
         library,
@@ -388,7 +424,7 @@ def test_simulated_accepting_goes_on(simulated, caplog):
     serve(server, handle, address)
     for _ in range(60):
         visit(server, address)
-    wait_until(lambda: not server._engine.journal._episodes, "the end of it")
+    wait_until(lambda: "goes on" in caplog.records[-1].getMessage(), "the end of it")
     messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
     assert messages[0].startswith("accepting connections pauses: ")
     assert messages[-1].startswith("accepting connections goes on: it had failed ")

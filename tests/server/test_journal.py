@@ -90,13 +90,29 @@ def journal(world: World, lines: Lines) -> Journal:
 
 
 def test_one_event(world, journal, lines):
-    """It is all in its line, and ten seconds later nothing is left of it."""
+    """It is all in its line, and needs no timer."""
     journal.note(EVENTS, "%s of %s", "a", "b")
     assert lines.texts == ["a of b"]
-    world.pass_time(100)
-    assert lines.texts == ["a of b"]
     assert not world.timers
-    assert not journal._episodes
+    for number in range(5):
+        world.pass_time(11)
+        journal.note(EVENTS, "%d", number)
+    assert lines.texts == ["a of b", "0", "1", "2", "3", "4"]
+    assert not world.timers
+
+
+def test_the_second_of_an_interval(world, journal, lines):
+    """It is told at its end, ten seconds after the first."""
+    journal.note(EVENTS, "one")
+    world.pass_time(7)
+    journal.note(EVENTS, "two")
+    world.pass_time(2.9)
+    assert lines.texts == ["one"]
+    world.pass_time(0.2)
+    assert lines.texts == ["one", "two"]
+    world.pass_time(100)
+    assert lines.texts == ["one", "two"]
+    assert not world.timers
 
 
 def test_a_flood(world, journal, lines):
@@ -115,7 +131,6 @@ def test_a_flood(world, journal, lines):
         "events: no more; 2500 in all, 2496 not shown",
     ]
     assert not world.timers
-    assert not journal._episodes
 
 
 def test_lines_are_ten_seconds_apart(world, journal, lines):
@@ -212,16 +227,17 @@ def test_a_timer_that_fails(world, journal, lines):
 def test_a_timer_that_is_late(world, journal, lines):
     """The next event has told already, and ten seconds begin anew with that."""
     journal.note(EVENTS, "one")
+    journal.note(EVENTS, "two")
     (late,) = world.timers
     world.now += 15
-    journal.note(EVENTS, "two")
     journal.note(EVENTS, "three")
+    journal.note(EVENTS, "four")
     late.error = None  # it was too late to cancel it
     late.callback(late)
     world.pass_time(9)
-    assert lines.texts == ["one", "two"]
+    assert lines.texts == ["one", "three (1 more of them in 10 s)"]
     world.pass_time(1)
-    assert lines.texts == ["one", "two", "three"]
+    assert lines.texts == ["one", "three (1 more of them in 10 s)", "four"]
 
 
 def test_what_is_not_to_be_logged_costs_nothing(world, journal, lines):
@@ -394,7 +410,7 @@ def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch)
     wait_until(lambda: any("no more" in text for text in warnings.texts), "the last line")
     (last,) = [text for text in warnings.texts if "no more" in text]
     assert "30 in all" in last
-    wait_until(lambda: not server._engine.journal._episodes, "the end of it")
+    wait_until(lambda: server.stats()["port_in_flight"] == 1, "the end of the timer")
 
 
 def test_no_timer_without_events(make_server, dial):
