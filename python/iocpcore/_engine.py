@@ -231,14 +231,19 @@ class Engine:
             try:
                 self._tear_down()
             finally:
-                self.journal.close()
-                with self._changed:
-                    self._stopped.set()
-                    told, self._when_stopped = self._when_stopped, []
-                with _registry_lock:
-                    _running.pop(self, None)
-                for function in told:
-                    function()
+                try:
+                    self.journal.close()
+                finally:
+                    self._end_is_told()
+
+    def _end_is_told(self) -> None:
+        with self._changed:
+            self._stopped.set()
+            told, self._when_stopped = self._when_stopped, []
+        with _registry_lock:
+            _running.pop(self, None)
+        for function in told:
+            function()
 
     def _tear_down(self) -> None:
         """Bounded, whatever callbacks do."""

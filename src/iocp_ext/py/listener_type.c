@@ -284,19 +284,21 @@ static py_listener *next_to_resume(py_service *service, io_native *native, io_ad
 }
 
 void py_listeners_resume(py_service *service) {
-    if (service->max_connections == 0 || io_port_enter(service->port->port) != 0)
-        return;
-    py_listener *listener;
     io_native native;
     io_address peer;
-    while ((listener = next_to_resume(service, &native, &peer)) != NULL) {
+    if (service->max_connections == 0)
+        return;
+    while (io_port_enter(service->port->port) == 0) {
+        py_listener *listener = next_to_resume(service, &native, &peer);
+        io_port_leave(service->port->port); /* what a log handler does is none of our call */
+        if (listener == NULL)
+            return;
         Py_XDECREF((PyObject *)adopt(listener, native, &peer, true));
         io_mutex_lock(&registry_of(listener)->lock);
         service->accepted_now--;
         io_mutex_unlock(&registry_of(listener)->lock);
         Py_DECREF((PyObject *)listener);
     }
-    io_port_leave(service->port->port);
 }
 
 /* ---- the type -------------------------------------------------------------------------------- */

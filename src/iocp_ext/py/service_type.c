@@ -212,10 +212,14 @@ void py_stream_close(const py_port *port, io_native native, int family) {
 static void discard(py_service *self, io_native native, int family) {
     io_handle *handle;
     uint32_t os_error;
-    if (io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
+    bool entered = io_port_enter(self->port->port) == 0;
+    if (entered &&
+        io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
         io_handle_close(handle);
     else
         py_stream_close(self->port, native, family);
+    if (entered)
+        io_port_leave(self->port->port);
 }
 
 static void refuse_host(py_service *self, py_connection *connection) {
