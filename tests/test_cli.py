@@ -241,6 +241,20 @@ def test_a_message_that_is_too_large(backend):
 
 
 @pytest.mark.system
+def test_many_messages_that_are_too_large(backend):
+    """A line when it begins, and one with the number of the others."""
+    with echo_server(backend, "--framing", "length") as server:
+        for _ in range(20):
+            with server.connect() as sock:
+                sock.sendall(b"\xff\xff\xff\xff")
+                assert receive(sock, 1) == b""
+        server.interrupt()
+        errors = server.process.stderr.read()
+        assert errors.count("\n") == 2
+        assert "19 more until the end" in errors
+
+
+@pytest.mark.system
 @pytest.mark.parametrize("framing", ["none", "length"])
 def test_echo_with_tls(backend, framing):
     certificate = str(certificates.FOLDER / "server.pem")

@@ -244,8 +244,9 @@ class Service:
         on_error: Callable[[Connection, BaseException], object] | None = None,
         on_failed: Callable[[Connection, BaseException], object] | None = None,
         on_empty: Callable[[], object] | None = None,
-        on_accept_error: Callable[[Listener, BaseException | None], object] | None = None,
+        on_accept_error: Callable[[Listener, BaseException], object] | None = None,
         on_refused: Callable[[Any], object] | None = None,
+        on_lost: Callable[[Any, BaseException], object] | None = None,
         framing: LengthPrefixed | Delimited | FixedSize | Callable[[], Framer] | None = None,
         stage: Callable[[Connection], Any] | None = None,
         executor: Callable[[], Executor] | None = None,
@@ -295,6 +296,9 @@ def sim_datagram(port: CompletionPort, /) -> tuple[int, tuple[str, int]]: ...
 def sim_file(port: CompletionPort, data: Buffer, /) -> int: ...
 def sim_close(port: CompletionPort, handle: int, /) -> None: ...
 def sim_shutdown(port: CompletionPort, handle: int, /) -> None: ...
+def sim_fail_accepts(
+    port: CompletionPort, handle: int, error: int, *, times: int = 4294967295, period: int = 1
+) -> None: ...
 def sim_configure(
     port: CompletionPort, *, seed: int = 0, faults: bool = False, stuck: bool = False
 ) -> None: ...

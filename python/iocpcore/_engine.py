@@ -15,6 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from iocpcore import _check, _lifetime
 from iocpcore._core import CompletionPort, backends
+from iocpcore._journal import Journal
 from iocpcore.workers import Closed, Stopped, Workers, choose, daemon
 
 logger = logging.getLogger("iocpcore")
@@ -74,6 +75,7 @@ class Engine:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
+        self.journal = Journal(port.timer)
         # A KeyboardInterrupt or SystemExit of a callback, or what ended the port.
         self.exit: BaseException | None = None
         self.failure: BaseException | None = None  # of the port, which nobody has ended
@@ -249,13 +251,19 @@ class Engine:
             try:
                 self._tear_down()
             finally:
-                with self._changed:
-                    self._stopped.set()
-                    told, self._when_stopped = self._when_stopped, []
-                with _registry_lock:
-                    _running.pop(self, None)
-                for function in told:
-                    function()
+                try:
+                    self.journal.close()
+                finally:
+                    self._end_is_told()
+
+    def _end_is_told(self) -> None:
+        with self._changed:
+            self._stopped.set()
+            told, self._when_stopped = self._when_stopped, []
+        with _registry_lock:
+            _running.pop(self, None)
+        for function in told:
+            function()
 
     def _tear_down(self) -> None:
         """Bounded, whatever callbacks do."""

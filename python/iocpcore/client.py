@@ -17,7 +17,7 @@ from iocpcore import _check, _dialling, callbacks, tls
 from iocpcore._core import CompletionPort, Connection, Operation
 from iocpcore._dialling import Stream, Target
 from iocpcore._engine import Engine, engine_of
-from iocpcore._journal import shown
+from iocpcore._journal import NOT_CONNECTED, shown
 from iocpcore._kinds import Kind, identity, key_of, take
 from iocpcore._listening import UNIX, WINDOWS, is_path, is_pipe
 from iocpcore.callbacks import (
@@ -476,7 +476,8 @@ class Connecting:
         if self._waited_for or on_close is None:
             if not self._waited_for:
                 notes = getattr(error, "__notes__", ())
-                logger.warning("%s", "; ".join([str(error), *notes]))
+                text = "; ".join([str(error), *notes])
+                self._engine.journal.note(NOT_CONNECTED, "%s", text)
             self._was_told()
             return
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -13,10 +12,8 @@ from iocpcore import _check, _core, _dialling, _signals, callbacks
 from iocpcore._core import CompletionPort, Operation
 from iocpcore._dialling import Target
 from iocpcore._engine import engine_of
-from iocpcore._journal import shown
+from iocpcore._journal import DATAGRAM_ERRORS, shown
 from iocpcore._listening import bind, set_reuse_port
-
-logger = logging.getLogger("iocpcore")
 
 # Receiving pauses when the system has no memory for it, or fails over and over again. Every other
 # error is about one datagram (ICMP says that one sent earlier found nobody) and costs nothing.
@@ -214,7 +211,7 @@ class Datagram(_core.Endpoint):
         elif of_callback:
             raise error  # to sys.unraisablehook, by the core
         else:
-            logger.debug("%r: %s", self, error)
+            self._engine.journal.note(DATAGRAM_ERRORS, "%r: %s", self, error)
 
 
 class _Serving:

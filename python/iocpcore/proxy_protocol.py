@@ -9,8 +9,8 @@ is believed only from peers that the server names:
 * Any other peer is served under its own address, without waiting for what it sends, and is cut off
   if that turns out to be such a header.
 
-A connection that breaks these rules ends with ProxyProtocolError, and one line in the log
-"iocpcore" says why. The headers follow the specification strictly: version 1 has at most 107 bytes,
+A connection that breaks these rules ends with ProxyProtocolError, and the log "iocpcore" says
+why. The headers follow the specification strictly: version 1 has at most 107 bytes,
 version 2 here at most 4 KiB behind the first 16, where 64 KiB would be possible; a checksum, if
 there is one, must be right. Other additions (TLVs) are passed over.
 """
@@ -18,16 +18,13 @@ there is one, must be right. Other additions (TLVs) are passed over.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from iocpcore._stage import Link, Stage, StageFactory
-
-log = logging.getLogger("iocpcore")
 
 V1_SIGNATURE = b"PROXY "
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -258,17 +255,24 @@ def _network(item: Trusted) -> Network:
 # ---- stages -------------------------------------------------------------------------------------
 
 
-def proxy_stage(trusted: Iterable[Trusted], then: StageFactory | None = None) -> StageFactory:
+OnRefused: TypeAlias = Callable[[object, ProxyProtocolError], object]
+
+
+def proxy_stage(
+    trusted: Iterable[Trusted], then: StageFactory | None = None, *, on_refused: OnRefused
+) -> StageFactory:
     """What makes the first stage of each connection of a server behind proxies.
 
-    ``then`` makes the stage behind it, if there is one: that of TLS. Raises TypeError or ValueError
-    if ``trusted`` is not what TrustedPeers takes.
+    ``then`` makes the stage behind it, if there is one: that of TLS. ``on_refused`` is told the
+    peername of a connection that breaks the rules, and why it is ended. Raises TypeError or
+    ValueError if ``trusted`` is not what TrustedPeers takes.
     """
     peers = TrustedPeers(trusted)
 
     def make(conn: Link) -> Stage:
         stage = then(conn) if then else None
-        return _Header(conn, stage) if conn.peername in peers else _NoHeader(conn, stage)
+        kind = _Header if conn.peername in peers else _NoHeader
+        return kind(conn, stage, on_refused)
 
     return make
 
@@ -280,10 +284,12 @@ class _First:
     from the start, so that what is sent early waits there and not here.
     """
 
-    def __init__(self, conn: Link, stage: Stage | None) -> None:
+    def __init__(self, conn: Link, stage: Stage | None, on_refused: OnRefused) -> None:
         self._conn = conn
         self._stage = stage
+        self._on_refused = on_refused
         self._over = False
+        self._seen = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stage, name)
@@ -298,16 +304,12 @@ class _First:
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._over = True
-        log.warning("connection from %s closed: %s", _peer(self._conn.peername), error)
+        self._on_refused(self._conn.peername, error)
         raise error
 
 
 class _Header(_First):
     """Takes the header from the stream. The connection exists for its user when it has come."""
-
-    def __init__(self, conn: Link, stage: Stage | None) -> None:
-        super().__init__(conn, stage)
-        self._seen = b""
 
     def start(self) -> None:
         """The peer speaks first."""
@@ -345,10 +347,6 @@ class _Header(_First):
 class _NoHeader(_First):
     """Watches the first bytes of a peer that must not send a header."""
 
-    def __init__(self, conn: Link, stage: Stage | None) -> None:
-        super().__init__(conn, stage)
-        self._seen = b""
-
     def start(self) -> None:
         # The peer may be waiting for a greeting.
         if self._stage is None:
@@ -371,10 +369,3 @@ class _NoHeader(_First):
     def eof(self) -> None:
         if self._stage is not None:
             self._stage.eof()
-
-
-def _peer(peername: object) -> str:
-    if not isinstance(peername, tuple):
-        return "a unix socket"
-    host, port = peername[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -17,7 +17,7 @@ from typing import Any, Self
 from iocpcore import _check, _core, _listening, _signals, callbacks, tls
 from iocpcore._core import CompletionPort, Connection, Listener, Service
 from iocpcore._engine import STOP_TIMEOUT, Engine, open_port
-from iocpcore._journal import Journal
+from iocpcore._journal import ServerJournal
 from iocpcore._stage import StageFactory
 from iocpcore.callbacks import (
     Framing,
@@ -137,11 +137,10 @@ class Server:
         options["handshake_timeout"] = _check.seconds("handshake_timeout", handshake_timeout)
         callbacks.check_executor(executor)
         self._keepalive = _check.flag("keepalive", keepalive)
-        stage = _stage(ssl, proxy_protocol, max_write_buffer)
         count, concurrency = choose(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
         self._engine = Engine(open_port(concurrency, backend), count, executor)
-        self._service = self._make_service(found, framing=framing, stage=stage, **options)
+        self._service = self._make_service(found, ssl, proxy_protocol, framing=framing, **options)
         self._places = _Places(self._service)
         self._engine.add(self._places)
         self._engine.add(self._service)
@@ -162,16 +161,25 @@ class Server:
         if unclosed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    def _make_service(self, found: Mapping[str, Any], **options: Any) -> Service:
-        journal = Journal()
+    def _make_service(
+        self,
+        found: Mapping[str, Any],
+        ssl: _ssl.SSLContext | None,
+        proxy_protocol: Iterable[Trusted] | None,
+        **options: Any,
+    ) -> Service:
         engine = self._engine
+        journal = ServerJournal(engine.journal)
         try:
+            stage: Any = _stage(ssl, proxy_protocol, options["max_write_buffer"], journal)
             return _core.Service(
                 engine.port,
                 **found,
+                stage=stage,
                 on_failed=journal.on_failed,
                 on_accept_error=journal.on_accept_error,
                 on_refused=journal.on_refused,
+                on_lost=journal.on_lost,
                 on_empty=engine.changed,
                 executor=engine.executor,
                 **options,
@@ -456,6 +464,9 @@ def _stage(
     ssl: _ssl.SSLContext | None,
     proxy_protocol: Iterable[Trusted] | None,
     max_write_buffer: int,
+    journal: ServerJournal,
 ) -> StageFactory | None:
     stage = None if ssl is None else tls.server_stage(ssl, max_write_buffer)
-    return stage if proxy_protocol is None else proxy_stage(proxy_protocol, stage)
+    if proxy_protocol is None:
+        return stage
+    return proxy_stage(proxy_protocol, stage, on_refused=journal.on_bad_header)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -338,3 +339,20 @@ def test_exit_without_close(backend):
         backend,
     )
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not LINUX, reason="elsewhere nobody is told that nobody listens")
+def test_many_errors_and_the_log(endpoint, caplog):
+    """They are DEBUG, and yet no more of them are written than of others."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = sock.getsockname()
+    with caplog.at_level(logging.DEBUG, "iocpcore"):
+        sender = endpoint(remote_address=address)
+        wait_until(lambda: sender.send_to(b"x") and sender.stats()["errors"] > 20, "errors")
+        sender._engine.journal.close()  # whose timer would outlive the endpoint
+    messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
+    assert "refused" in messages[0]
+    assert len(messages) == 2
+    assert "more until the end" in messages[1]

@@ -8,12 +8,15 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import iocpcore
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from iocpcore import tls
+from iocpcore._journal import Journal, ServerJournal
 from iocpcore.proxy_protocol import (
     V1_MAX,
     V2_MAX,
@@ -362,6 +365,12 @@ class Connection:
             self.feed(data[at : at + nbytes])
 
 
+def stage(trusted: Any, then: Any = None) -> Any:
+    """As a server makes it, with its lines in the log."""
+    told = ServerJournal(Journal(lambda seconds, callback: SimpleNamespace(cancel=bool)))
+    return proxy_stage(trusted, then, on_refused=told.on_bad_header)
+
+
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO, "iocpcore")
@@ -373,7 +382,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 def test_header_of_a_trusted_peer(case, nbytes, warnings):
     data, address = case
     conn = Connection()
-    conn.begin(proxy_stage(["192.0.2.0/24"]))
+    conn.begin(stage(["192.0.2.0/24"]))
     conn.feed_split(data[:-1], nbytes)
     assert conn.established == 0
     conn.feed(data[-1:] + b"first")
@@ -389,7 +398,7 @@ def test_header_of_a_trusted_peer(case, nbytes, warnings):
 @pytest.mark.parametrize("nbytes", [1, 7, 100000])
 def test_malformed_header_of_a_trusted_peer(case, nbytes, warnings):
     conn = Connection()
-    conn.begin(proxy_stage([PEER[0]]))
+    conn.begin(stage([PEER[0]]))
     with pytest.raises(ProxyProtocolError):
         conn.feed_split(case, nbytes)
     assert conn.established == 0
@@ -401,7 +410,7 @@ def test_malformed_header_of_a_trusted_peer(case, nbytes, warnings):
 
 def test_a_trusted_peer_that_ends_within_the_header(warnings):
     conn = Connection(("2001:db8::1", 9, 0, 0))
-    conn.begin(proxy_stage(["2001:db8::/32"]))
+    conn.begin(stage(["2001:db8::/32"]))
     conn.feed(b"PROXY TCP")
     with pytest.raises(ProxyProtocolError):
         conn.stage.eof()
@@ -413,7 +422,7 @@ def test_a_trusted_peer_that_ends_within_the_header(warnings):
 def test_a_trusted_peer_that_only_connects(warnings):
     """A health check: nothing worth a line."""
     conn = Connection("")
-    conn.begin(proxy_stage(["unix"]))
+    conn.begin(stage(["unix"]))
     with pytest.raises(ProxyProtocolError):
         conn.stage.eof()
     assert not warnings()
@@ -427,7 +436,7 @@ def test_a_trusted_peer_that_only_connects(warnings):
 def test_an_untrusted_peer_without_a_header(data, nbytes, warnings):
     """It is served at once, and nothing that it sends is held back."""
     conn = Connection()
-    conn.begin(proxy_stage(["10.0.0.0/8"]))
+    conn.begin(stage(["10.0.0.0/8"]))
     assert conn.established == 1
     for at in range(0, len(data), nbytes):
         conn.feed(data[at : at + nbytes])
@@ -445,7 +454,7 @@ def test_an_untrusted_peer_without_a_header(data, nbytes, warnings):
 def test_an_untrusted_peer_with_a_header(name, nbytes, warnings):
     data = VALID[name][0]
     conn = Connection()
-    conn.begin(proxy_stage(["10.0.0.0/8"]))
+    conn.begin(stage(["10.0.0.0/8"]))
     with pytest.raises(ProxyProtocolError, match="not trusted"):
         conn.feed_split(data, nbytes)
     assert conn.peername == PEER
@@ -458,11 +467,11 @@ def test_an_untrusted_peer_with_a_header(name, nbytes, warnings):
 def test_optional_methods_are_those_of_the_stage_behind():
     """Without one, the connection sends as it does without a stage."""
     for trusted in (["192.0.2.1"], []):
-        alone = proxy_stage(trusted)(Connection())
+        alone = stage(trusted)(Connection())
         assert not hasattr(alone, "send")
         assert not hasattr(alone, "close")
         assert not alone.peer_ended
-        before_tls = proxy_stage(trusted, tls.server_stage(server_context()))(Connection())
+        before_tls = stage(trusted, tls.server_stage(server_context()))(Connection())
         assert hasattr(before_tls, "send")
         assert before_tls.ssl_object.server_side
 
@@ -474,7 +483,7 @@ def test_before_tls(trusted, nbytes):
     header = VALID["v2 tcp4"][0] if trusted else b""
     conn, client_conn = Connection(), Connection()
     networks = ["192.0.2.1"] if trusted else []
-    conn.begin(proxy_stage(networks, tls.server_stage(server_context())))
+    conn.begin(stage(networks, tls.server_stage(server_context())))
     client_conn.begin(tls.client_stage(client_context(), "localhost"))
     assert conn.stage.send([b"waits for all that"])
     client_conn.written = header + client_conn.written
@@ -491,7 +500,7 @@ def test_before_tls(trusted, nbytes):
 
 def test_untrusted_header_before_tls(warnings):
     conn = Connection()
-    conn.begin(proxy_stage([], tls.server_stage(server_context())))
+    conn.begin(stage([], tls.server_stage(server_context())))
     with pytest.raises(ProxyProtocolError):
         conn.feed(VALID["v1 tcp4"][0])
     assert len(warnings()) == 1

@@ -552,7 +552,8 @@ def test_handshake_timeout(world, unestablished):
         if data:
             conn.send(data)
         client.wait_closed()
-    wait_until(lambda: len(unestablished()) == 2, "two lines in the log")
+    wait_until(lambda: world.server.stats()["failed"] == 2, "the end of both")
+    assert unestablished()
     assert server.names == []
 
 

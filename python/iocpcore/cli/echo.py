@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import ssl
-import sys
 from typing import Any
 
-from iocpcore import Connection, Delimited, LengthPrefixed
-from iocpcore._journal import shown
+from iocpcore import Connection, Delimited, LengthPrefixed, Server
+from iocpcore._journal import Kind, shown
 from iocpcore.callbacks import Framing
 from iocpcore.cli import arguments
 from iocpcore.cli.serving import description, open_server
@@ -18,6 +18,7 @@ FRAMINGS: dict[str, Framing | None] = {
     "length": LengthPrefixed(4),
     "lines": Delimited(b"\n"),
 }
+FAILURES = Kind(logging.WARNING, "iocpcore: connections that failed")  # on stderr
 STOP_LIMIT = 0.5  # seconds, for clients that do not read
 
 
@@ -49,14 +50,14 @@ def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; the exit code."""
     framing = FRAMINGS[options.framing]
     context = _tls(options.tls_cert, options.tls_key)
-    server = open_server(
+    server: Server = open_server(
         options.host,
         options.port,
         framing=framing,
         ssl=context,
         workers=options.workers,
         backend=options.backend,
-        on_error=_report,
+        on_error=lambda conn, error: _report(server, conn, error),
         **({"on_data": Connection.send} if framing is None else {}),
         **({"on_message": Connection.send_message} if framing is not None else {}),
     )
@@ -97,6 +98,6 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     return context
 
 
-def _report(conn: Connection, error: BaseException) -> None:
+def _report(server: Server, conn: Connection, error: BaseException) -> None:
     """A message that is too large, say. The connection is closed after this."""
-    print(f"iocpcore: {shown(conn.peername)}: {error}", file=sys.stderr, flush=True)
+    server._engine.journal.note(FAILURES, "iocpcore: %s: %s", shown(conn.peername), error)

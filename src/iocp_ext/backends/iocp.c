@@ -33,11 +33,37 @@ static int iocp_post(io_op *op) {
     return code ? -io_error_from_windows(code) : 0;
 }
 
+static void try_again(iocp_lane *state, PTP_TIMER timer) {
+    if (atomic_load(&state->closing))
+        return;
+    LARGE_INTEGER due;
+    due.QuadPart = -(int64_t)(POST_RETRY_MS * IO_NS_PER_MS / 100);
+    FILETIME time = {due.LowPart, (DWORD)due.HighPart};
+    SetThreadpoolTimer(timer, &time, 0, 0);
+}
+
+/* A post fails only while the system has no memory for a packet. A wake must not be lost, nor hold
+ * up its caller, who may have locks: it is owed, and a timer sees to it. */
+static void owe_wakes(iocp_lane *state, LONG count) {
+    atomic_fetch_add_explicit(&state->wakes_owed, count, memory_order_relaxed);
+    try_again(state, state->wake_timer);
+}
+
 static void iocp_wake(io_lane *lane) {
-    /* A post fails only while the system has no memory for a packet, and a wake must not be lost.
-     */
-    while (post_packet(lane->state, IOCP_KEY_WAKE, NULL) != 0)
-        Sleep(POST_RETRY_MS);
+    if (post_packet(lane->state, IOCP_KEY_WAKE, NULL) != 0)
+        owe_wakes(lane->state, 1);
+}
+
+static void CALLBACK post_owed_wakes(PTP_CALLBACK_INSTANCE instance, void *context,
+                                     PTP_TIMER timer) {
+    iocp_lane *state = context;
+    (void)instance;
+    (void)timer;
+    LONG owed = atomic_exchange_explicit(&state->wakes_owed, 0, memory_order_relaxed);
+    while (owed > 0 && post_packet(state, IOCP_KEY_WAKE, NULL) == 0)
+        owed--;
+    if (owed > 0)
+        owe_wakes(state, owed);
 }
 
 /* ---- the timer ------------------------------------------------------------------------------- */
@@ -65,12 +91,8 @@ static void iocp_set_timer(io_lane *lane, uint64_t deadline_ns) {
 
 static void CALLBACK timer_expired(PTP_CALLBACK_INSTANCE instance, void *context, PTP_TIMER timer) {
     (void)instance;
-    if (post_packet(context, IOCP_KEY_TIMER, NULL) != 0) {
-        LARGE_INTEGER due;
-        due.QuadPart = -(int64_t)(POST_RETRY_MS * IO_NS_PER_MS / 100);
-        FILETIME time = {due.LowPart, (DWORD)due.HighPart};
-        SetThreadpoolTimer(timer, &time, 0, 0);
-    }
+    if (post_packet(context, IOCP_KEY_TIMER, NULL) != 0)
+        try_again(context, timer);
 }
 
 static void fire_timers(io_lane *lane, io_list *done) {
@@ -102,8 +124,12 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
     state->port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, lane->concurrency);
     if (state->port != NULL)
         state->timer = CreateThreadpoolTimer(timer_expired, state, NULL);
-    if (state->timer == NULL) {
+    if (state->timer != NULL)
+        state->wake_timer = CreateThreadpoolTimer(post_owed_wakes, state, NULL);
+    if (state->wake_timer == NULL) {
         *os_error = GetLastError();
+        if (state->timer != NULL)
+            CloseThreadpoolTimer(state->timer);
         if (state->port != NULL)
             CloseHandle(state->port);
         free(state);
@@ -115,11 +141,20 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
     return 0;
 }
 
+/* Of a lane that is closing. Twice, since a callback that did not know it may have set it again. */
+static void end_timer(PTP_TIMER timer) {
+    for (int i = 0; i < 2; i++) {
+        SetThreadpoolTimer(timer, NULL, 0, 0);
+        WaitForThreadpoolTimerCallbacks(timer, TRUE);
+    }
+    CloseThreadpoolTimer(timer);
+}
+
 static void iocp_lane_close(io_lane *lane) {
     iocp_lane *state = lane->state;
-    SetThreadpoolTimer(state->timer, NULL, 0, 0);
-    WaitForThreadpoolTimerCallbacks(state->timer, TRUE);
-    CloseThreadpoolTimer(state->timer);
+    atomic_store(&state->closing, true);
+    end_timer(state->timer);
+    end_timer(state->wake_timer);
     winsignal_detach();
     winpoll_lane_close(state);
     CloseHandle(state->port);

@@ -9,6 +9,7 @@
  * What every message of a connection needs is asked of the kernel directly: in a process with
  * threads, libc makes each call a point where its thread can be cancelled, for about 25 ns. */
 #include "posix_socket.h"
+#include "core/accepting.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 enum {
+    INTERRUPTIONS_MAX = 64, /* of one call; the handle's lock is held meanwhile */
     SEND_FILE_PART = 1 << 20,
     DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
@@ -29,6 +31,11 @@ enum {
 static int failed(io_op *op) {
     op->os_error = (uint32_t)errno;
     return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno; /* portable codes are Linux's */
+}
+
+/* Whether a call is made again because a signal has interrupted it. */
+static bool interrupted(ssize_t result, int *count) {
+    return result < 0 && errno == EINTR && ++*count < INTERRUPTIONS_MAX;
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -148,9 +155,10 @@ void posix_prepare_close(io_handle *handle, bool reset) {
     }
     (void)shutdown(fd, SHUT_WR);
     char discarded[4096];
+    int interruptions = 0;
     for (size_t total = 0; total < DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-        if (moved <= 0 && !(moved < 0 && errno == EINTR))
+        if (moved <= 0 && !interrupted(moved, &interruptions))
             return;
         total += moved > 0 ? (size_t)moved : 0;
     }
@@ -187,6 +195,7 @@ static int receive(io_op *op, io_address *from) {
     if (!io_transfer_acquire(transfer))
         return -IOE_NOMEM;
     ssize_t moved;
+    int interruptions = 0;
     do {
         socklen_t size = sizeof from->storage;
         moved = recvfrom((int)op->handle->native, io_vec_base(transfer->vecs),
@@ -194,7 +203,7 @@ static int receive(io_op *op, io_address *from) {
                          from ? (struct sockaddr *)&from->storage : NULL, from ? &size : NULL);
         if (from != NULL && moved >= 0)
             from->length = size;
-    } while (moved < 0 && errno == EINTR);
+    } while (interrupted(moved, &interruptions));
     int answer = finish(op, moved);
     if (answer == -IOE_AGAIN)
         give_buffer_back(transfer);
@@ -209,10 +218,11 @@ static int receive_some(io_op *op) {
     if (buffer == NULL)
         return -IOE_NOMEM;
     ssize_t moved;
+    int interruptions = 0;
     do
         moved = syscall(SYS_recvfrom, (long)op->handle->native, buffer, (size_t)receive->capacity,
                         0L, NULL, NULL);
-    while (moved < 0 && errno == EINTR);
+    while (interrupted(moved, &interruptions));
     int answer = finish(op, moved);
     if (moved > 0)
         receive->buffer = buffer;
@@ -224,12 +234,13 @@ static int receive_some(io_op *op) {
 /* One buffer is sent by a cheaper call. */
 static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to, int flags) {
     ssize_t moved;
+    int interruptions = 0;
     flags |= MSG_NOSIGNAL;
     if (count == 1 && to == NULL) {
         do
             moved = syscall(SYS_sendto, (long)fd, io_vec_base(vecs), io_vec_length(vecs),
                             (long)flags, NULL, 0L);
-        while (moved < 0 && errno == EINTR);
+        while (interrupted(moved, &interruptions));
         return moved;
     }
     struct msghdr message = {
@@ -240,7 +251,7 @@ static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to
     };
     do
         moved = sendmsg(fd, &message, flags);
-    while (moved < 0 && errno == EINTR);
+    while (interrupted(moved, &interruptions));
     return moved;
 }
 
@@ -292,8 +303,9 @@ static ssize_t send_part(io_send_file *file, size_t part) {
     sigpending(&pending);
     ssize_t moved = sendfile((int)file->op.handle->native, (int)file->file, &offset, part);
     int error = errno;
+    int interruptions = 0;
     if (moved < 0 && error == EPIPE && !sigismember(&pending, SIGPIPE))
-        while (sigtimedwait(&pipe_signal, NULL, &no_time) < 0 && errno == EINTR) {
+        while (interrupted(sigtimedwait(&pipe_signal, NULL, &no_time), &interruptions)) {
         }
     pthread_sigmask(SIG_SETMASK, &saved, NULL);
     errno = error;
@@ -315,30 +327,13 @@ static int send_file(io_op *op) {
     io_send_file *file = (io_send_file *)op;
     uint64_t part = file->remaining < SEND_FILE_PART ? file->remaining : SEND_FILE_PART;
     ssize_t moved;
+    int interruptions = 0;
     do
         moved = send_part(file, (size_t)part);
-    while (moved < 0 && errno == EINTR);
+    while (interrupted(moved, &interruptions));
     if (moved < 0 && is_behind_end(file))
         moved = 0;
     return finish(op, moved);
-}
-
-bool posix_accept_goes_on(int error) {
-    switch (error) {
-    case ECONNABORTED:
-    case EPROTO:
-    case ENOPROTOOPT:
-    case ENETDOWN:
-    case EHOSTDOWN:
-    case ENONET:
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case EPERM: /* a firewall's no */
-    case EINTR:
-        return true;
-    default:
-        return false;
-    }
 }
 
 static int accept_one(io_op *op) {
@@ -348,7 +343,7 @@ static int accept_one(io_op *op) {
         accept->peer.length = sizeof accept->peer.storage;
         fd = accept4((int)op->handle->native, (struct sockaddr *)&accept->peer.storage,
                      &accept->peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    } while (fd < 0 && posix_accept_goes_on(errno));
+    } while (fd < 0 && io_accept_again(accept, errno));
     if (fd < 0)
         return failed(op);
     accept->accepted = fd;
@@ -422,6 +417,7 @@ int64_t posix_file_work(io_op *op, uint32_t *os_error) {
     int fd = (int)op->handle->backend.word[POSIX_FILE];
     off_t offset = (off_t)transfer->offset;
     ssize_t moved;
+    int interruptions = 0;
     if (!op->handle->backend.word[POSIX_SEEKS] && op->kind != IO_SYNC)
         return -IOE_SPIPE;
     if (op->kind == IO_READ && !io_transfer_acquire(transfer))
@@ -433,7 +429,7 @@ int64_t posix_file_work(io_op *op, uint32_t *os_error) {
             moved = pwritev(fd, transfer->vecs, (int)transfer->vec_count, offset);
         else
             moved = fsync(fd);
-    } while (moved < 0 && errno == EINTR);
+    } while (interrupted(moved, &interruptions));
     if (moved >= 0)
         return moved;
     *os_error = (uint32_t)errno;

@@ -26,8 +26,6 @@ void posix_close(io_native native);
 
 /* Tries a socket operation or poll without blocking: IO_DONE, -IOE_AGAIN, or another error. */
 int posix_perform(io_op *op);
-/* Whether a failed accept concerns that one client only and the next may be tried at once. */
-bool posix_accept_goes_on(int error);
 int posix_check_file(io_native file);
 int posix_hold_file(io_send_file *op);
 /* The work of a file operation on a pool thread, blocking. */

@@ -20,6 +20,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "../core/accepting.h"
 #include "sim_net.h"
 
 #include <stdlib.h>
@@ -135,13 +136,21 @@ static void work_end(sim_kernel *sim, sim_work *work) {
 /* ---- submit and cancel -------------------------------------------------------------------------
  */
 
+static bool fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t *result) {
+    if (op->kind != IO_ACCEPT || !sim_accept_fails(file, result)) {
+        if (!sim_chance(sim, IO_SIM_ERRORS, 48))
+            return false;
+        *result = sim_error(sim, file, (io_kind)op->kind);
+    }
+    sim->stats.errors++;
+    return true;
+}
+
 /* Tries it; true when it has a result, possibly an error. */
 static bool attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
-    if (sim_chance(sim, IO_SIM_ERRORS, 48)) {
-        *result = sim_error(sim, file, (io_kind)op->kind);
-        sim->stats.errors++;
-        return true;
-    }
+    while (fails(sim, file, op, result))
+        if (op->kind != IO_ACCEPT || !io_accept_again((io_accept *)op, (int)-*result))
+            return true;
     return sim_attempt(sim, file, op, result);
 }
 

@@ -575,6 +575,30 @@ int64_t sim_error(sim_kernel *sim, sim_file *file, io_kind kind) {
     return -error;
 }
 
+bool sim_accept_fails(sim_file *file, int64_t *result) {
+    if (file->accept_failures == 0 || ++file->accept_attempts % file->accept_period != 0)
+        return false;
+    file->accept_failures--;
+    *result = -file->accept_error;
+    return true;
+}
+
+int io_sim_fail_accepts(io_lane *lane, io_native native, int error, uint32_t times,
+                        uint32_t period) {
+    sim_kernel *sim = lane->state;
+    io_mutex_lock(&sim->lock);
+    sim_file *file = sim_file_of(sim, native);
+    if (file != NULL) {
+        file->accept_error = error;
+        file->accept_failures = times;
+        file->accept_period = period;
+        file->accept_attempts = 0;
+        sim_file_changed(sim, file);
+    }
+    io_mutex_unlock(&sim->lock);
+    return file != NULL ? 0 : -IOE_BADF;
+}
+
 /* ---- what tests make ------------------------------------------------------------------------- */
 
 /* A file with a number and, if asked, a port; the caller's reference goes to the table. */

@@ -30,6 +30,8 @@ typedef struct sim_file {
     io_list works; /* operations in flight */
     char *bytes;   /* received and not taken yet, or the content of a file */
     size_t start, end, capacity;
+    int accept_error; /* see io_sim_fail_accepts */
+    uint32_t accept_failures, accept_period, accept_attempts;
 } sim_file;
 
 typedef struct sim_packet {
@@ -108,6 +110,8 @@ void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset);
 void sim_address(const sim_file *file, bool peer, io_address *address);
 /* Does what the operation asks. False: it has to wait. */
 bool sim_attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result);
+/* Whether this attempt to accept is one that was to fail; then with the result. */
+bool sim_accept_fails(sim_file *file, int64_t *result);
 /* An error that this kind of operation has on real systems, and its consequences. */
 int64_t sim_error(sim_kernel *sim, sim_file *file, io_kind kind);
 

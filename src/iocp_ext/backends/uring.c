@@ -14,6 +14,7 @@
  * thread that waits asks again every few milliseconds.
  *
  * Closing a descriptor does not end an operation on it: only its completion does. */
+#include "core/accepting.h"
 #include "posix_socket.h"
 #include "uring_receive.h"
 
@@ -24,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 enum {
     SQ_ENTRIES = 8,
@@ -31,6 +33,7 @@ enum {
     REAPED_MAX = 64,
     INLINE_FILE_BYTES_MAX = 1 << 20, /* longer copies go to a kernel thread */
     ASK_AGAIN_NS = 5 * 1000 * 1000,
+    RETRIES_MAX = 64, /* results without meaning that one operation may have in a row */
 };
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
@@ -321,11 +324,20 @@ static int make_good(io_lane *lane) {
 
 /* ---- completions ----------------------------------------------------------------------------- */
 
+/* A cancellation that nobody asked for comes once for each thread that ends, and so not without
+ * end; nothing else is sure to stop. */
+static bool means_nothing(io_op *op, int32_t result) {
+    bool again = result == -EINTR || result == -EAGAIN;
+    return result == -ECANCELED || (again && op->retries++ < RETRIES_MAX);
+}
+
 static void report(io_op *op, int32_t result, io_list *done) {
-    if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+    if (means_nothing(op, result)) {
         io_op_retry(op, done); /* ends it if a cancel was asked for */
         return;
     }
+    if (result == -EAGAIN)
+        result = -ENOBUFS; /* something is lacking, and goes on being so */
     if (by_readiness(op) && op->kind != IO_CONNECT) {
         io_op_retry(op, done); /* ready, or broken: trying tells */
         return;
@@ -336,7 +348,7 @@ static void report(io_op *op, int32_t result, io_list *done) {
     }
     switch ((io_kind)op->kind) {
     case IO_ACCEPT:
-        if (result < 0 && posix_accept_goes_on(-result)) {
+        if (result < 0 && io_accept_again((io_accept *)op, -result)) {
             io_op_retry(op, done);
             return;
         }

@@ -16,6 +16,7 @@
  *
  * The default security descriptor lets the creator, administrators and the system write; clients of
  * other machines are rejected. A client lets the server identify, but not impersonate it. */
+#include "core/accepting.h"
 #include "iocp.h"
 
 #include <stdlib.h>
@@ -133,7 +134,7 @@ static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
     } else {
         hand_out(accept);
     }
-    if (error == IOE_PIPE) /* the end of that client, not of the listener */
+    if (error && io_accept_again(accept, error))
         io_op_retry(&accept->op, done);
     else
         io_op_reported(&accept->op, -error, error ? iocp_status_code(status) : 0, done);

@@ -5,6 +5,7 @@
  * we open for it, and ConnectEx wants a bound one; the sockets of both know nothing of their
  * connection (getpeername, shutdown, send_file fail) until SO_UPDATE_ACCEPT_CONTEXT or
  * SO_UPDATE_CONNECT_CONTEXT has told them. */
+#include "core/accepting.h"
 #include "iocp.h"
 
 #include <mswsock.h>
@@ -256,11 +257,10 @@ static void drop_accepted(io_accept *accept) {
     accept->accepted = IO_NATIVE_NONE;
 }
 
-/* The end of one client, which is not the end of the listener. */
-static bool only_that_client(int error) {
-    return error == IOE_CONNRESET || error == IOE_CONNABORTED || error == IOE_NETRESET ||
-           error == IOE_CONNREFUSED || error == IOE_NOTCONN || error == IOE_TIMEDOUT ||
-           error == IOE_HOSTUNREACH || error == IOE_NETUNREACH;
+/* What else the end of one client is called here. Nobody but a client can time out. */
+static int accept_error(int error) {
+    bool lost = error == IOE_CONNREFUSED || error == IOE_NOTCONN || error == IOE_TIMEDOUT;
+    return lost ? IOE_CONNABORTED : error;
 }
 
 /* AcceptEx on a socket that does not listen fails on Windows, but never ends under Wine. */
@@ -295,7 +295,7 @@ static int start_accept(io_accept *accept) {
         bool succeeded = accept_ex(socket_of(op), socket, accept->addresses, 0, ADDRESS_ROOM,
                                    ADDRESS_ROOM, &accept->received, &op->overlapped);
         code = code_of(succeeded);
-    } while (code == WSAECONNRESET);
+    } while (code == WSAECONNRESET && io_accept_again(accept, IOE_CONNRESET));
     int answer = iocp_started(op, code == 0, code);
     if (answer < 0)
         drop_accepted(accept);
@@ -338,9 +338,10 @@ static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
         code = finish_accept(accept);
         error = io_error_from_windows(code);
     }
+    error = accept_error(error);
     if (error)
         drop_accepted(accept);
-    if (only_that_client(error))
+    if (error && io_accept_again(accept, error))
         io_op_retry(op, done);
     else
         io_op_reported(op, -error, code, done);

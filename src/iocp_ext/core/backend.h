@@ -8,8 +8,8 @@
  *     kernel's. cancel() only asks. Nothing of it is touched after the report.
  *  4. A result means the same everywhere: >= 0 is bytes moved (0 for accept, connect, poll, sync;
  *     what they yield is in the operation), < 0 a portable error. Receiving 0 is end of stream.
- *     Results without meaning (EINTR, EAGAIN, a cancellation nobody asked for) are retried and
- *     never reported.
+ *     Results without meaning (EINTR, EAGAIN, a cancellation nobody asked for) are retried, and
+ *     reported only if there is no end of them. No call is repeated under a lock without a bound.
  *  5. wake() may be called from any thread and from a signal handler, and is never lost: a wait()
  *     that is under way or comes next returns.
  *  6. submit() and cancel() are called under the handle's lock, by any thread; wait() by one

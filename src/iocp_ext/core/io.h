@@ -145,6 +145,7 @@ struct io_op {
     uint8_t kind;                /* io_kind */
     uint8_t flags;               /* IO_OP_..., under the handle's lock */
     uint8_t sink;                /* io_sink */
+    uint8_t retries;             /* results without meaning in a row (uring) */
 };
 
 #define IO_INLINE_VECS 4
@@ -191,6 +192,7 @@ typedef struct io_accept {
     io_op op;
     io_native accepted; /* ours until the user takes it */
     io_address peer;
+    uint32_t attempts; /* that failed and were made again at once (accepting.h) */
 #ifdef _WIN32
     DWORD received;
     char addresses[2 * (sizeof(struct sockaddr_storage) + 16)];

@@ -40,6 +40,10 @@ void io_sim_get_stats(io_lane *lane, io_sim_stats *stats);
 
 int io_sim_pair(io_lane *lane, io_native natives[2]); /* two connected streams */
 int io_sim_listener(io_lane *lane, io_native *native, uint16_t *port);
+/* From now on every `period`-th attempt to accept there fails with this portable error, so many
+ * times, whether a client waits or not. 0 or -IOE_BADF. */
+int io_sim_fail_accepts(io_lane *lane, io_native native, int error, uint32_t times,
+                        uint32_t period);
 int io_sim_socket(io_lane *lane, io_native *native); /* a stream, to be connected */
 int io_sim_datagram(io_lane *lane, io_native *native, uint16_t *port);
 int io_sim_file(io_lane *lane, const void *data, size_t size, io_native *native);

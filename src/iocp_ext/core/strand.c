@@ -195,6 +195,7 @@ static void submit(io_op *op, io_handle *handle, io_list *done) {
     io_port *port = lane->port;
     int direction = direction_of(op->kind);
     op->handle = handle;
+    op->retries = 0;
     atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
 

@@ -74,11 +74,22 @@ void io_wake_close(int wake) {
     close(wake);
 }
 
+/* Neither of the two waits, so a signal cannot interrupt them again and again. */
+enum { INTERRUPTIONS_MAX = 64 };
+
 void io_wake_signal(int wake) {
     uint64_t one = 1;
     /* EAGAIN means that the counter is full: the waiter is woken anyhow. */
-    while (write(wake, &one, sizeof one) < 0 && errno == EINTR) {
-    }
+    for (int i = 0; i < INTERRUPTIONS_MAX; i++)
+        if (write(wake, &one, sizeof one) >= 0 || errno != EINTR)
+            return;
+}
+
+static void forget_wakes(int wake) {
+    uint64_t count;
+    for (int i = 0; i < INTERRUPTIONS_MAX; i++)
+        if (read(wake, &count, sizeof count) >= 0 || errno != EINTR)
+            return;
 }
 
 bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
@@ -90,10 +101,8 @@ bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
     }
     int ready = ppoll(&readable, 1, timeout, mask);
     bool interrupted = ready < 0 && errno == EINTR;
-    uint64_t count;
     if (ready > 0)
-        while (read(wake, &count, sizeof count) < 0 && errno == EINTR) {
-        }
+        forget_wakes(wake);
     return interrupted;
 }
 

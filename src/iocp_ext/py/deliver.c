@@ -17,7 +17,12 @@
 PyAPI_FUNC(void *) _PyOS_SigintEvent(void);
 #endif
 
-enum { GET_MANY_MAX = 1024, GET_MANY_DEFAULT = 64, FIRST_RECHECK_NS = 10 * 1000 * 1000 };
+enum {
+    GET_MANY_MAX = 1024,
+    GET_MANY_DEFAULT = 64,
+    FIRST_RECHECK_NS = 10 * 1000 * 1000,
+    POLL_LOOKS = 16, /* of get(0), for what is ready behind the work of connections */
+};
 
 /* ---- results --------------------------------------------------------------------------------- */
 
@@ -315,17 +320,20 @@ static int serve_all(py_port *self, io_op **ops, int count) {
 /* The same, of operations only. */
 static int take_operations(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
     uint64_t began_ns = io_clock_ns();
-    for (;;) {
+    for (int looks_left = timeout_ns == 0 ? POLL_LOOKS : 1; looks_left > 0;) {
         uint64_t waited_ns =
             timeout_ns == IO_NEVER || timeout_ns == 0 ? 0 : io_clock_ns() - began_ns;
-        int count = take(self, waited_ns < timeout_ns ? timeout_ns - waited_ns : 0, ops, maximum);
+        bool passed = waited_ns >= timeout_ns;
+        int count = take(self, passed ? 0 : timeout_ns - waited_ns, ops, maximum);
         if (count > 0)
             count = serve_all(self, ops, count);
         else
             return count;
         if (count != 0)
             return count;
+        looks_left -= passed;
     }
+    return 0; /* connections that are always busy hold up nobody beyond the timeout */
 }
 
 const char py_port_get_doc[] =

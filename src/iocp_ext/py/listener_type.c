@@ -1,12 +1,10 @@
 /* listener_type.c: accepting connections for a service.
  *
  * One accept is in the kernel at a time. Whatever becomes of one client, the next accept follows.
- * When the system has no descriptors or memory left, accepting pauses for a moment, and that is
- * told once. At max_connections what has been accepted waits, and no further accept is made, so
- * that the system's backlog holds the rest. */
+ * When accepting fails it pauses for a moment (core/accepting.c), and that is told each time. At
+ * max_connections what has been accepted waits, and no further accept is made, so that the system's
+ * backlog holds the rest. */
 #include "pyconn.h"
-
-#define PAUSE_NS (100 * IO_NS_PER_MS) /* long enough for others to give something back */
 
 static io_lane *lane_of(const py_listener *self) {
     return &self->service->port->port->lane;
@@ -23,29 +21,33 @@ static bool full(const py_service *service) {
 
 /* ---- under the registry's lock, in an entered port ------------------------------------------- */
 
-static bool prepare(py_listener *self, io_kind kind) {
-    io_op *op = io_op_new(lane_of(self), kind, self);
-    if (op == NULL)
-        return false;
-    op->sink = IO_SINK_LISTENER;
-    self->op = op;
+static void pause_accepting(py_listener *self, uint64_t pause_ns) {
+    if (self->handle == NULL || self->op != NULL)
+        return;
+    io_op_embed(&self->pause.op, lane_of(self), IO_TIMER, IO_SINK_LISTENER, self);
+    self->op = &self->pause.op;
     Py_INCREF((PyObject *)self); /* the operation's */
-    return true;
-}
-
-static void pause_accepting(py_listener *self) {
-    if (self->handle != NULL && self->op == NULL && prepare(self, IO_TIMER))
-        io_timer_submit((io_timer *)self->op, PAUSE_NS);
+    io_timer_submit(&self->pause, pause_ns);
 }
 
 static void accept_next(py_listener *self) {
     if (self->handle == NULL || self->op != NULL || self->waiting != IO_NATIVE_NONE ||
         full(self->service))
         return;
-    if (prepare(self, IO_ACCEPT))
-        io_op_submit(self->op, self->handle);
-    else
-        pause_accepting(self);
+    io_op *op = io_op_new(lane_of(self), IO_ACCEPT, self);
+    if (op == NULL) {
+        pause_accepting(self, io_accepting_pause(&self->accepting, -IOE_NOMEM));
+        return;
+    }
+    op->sink = IO_SINK_LISTENER;
+    self->op = op;
+    Py_INCREF((PyObject *)self); /* the operation's */
+    io_op_submit(op, self->handle);
+}
+
+static void release(py_listener *self, io_op *op) {
+    if (op != &self->pause.op)
+        io_op_release(op);
 }
 
 /* ---- making and closing ---------------------------------------------------------------------- */
@@ -136,27 +138,35 @@ void py_listener_close(py_listener *self) {
 
 /* ---- accepting ------------------------------------------------------------------------------- */
 
-static void report_failure(py_listener *self, int error, uint32_t os_error) {
-    py_service *service = self->service;
-    atomic_fetch_add_explicit(&service->accept_errors, 1, memory_order_relaxed);
-    if (self->failing)
-        return;
-    self->failing = true;
+static void report_pause(py_listener *self, int error, uint32_t os_error) {
     PyObject *exception = py_error_object(error, os_error, "accept");
     if (exception == NULL)
         PyErr_WriteUnraisable((PyObject *)self);
     else
-        py_service_report(service, PY_ON_ACCEPT_ERROR, (PyObject *)self, exception);
+        py_service_report(self->service, PY_ON_ACCEPT_ERROR, (PyObject *)self, exception);
     Py_XDECREF(exception);
 }
 
-/* A new reference, or NULL, of which all is told. */
+/* A client was accepted and cannot be served, because of the exception that is set. */
+static void report_lost(py_listener *self, const io_address *peer) {
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *address = py_address_object(peer);
+    atomic_fetch_add_explicit(&self->service->failed, 1, memory_order_relaxed);
+    if (address == NULL)
+        PyErr_WriteUnraisable((PyObject *)self);
+    else
+        py_service_report(self->service, PY_ON_LOST, address, error);
+    Py_XDECREF(address);
+    Py_DECREF(error);
+}
+
+/* A new reference, or NULL, which has been told. */
 static py_connection *adopt(py_listener *self, io_native native, const io_address *peer,
                             bool post) {
     py_service *service = self->service;
     py_connection *connection = py_service_accept(service, native, self->family, peer, post);
     if (connection == NULL && PyErr_Occurred())
-        PyErr_WriteUnraisable((PyObject *)self);
+        report_lost(self, peer);
     return connection;
 }
 
@@ -178,12 +188,12 @@ static outcome decide(py_listener *self, io_native native, const io_address *pee
 }
 
 /* The client, if there is one, is a connection now, or was refused. */
-static void go_on(py_listener *self, outcome client, bool after_failure) {
+static void go_on(py_listener *self, outcome client, uint64_t pause_ns) {
     bool entered = io_port_enter(self->service->port->port) == 0;
     io_mutex_lock(&registry_of(self)->lock);
     self->service->accepted_now -= client == BEGINS;
-    if (entered && after_failure)
-        pause_accepting(self);
+    if (entered && pause_ns > 0)
+        pause_accepting(self, pause_ns);
     else if (entered)
         accept_next(self);
     io_mutex_unlock(&registry_of(self)->lock);
@@ -191,10 +201,18 @@ static void go_on(py_listener *self, outcome client, bool after_failure) {
         io_port_leave(self->service->port->port);
 }
 
+static void count(py_service *service, bool accepts, int64_t result) {
+    if (accepts && result >= 0)
+        atomic_fetch_add_explicit(&service->accepted, 1, memory_order_relaxed);
+    else if (accepts && result != -IOE_CANCELED)
+        atomic_fetch_add_explicit(&service->accept_errors, 1, memory_order_relaxed);
+}
+
 bool py_listener_take(io_op *op) {
     py_listener *self = op->owner;
     int64_t result = op->result;
     uint32_t os_error = op->os_error;
+    uint64_t pause_ns = 0;
     bool accepts = op->kind == IO_ACCEPT;
     io_native native = IO_NATIVE_NONE;
     io_address peer = {0};
@@ -206,19 +224,18 @@ bool py_listener_take(io_op *op) {
     io_mutex_lock(&registry_of(self)->lock);
     self->op = NULL;
     outcome client = decide(self, native, &peer);
+    if (accepts && result != -IOE_CANCELED && self->handle != NULL)
+        pause_ns = io_accepting_pause(&self->accepting, result);
     io_mutex_unlock(&registry_of(self)->lock);
-    io_op_release(op);
-    if (client != NO_CLIENT) {
-        self->failing = false;
-        atomic_fetch_add_explicit(&self->service->accepted, 1, memory_order_relaxed);
-    } else if (accepts && result != -IOE_CANCELED) {
-        report_failure(self, (int)-result, os_error);
-    }
+    release(self, op);
+    count(self->service, accepts, result);
+    if (pause_ns > 0)
+        report_pause(self, (int)-result, os_error);
     if (client == BEGINS)
         connection = adopt(self, native, &peer, false);
     else if (client == TOO_LATE)
         drop(self, native);
-    go_on(self, client, accepts && result < 0);
+    go_on(self, client, pause_ns);
     if (client == BEGINS && connection == NULL)
         py_listeners_resume(self->service); /* another may wait for the place it was to have */
     Py_DECREF((PyObject *)self);
@@ -235,7 +252,7 @@ void py_listener_collect(io_op *op) {
     if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
         py_stream_close(self->service->port, ((io_accept *)op)->accepted, self->family);
     self->op = NULL;
-    io_op_release(op);
+    release(self, op);
     Py_DECREF((PyObject *)self);
 }
 
@@ -266,19 +283,21 @@ static py_listener *next_to_resume(py_service *service, io_native *native, io_ad
 }
 
 void py_listeners_resume(py_service *service) {
-    if (service->max_connections == 0 || io_port_enter(service->port->port) != 0)
-        return;
-    py_listener *listener;
     io_native native;
     io_address peer;
-    while ((listener = next_to_resume(service, &native, &peer)) != NULL) {
+    if (service->max_connections == 0)
+        return;
+    while (io_port_enter(service->port->port) == 0) {
+        py_listener *listener = next_to_resume(service, &native, &peer);
+        io_port_leave(service->port->port); /* what a log handler does is none of our call */
+        if (listener == NULL)
+            return;
         Py_XDECREF((PyObject *)adopt(listener, native, &peer, true));
         io_mutex_lock(&registry_of(listener)->lock);
         service->accepted_now--;
         io_mutex_unlock(&registry_of(listener)->lock);
         Py_DECREF((PyObject *)listener);
     }
-    io_port_leave(service->port->port);
 }
 
 /* ---- the type -------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #define IOCPCORE_PYCONN_H
 
 #include "pyio.h"
+#include "../core/accepting.h"
 #include "../core/connection.h"
 
 typedef enum py_callback {
@@ -22,6 +23,7 @@ typedef enum py_callback {
     PY_ON_EMPTY,
     PY_ON_ACCEPT_ERROR,
     PY_ON_REFUSED,
+    PY_ON_LOST,
     PY_CALLBACKS
 } py_callback;
 
@@ -111,10 +113,11 @@ typedef struct py_listener {
     /* Under the registry's lock: */
     io_handle *handle; /* NULL: closed */
     io_op *op;         /* an accept, or the timer of a pause */
+    io_timer pause;    /* not made when it is needed: memory may be what is lacking then */
     io_native waiting; /* accepted, and over max_connections */
     io_address waiting_peer;
     int family;
-    bool failing; /* the last accept failed, and that has been told */
+    io_accepting accepting;
 } py_listener;
 
 extern PyType_Spec py_service_spec, py_listener_spec, py_connection_spec;

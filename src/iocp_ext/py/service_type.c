@@ -217,10 +217,14 @@ void py_stream_close(const py_port *port, io_native native, int family) {
 static void discard(py_service *self, io_native native, int family) {
     io_handle *handle;
     uint32_t os_error;
-    if (io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
+    bool entered = io_port_enter(self->port->port) == 0;
+    if (entered &&
+        io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
         io_handle_close(handle);
     else
         py_stream_close(self->port, native, family);
+    if (entered)
+        io_port_leave(self->port->port);
 }
 
 static void refuse_host(py_service *self, py_connection *connection) {
@@ -357,8 +361,8 @@ void py_service_tick(io_op *op) {
 /* ---- making ---------------------------------------------------------------------------------- */
 
 static const char *const callback_names[PY_CALLBACKS] = {
-    "on_connect", "on_data",   "on_message", "on_eof",          "on_drain",  "on_close",
-    "on_error",   "on_failed", "on_empty",   "on_accept_error", "on_refused"};
+    "on_connect", "on_data",   "on_message", "on_eof",          "on_drain",   "on_close",
+    "on_error",   "on_failed", "on_empty",   "on_accept_error", "on_refused", "on_lost"};
 
 typedef struct service_arguments {
     PyObject *callbacks[PY_CALLBACKS];
@@ -444,6 +448,7 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                             "on_empty",
                             "on_accept_error",
                             "on_refused",
+                            "on_lost",
                             "framing",
                             "stage",
                             "executor",
@@ -465,12 +470,12 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                                .read_size = 1 << 16};
     PyObject **callback = given.callbacks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOKKKKKIp:Service", names, state->port_type, &port,
+            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:Service", names, state->port_type, &port,
             &callback[0], &callback[1], &callback[2], &callback[3], &callback[4], &callback[5],
-            &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &given.framing,
-            &given.stage, &given.executor, &given.idle_timeout, &given.handshake_timeout,
-            &given.write_high, &given.write_low, &given.max_write_buffer, &given.max_connections,
-            &given.max_per_address, &given.read_size, &given.reads_on))
+            &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &callback[11],
+            &given.framing, &given.stage, &given.executor, &given.idle_timeout,
+            &given.handshake_timeout, &given.write_high, &given.write_low, &given.max_write_buffer,
+            &given.max_connections, &given.max_per_address, &given.read_size, &given.reads_on))
         return NULL;
     py_service *self = (py_service *)type->tp_alloc(type, 0);
     if (self == NULL)

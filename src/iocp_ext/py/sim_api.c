@@ -113,6 +113,27 @@ static PyObject *sim_shutdown(PyObject *module, PyObject *args) {
     return on_handle(module, args, "On:sim_shutdown", io_sim_shutdown);
 }
 
+static PyObject *sim_fail_accepts(PyObject *module, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"port", "handle", "error", "times", "period", NULL};
+    PyObject *object;
+    Py_ssize_t handle;
+    int error;
+    unsigned int times = UINT32_MAX, period = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Oni|$II:sim_fail_accepts", names, &object,
+                                     &handle, &error, &times, &period))
+        return NULL;
+    if (period == 0) {
+        PyErr_SetString(PyExc_ValueError, "period must be at least 1");
+        return NULL;
+    }
+    py_port *port = enter_sim(module, object);
+    if (port == NULL)
+        return NULL;
+    int failed = io_sim_fail_accepts(&port->port->lane, (io_native)handle, error, times, period);
+    py_port_leave(port);
+    return failed ? py_error_raise(-failed, 0, "sim_fail_accepts") : Py_NewRef(Py_None);
+}
+
 static PyObject *sim_configure(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port", "seed", "faults", "stuck", NULL};
     PyObject *object;
@@ -153,6 +174,9 @@ PyDoc_STRVAR(sim_file_doc, "sim_file(port, data, /)\n--\n\nA file handle with th
 PyDoc_STRVAR(sim_close_doc, "sim_close(port, handle, /)\n--\n\nCloses a simulated handle.");
 PyDoc_STRVAR(sim_shutdown_doc, "sim_shutdown(port, handle, /)\n--\n\n"
                                "The peer of a stream sees the end of it.");
+PyDoc_STRVAR(sim_fail_accepts_doc,
+             "sim_fail_accepts(port, handle, error, *, times=4294967295, period=1)\n--\n\n"
+             "Every period-th attempt to accept there fails with this errno of Linux.");
 PyDoc_STRVAR(sim_configure_doc,
              "sim_configure(port, *, seed=0, faults=False, stuck=False)\n--\n\n"
              "Starts the sequence of chances anew, and switches faults on or off.\n\n"
@@ -167,6 +191,8 @@ PyMethodDef py_sim_methods[] = {
     {"sim_file", sim_file, METH_VARARGS, sim_file_doc},
     {"sim_close", sim_close, METH_VARARGS, sim_close_doc},
     {"sim_shutdown", sim_shutdown, METH_VARARGS, sim_shutdown_doc},
+    {"sim_fail_accepts", (PyCFunction)(void (*)(void))sim_fail_accepts,
+     METH_VARARGS | METH_KEYWORDS, sim_fail_accepts_doc},
     {"sim_configure", (PyCFunction)(void (*)(void))sim_configure, METH_VARARGS | METH_KEYWORDS,
      sim_configure_doc},
     {"sim_stats", sim_stats, METH_O, sim_stats_doc},

@@ -1,0 +1,419 @@
+"""What peers can bring about is not logged as often as they like, and ends with its number."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import iocpcore
+import pytest
+from iocpcore import _journal
+from iocpcore._journal import INTERVAL, Journal, Kind, ServerJournal, escaped, shown
+from support.certificates import server_context
+from support.system import LIMIT, wait_until
+
+EVENTS = Kind(logging.WARNING, "events")
+STATE = Kind(logging.WARNING, "failures", over="it goes on")
+
+
+class World:
+    """A clock, and the timers that it drives."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[SimpleNamespace] = []
+        self.refuse: BaseException | None = None
+
+    def timer(self, seconds: float, *, callback: Callable[[Any], object]) -> Any:
+        if self.refuse is not None:
+            raise self.refuse
+        timer = SimpleNamespace(at=self.now + seconds, callback=callback, error=None)
+        timer.cancel = lambda: self.cancel(timer)
+        self.timers.append(timer)
+        return timer
+
+    def cancel(self, timer: SimpleNamespace) -> None:
+        if timer in self.timers:
+            self.timers.remove(timer)
+            timer.error = OSError("cancelled")
+            timer.callback(timer)
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer.at <= end]:
+            timer = min(due, key=lambda timer: timer.at)
+            self.timers.remove(timer)
+            self.now = timer.at
+            timer.callback(timer)
+        self.now = end
+
+
+class Lines(logging.Handler):
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__()
+        self.lines: list[tuple[float, str]] = []
+        self._now = now
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((self._now(), record.getMessage()))
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, text in self.lines]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def lines(world: World) -> Iterator[Lines]:
+    handler = Lines(lambda: world.now)
+    logger = logging.getLogger("iocpcore")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def journal(world: World, lines: Lines) -> Journal:
+    return Journal(world.timer, lambda: world.now)
+
+
+# ---- the policy ---------------------------------------------------------------------------------
+
+
+def test_one_event(world, journal, lines):
+    """It is all in its line, and needs no timer."""
+    journal.note(EVENTS, "%s of %s", "a", "b")
+    assert lines.texts == ["a of b"]
+    assert not world.timers
+    for number in range(5):
+        world.pass_time(11)
+        journal.note(EVENTS, "%d", number)
+    assert lines.texts == ["a of b", "0", "1", "2", "3", "4"]
+    assert not world.timers
+
+
+def test_the_second_of_an_interval(world, journal, lines):
+    """It is told at its end, ten seconds after the first."""
+    journal.note(EVENTS, "one")
+    world.pass_time(7)
+    journal.note(EVENTS, "two")
+    world.pass_time(2.9)
+    assert lines.texts == ["one"]
+    world.pass_time(0.2)
+    assert lines.texts == ["one", "two"]
+    world.pass_time(100)
+    assert lines.texts == ["one", "two"]
+    assert not world.timers
+
+
+def test_a_flood(world, journal, lines):
+    """A line when it begins, one every ten seconds, and the rest when it is over."""
+    for number in range(2500):
+        journal.note(EVENTS, "number %d", number)
+        world.pass_time(0.01)
+    assert lines.texts == [
+        "number 0",
+        "number 1000 (999 more of them in 10 s)",
+        "number 2000 (999 more of them in 10 s)",
+    ]
+    world.pass_time(100)
+    assert lines.texts[3:] == [
+        "number 2499 (498 more of them in 10 s)",
+        "events: no more; 2500 in all, 2496 not shown",
+    ]
+    assert not world.timers
+
+
+def test_lines_are_ten_seconds_apart(world, journal, lines):
+    """Whatever the rhythm of the events is, also right behind the last line."""
+    for pause in (0.3, 3, 9.9, 10.1, 11, 19.9, 20.1, 35):
+        for kind in (EVENTS, STATE):
+            lines.lines.clear()
+            for _ in range(60):
+                for _ in range(3):
+                    journal.note(kind, "it")
+                world.pass_time(pause)
+            times = [at for at, _ in lines.lines]
+            gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+            assert all(gap >= INTERVAL - 1e-6 for gap in gaps), (pause, kind, lines.lines)
+            world.pass_time(100)
+            assert not world.timers
+
+
+def test_every_event_is_counted(world, journal, lines):
+    for _ in range(7):
+        journal.note(EVENTS, "it")
+        world.pass_time(4)
+    world.pass_time(100)
+    assert lines.texts[-1] == f"events: no more; 7 in all, {7 - len(lines.lines) + 1} not shown"
+
+
+def test_a_state(world, journal, lines):
+    """It begins, and is over after ten seconds without; what is in between is counted."""
+    for _ in range(100):
+        journal.note(STATE, "it pauses: why")
+        world.pass_time(5)
+    assert lines.texts == ["it pauses: why"]
+    world.pass_time(9)
+    assert len(lines.texts) == 1
+    world.pass_time(10)
+    assert lines.texts[1:] == ["it goes on: it had failed 100 times"]
+    world.pass_time(100)
+    journal.note(STATE, "it pauses: again")
+    world.pass_time(100)
+    assert lines.texts[2:] == ["it pauses: again", "it goes on: it had failed once"]
+    assert not world.timers
+
+
+def test_kinds_are_apart(world, journal, lines):
+    for _ in range(5):
+        journal.note(EVENTS, "one")
+        journal.note(STATE, "other")
+    assert lines.texts == ["one", "other"]
+
+
+def test_the_end_of_the_port(world, journal, lines):
+    """What was left out is told then."""
+    for number in range(5):
+        journal.note(EVENTS, "number %d", number)
+    journal.note(STATE, "it pauses")
+    journal.close()
+    assert lines.texts == [
+        "number 0",
+        "it pauses",
+        "events: 4 more until the end, the last one: number 4",
+    ]
+    assert not world.timers
+    journal.close()
+    for number in range(100):  # of connections that end with it
+        journal.note(EVENTS, "late %d", number)
+    assert len(lines.texts) == 3
+    assert not world.timers
+
+
+@pytest.mark.parametrize("error", [ValueError("port is closed"), MemoryError(), RuntimeError()])
+def test_without_timers(world, journal, lines, error):
+    """The next event after ten seconds is the one that tells."""
+    world.refuse = error
+    for number in range(25):
+        journal.note(EVENTS, "number %d", number)
+        world.pass_time(1)
+    assert lines.texts == [
+        "number 0",
+        "number 10 (9 more of them in 10 s)",
+        "number 20 (9 more of them in 10 s)",
+    ]
+
+
+def test_a_timer_that_fails(world, journal, lines):
+    """It is not the end of ten seconds."""
+    journal.note(EVENTS, "one")
+    journal.note(EVENTS, "two")
+    (timer,) = world.timers
+    timer.error = MemoryError()
+    timer.callback(timer)
+    assert lines.texts == ["one"]
+
+
+def test_a_timer_that_is_late(world, journal, lines):
+    """The next event has told already, and ten seconds begin anew with that."""
+    journal.note(EVENTS, "one")
+    journal.note(EVENTS, "two")
+    (late,) = world.timers
+    world.now += 15
+    journal.note(EVENTS, "three")
+    journal.note(EVENTS, "four")
+    late.error = None  # it was too late to cancel it
+    late.callback(late)
+    world.pass_time(9)
+    assert lines.texts == ["one", "three (1 more of them in 10 s)"]
+    world.pass_time(1)
+    assert lines.texts == ["one", "three (1 more of them in 10 s)", "four"]
+
+
+def test_what_is_not_to_be_logged_costs_nothing(world, journal, lines):
+    journal.note(Kind(logging.DEBUG, "details"), "%d", "no number")
+    assert not world.timers
+    assert not lines.texts
+
+
+def test_a_handler_that_notes_something(world, journal):
+    """No lock is held while it is called."""
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if len(seen) < 5:
+                seen.append(record.getMessage())
+                journal.note(EVENTS, "within")
+                journal.close()
+
+    seen: list[str] = []
+    handler = Noting()
+    logger = logging.getLogger("iocpcore")
+    logger.addHandler(handler)
+    try:
+        journal.note(EVENTS, "one")
+    finally:
+        logger.removeHandler(handler)
+    assert seen[0] == "one"
+
+
+def test_many_threads(lines):
+    """Each event is counted once, and there is one first line."""
+    world = World()
+    journal = Journal(world.timer, lambda: world.now)
+
+    def note() -> None:
+        for _ in range(500):
+            journal.note(EVENTS, "it")
+
+    threads = [threading.Thread(target=note) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert lines.texts == ["it"]
+    world.pass_time(INTERVAL)
+    assert lines.texts[1:] == ["it (1998 more of them in 10 s)"]
+    world.pass_time(100)
+    assert lines.texts[2:] == ["events: no more; 2000 in all, 1998 not shown"]
+
+
+# ---- what a peer has said -----------------------------------------------------------------------
+
+NASTY = "x\r\n2026 CRITICAL root logged in\x1b[2J\x07\x9b31m\u2028\u202e\udcff\0"
+
+
+def test_escaped():
+    assert escaped("plain ü 漢") == "plain ü 漢"
+    text = escaped(NASTY)
+    assert text.isprintable()
+    text.encode()
+    assert text.startswith(r"x\r\n2026 CRITICAL root logged in\x1b[2J\x07\x9b31m\u2028\u202e")
+
+
+@pytest.mark.parametrize("address", [NASTY, ("a\nb", 1), ("\x1b::", 1, 0, 0), b"\0" + b"a\n\xff"])
+def test_addresses_are_escaped(address):
+    assert shown(address).isprintable()
+    assert shown(address) != ""
+
+
+def test_addresses_as_people_write_them():
+    assert shown(("127.0.0.1", 80)) == "127.0.0.1:80"
+    assert shown(("::1", 80, 0, 0)) == "[::1]:80"
+    assert shown("/run/x.sock") == "/run/x.sock"
+    assert shown(b"\0name") == "@name"
+    assert shown("") == shown(b"") == shown(None) == "a local process"
+
+
+def test_every_line_of_a_server_is_escaped(journal, lines):
+    conn: Any = SimpleNamespace(peername=NASTY)
+    told = ServerJournal(journal)
+    told.on_failed(conn, ValueError(NASTY))
+    told.on_accept_error(conn, OSError(NASTY))
+    told.on_lost(NASTY, OSError(NASTY))
+    told.on_refused(NASTY)
+    told.on_refused((NASTY, 1))
+    told.on_bad_header(NASTY, iocpcore.ProxyProtocolError(NASTY))
+    journal.note(_journal.NOT_CONNECTED, "%s", NASTY)
+    journal.close()
+    assert len(lines.texts) >= 6
+    for text in lines.texts:
+        assert text.isprintable()
+
+
+# ---- with servers -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warnings() -> Iterator[Lines]:
+    handler = Lines()
+    logger = logging.getLogger("iocpcore")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def ended(dial: Any, server: iocpcore.Server, data: bytes) -> None:
+    end = threading.Event()
+    dial(server, on_close=lambda conn, error: end.set()).send(data)
+    assert end.wait(LIMIT)
+
+
+def v2_unix(path: bytes) -> bytes:
+    """A PROXY header that tells of a client at a unix socket."""
+    addresses = path.ljust(108, b"\0") + bytes(108)
+    return b"\r\n\r\n\0\r\nQUIT\n\x21\x31" + len(addresses).to_bytes(2, "big") + addresses
+
+
+@pytest.mark.parametrize("trusted", [["0.0.0.0/0"], []])
+def test_a_flood_of_headers(make_server, dial, warnings, trusted):
+    """By a peer that is not trusted, and by one that is: the first is in the log, and at the end
+    how many there were."""
+    server = make_server(proxy_protocol=trusted, handshake_timeout=None)
+    for _ in range(30):
+        ended(dial, server, b"PROXY nonsense\r\n")
+    if server.completion_port.backend != "sim":  # where time flies
+        assert len(warnings.texts) == 1
+    assert warnings.texts[0].startswith("connection from ")
+    server.stop()
+    if server.completion_port.backend != "sim":
+        assert len(warnings.texts) == 2
+        assert "29 more until the end" in warnings.texts[1]
+
+
+def test_a_path_in_a_header(make_server, dial, warnings):
+    """It may contain anything; TLS behind it is refused, and the log names the path."""
+    server = make_server(proxy_protocol=["0.0.0.0/0"], ssl=server_context(), handshake_timeout=None)
+    logging.getLogger("iocpcore").setLevel(logging.INFO)
+    try:
+        ended(dial, server, v2_unix(b"/x\n\x1b[2Jroot") + b"this is not TLS")
+        wait_until(lambda: warnings.texts, "the line")
+    finally:
+        logging.getLogger("iocpcore").setLevel(logging.NOTSET)
+    assert r"/x\n\x1b[2Jroot" in warnings.texts[0]
+    assert all(text.isprintable() for text in warnings.texts)
+
+
+def test_a_flood_of_failed_attempts(client_port, backend, warnings):
+    """Of connect_nowait() whose failure nobody else is told."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = sock.getsockname()
+        attempts = [
+            iocpcore.connect_nowait(*address, completion_port=client_port()) for _ in range(20)
+        ]
+        wait_until(lambda: all(attempt.done for attempt in attempts), "all refusals")
+    wait_until(lambda: warnings.texts, "a line")
+    if backend != "sim":
+        assert len(warnings.texts) == 1
+
+
+@pytest.mark.system  # the time of sim flies between two connections
+def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch):
+    """Though nothing happens any more, and without another thread."""
+    monkeypatch.setattr(_journal, "INTERVAL", 0.3)
+    server = make_server(proxy_protocol=["0.0.0.0/0"], handshake_timeout=None)
+    before = threading.active_count()
+    for _ in range(30):
+        ended(dial, server, b"PROXY nonsense\r\n")
+    assert threading.active_count() <= before + 2  # those of the client's port
+    wait_until(lambda: any("no more" in text for text in warnings.texts), "the last line")
+    (last,) = [text for text in warnings.texts if "no more" in text]
+    assert "30 in all" in last
+    wait_until(lambda: server.stats()["port_in_flight"] == 1, "the end of the timer")
+
+
+def test_no_timer_without_events(make_server, dial):
+    server = make_server(on_data=lambda conn, data: conn.send(data))
+    dial(server).close()
+    assert not server._engine.journal._episodes
