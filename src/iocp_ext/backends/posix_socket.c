@@ -1,7 +1,6 @@
 /* posix_socket.c: what POSIX sockets do without blocking, told in the terms of the seam.
  *
- * epoll.c does everything this way and waits when it is told EAGAIN; uring.c sends this way, since
- * a send seldom has to wait and is then one system call with nothing to reap.
+ * epoll.c does everything this way, for the backend io_uring too, and waits when it is told EAGAIN.
  *
  * A receive is given its pooled buffer only for the moment of the attempt, so that waiting for data
  * costs no memory.
@@ -354,6 +353,11 @@ static int accept_one(io_op *op) {
     accept->accepted = fd;
     op->result = 0;
     return IO_DONE;
+}
+
+bool posix_readable(const io_handle *handle) {
+    struct pollfd asked = {.fd = (int)handle->native, .events = POLLIN | POLLRDHUP};
+    return poll(&asked, 1, 0) == 1 && asked.revents & (POLLIN | POLLRDHUP);
 }
 
 static uint32_t ready_now(int fd, uint32_t events) {

@@ -26,6 +26,9 @@ void posix_close(io_native native);
 
 /* Tries a socket operation or poll without blocking: IO_DONE, -IOE_AGAIN, or another error. */
 int posix_perform(io_op *op);
+/* Whether there is something to receive, or the end of the stream. An error alone does not count.
+ */
+bool posix_readable(const io_handle *handle);
 /* Whether a failed accept concerns that one client only and the next may be tried at once. */
 bool posix_accept_goes_on(int error);
 int posix_check_file(io_native file);
