@@ -248,7 +248,6 @@ static void hear(duplex *both, const speaker *other, bool users) {
 
 static void urgent(const char *backend, bool users) {
     static const int counts[] = {5, 20, 40, 200};
-    test_needs_threads(backend);
     for (uint64_t round = 0; round < test_scaled(300); round++) {
         duplex both;
         int on = 1;
@@ -599,7 +598,6 @@ static void talk(void *argument) {
  * data only. */
 static void numbers_used_again(const char *backend) {
     test_world world;
-    test_needs_threads(backend);
     world_open(&world, backend, 1);
     int before = descriptors();
     for (uint64_t round = 0; round < test_scaled(300); round++) {
@@ -654,7 +652,6 @@ static void cancel_races(const char *backend) {
     duplex both;
     canceller other = {.both = &both, .stop = false};
     size_t sent = 1, taken = 1, most = test_scaled(200000);
-    test_needs_threads(backend);
     duplex_open(&both, backend, 7);
     receive_first(&both);
     CHECK_INT(io_mutex_init(&other.lock), 0);
@@ -699,7 +696,6 @@ static void thread_ended(const char *backend) {
     for (uint64_t round = 0; round < test_scaled(20); round++) {
         duplex both;
         test_thread thread;
-        test_needs_threads(backend);
         duplex_open(&both, backend, round);
         test_thread_start(&thread, start_one, &both);
         test_thread_join(&thread);
