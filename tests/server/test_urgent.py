@@ -1,6 +1,6 @@
-"""Urgent data in a stream: the kernel ends receives early at it, and says that there is nothing where
-there is something. Whatever a peer mixes, everything arrives, the end is heard of, and nothing is
-left behind."""
+"""Urgent data in a stream: at it the kernel ends receives early, and says that there is nothing
+where there is something. Whatever a peer mixes, all of it arrives, its end is heard of, and nothing
+is left behind."""
 
 from __future__ import annotations
 
@@ -102,3 +102,30 @@ def test_in_random_places(make_server, inline):
                 assert sock.recv(1) == b"", seed
             assert seen.wait(seed + 1)[seed] == (ordinary, None), seed
     assert not counts
+
+
+@pytest.mark.parametrize("urgent", [5, 40, 200])
+def test_a_server_that_sends_it(client_port, urgent):
+    """What a client receives."""
+    seen = Events()
+    counts = [0]
+
+    def on_data(conn: Connection, data: bytes) -> None:
+        counts[-1] += len(data.replace(b"!", b""))
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(100)
+        for seed in range(scaled(CLIENTS // 4, 5)):
+            iocpcore.connect(
+                *listener.getsockname(),
+                timeout=LIMIT,
+                completion_port=client_port(),
+                on_data=on_data,
+                on_close=lambda conn, error: seen.add((counts[-1], error)),
+            )
+            with listener.accept()[0] as sock:
+                ordinary = talk(sock, urgent, seed if seed % 2 else None, "end")
+                assert sock.recv(1) == b"", seed
+            assert seen.wait(seed + 1)[seed] == (ordinary, None), seed
+            counts.append(0)
