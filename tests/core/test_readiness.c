@@ -132,6 +132,11 @@ ssize_t recvfrom(int fd, void *buffer, size_t length, int flags, __SOCKADDR_ARG 
 }
 
 /* The same. */
+ssize_t recv(int fd, void *buffer, size_t length, int flags) {
+    return denied() ? -1 : receive_really(fd, buffer, length, flags, NULL, NULL);
+}
+
+/* The same. */
 long syscall(long number, ...) {
     static _Atomic uintptr_t libc;
     long arguments[6];
@@ -189,6 +194,28 @@ static void receive_denied(const char *backend) {
 
 static void connection_denied(const char *backend) {
     denied_at_urgent_data(backend, false);
+}
+
+/* What nobody reads any more is thrown away before the close, so that it is the end of the stream
+ * for the peer and no reset. */
+static void close_denied(const char *backend) {
+    for (int count = 0; count <= 3; count++) {
+        char byte;
+        duplex both;
+        duplex_begin(&both, backend, 7);
+        world_pair(&both.world, both.native);
+        both.handle[0] = world_adopt(&both.world, both.native[0]);
+        send_urgent(both.native[1]);
+        send_raw(both.native[1], duplex_pattern, 5);
+        settle(&both.world);
+        atomic_store(&denials, count);
+        both.world.backend->prepare_close(both.handle[0], false);
+        CHECK_INT(atomic_load(&denials), 0);
+        duplex_close_side(&both, 0);
+        CHECK_INT(recv((int)both.native[1], &byte, 1, 0), 0);
+        close((int)both.native[1]);
+        duplex_close(&both);
+    }
 }
 
 /* ---- urgent data while it is received -------------------------------------------------------- */
@@ -739,24 +766,15 @@ static void forked(const char *backend) {
 }
 
 #define READY(X, test) X(test, epoll) X(test, io_uring)
-#define ALL(X)                   \
-    READY(X, receive_denied)     \
-    READY(X, connection_denied)  \
-    READY(X, urgent_receives)    \
-    READY(X, urgent_connections) \
-    READY(X, room_half_closed)   \
-    READY(X, half_closed_later)  \
-    READY(X, error_queue)        \
-    READY(X, urgent_byte_only)   \
-    READY(X, reset_with_data)    \
-    READY(X, no_memory_waits)    \
-    READY(X, paused_large)       \
-    READY(X, paused_small)       \
-    READY(X, all_at_once)        \
-    READY(X, numbers_used_again) \
-    READY(X, cancel_races)       \
-    READY(X, thread_ended)       \
-    READY(X, forked)
+#define ALL(X)                                                                                 \
+    READY(X, receive_denied)                                                                   \
+    READY(X, connection_denied)                                                                \
+    READY(X, close_denied) READY(X, urgent_receives) READY(X, urgent_connections)              \
+        READY(X, room_half_closed) READY(X, half_closed_later) READY(X, error_queue)           \
+            READY(X, urgent_byte_only) READY(X, reset_with_data) READY(X, no_memory_waits)     \
+                READY(X, paused_large) READY(X, paused_small) READY(X, all_at_once)            \
+                    READY(X, numbers_used_again) READY(X, cancel_races) READY(X, thread_ended) \
+                        READY(X, forked)
 
 ALL(DEFINE)
 

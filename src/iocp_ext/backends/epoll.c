@@ -150,9 +150,8 @@ static int epoll_receive_when_ready(io_op *op) {
     return IO_DONE;
 }
 
-/* Whether a receive that found nothing is to be tried again. Where urgent data begins the kernel
- * says EAGAIN, although there is something, to a thread for which a signal or work of the kernel's
- * own waits; and the edge that told of it has been used up. */
+/* Whether a receive that found nothing is to be tried again: there is something (posix_readable),
+ * and the edge that told of it has been used up. */
 static bool epoll_misled(io_handle *handle) {
     if (!(handle->ready & IO_UNUSUAL))
         return false;

@@ -115,6 +115,11 @@ bool posix_same_file(const io_handle *handle) {
            handle->identity[1] == (uint64_t)status.st_ino;
 }
 
+bool posix_readable(const io_handle *handle) {
+    struct pollfd asked = {.fd = (int)handle->native, .events = POLLIN | POLLRDHUP};
+    return poll(&asked, 1, 0) == 1 && asked.revents & (POLLIN | POLLRDHUP);
+}
+
 int posix_shutdown(io_handle *handle) {
     return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
 }
@@ -149,9 +154,10 @@ void posix_prepare_close(io_handle *handle, bool reset) {
     char discarded[4096];
     for (size_t total = 0; total < DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-        if (moved <= 0 && !(moved < 0 && errno == EINTR))
+        bool misled = moved < 0 && errno == EAGAIN && posix_readable(handle);
+        if (moved == 0 || (moved < 0 && errno != EINTR && !misled))
             return;
-        total += moved > 0 ? (size_t)moved : 0;
+        total += moved > 0 ? (size_t)moved : sizeof discarded;
     }
 }
 
@@ -353,11 +359,6 @@ static int accept_one(io_op *op) {
     accept->accepted = fd;
     op->result = 0;
     return IO_DONE;
-}
-
-bool posix_readable(const io_handle *handle) {
-    struct pollfd asked = {.fd = (int)handle->native, .events = POLLIN | POLLRDHUP};
-    return poll(&asked, 1, 0) == 1 && asked.revents & (POLLIN | POLLRDHUP);
 }
 
 static uint32_t ready_now(int fd, uint32_t events) {
