@@ -78,7 +78,7 @@ void test_thread_start(test_thread *thread, void (*function)(void *argument), vo
 void test_thread_join(test_thread *thread);
 void test_sleep_ms(unsigned ms);
 
-/* io_uring's kernel has written there, which valgrind did not see. */
+/* The ring's kernel has written there, which valgrind did not see. */
 void test_kernel_wrote(const void *memory, size_t length);
 
 /* Runs this program again with one argument; true if it ended badly, as by a signal. */

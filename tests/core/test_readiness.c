@@ -766,15 +766,28 @@ static void forked(const char *backend) {
 }
 
 #define READY(X, test) X(test, epoll) X(test, io_uring)
-#define ALL(X)                                                                                 \
-    READY(X, receive_denied)                                                                   \
-    READY(X, connection_denied)                                                                \
-    READY(X, close_denied) READY(X, urgent_receives) READY(X, urgent_connections)              \
-        READY(X, room_half_closed) READY(X, half_closed_later) READY(X, error_queue)           \
-            READY(X, urgent_byte_only) READY(X, reset_with_data) READY(X, no_memory_waits)     \
-                READY(X, paused_large) READY(X, paused_small) READY(X, all_at_once)            \
-                    READY(X, numbers_used_again) READY(X, cancel_races) READY(X, thread_ended) \
-                        READY(X, forked)
+/* It would format this differently each time. */
+/* clang-format off */
+#define ALL(X) \
+    READY(X, receive_denied) \
+    READY(X, connection_denied) \
+    READY(X, close_denied) \
+    READY(X, urgent_receives) \
+    READY(X, urgent_connections) \
+    READY(X, room_half_closed) \
+    READY(X, half_closed_later) \
+    READY(X, error_queue) \
+    READY(X, urgent_byte_only) \
+    READY(X, reset_with_data) \
+    READY(X, no_memory_waits) \
+    READY(X, paused_large) \
+    READY(X, paused_small) \
+    READY(X, all_at_once) \
+    READY(X, numbers_used_again) \
+    READY(X, cancel_races) \
+    READY(X, thread_ended) \
+    READY(X, forked)
+/* clang-format on */
 
 ALL(DEFINE)
 
