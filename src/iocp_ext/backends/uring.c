@@ -1,19 +1,20 @@
 /* uring.c: completions on Linux, files by io_uring and everything else by readiness.
  *
  * Reads, writes and syncs of files are the ring's. Sockets, pipes and polls wait in epoll, by the
- * functions of epoll.c, because a wait of the ring's for a socket is not to be trusted:
+ * functions of epoll.c, because a peer can break a wait of the ring's for a socket in two ways.
  *
- *  - It adds POLLERR, POLLHUP and POLLRDHUP to whatever is asked for. These do not go away when
- * they have been told. So a send, or a poll, that waits for room on a socket whose peer has ended
- * its stream is over at once, for ever again; and an operation that the ring retries by itself is
- *    given to a kernel thread after some tries, which then blocks on the socket: one for each.
- *  - A multishot receive takes EAGAIN for an empty socket and waits for the next edge. Where urgent
- *    data begins, TCP says EAGAIN to a thread that has a signal or work of the kernel's waiting,
- *    whatever there is behind. If it was the last of the stream, no edge comes, and there is no
- *    completion that one could look behind.
+ * First, the ring adds POLLERR, POLLHUP and POLLRDHUP to whatever is asked for, and these
+ * conditions stay. A send or a poll that waits for room on a socket whose peer has ended its stream
+ * is over at once, again and again. What the ring retries by itself goes to a kernel thread after
+ * some tries, and blocks there: one thread for each socket.
+ *
+ * Second, a multishot receive takes EAGAIN for an empty socket and waits for the next edge. Where
+ * urgent data begins, TCP says EAGAIN to a thread with a signal or work of the kernel's pending,
+ * whatever comes behind. If that was the last of the stream, no edge comes, and no completion
+ * tells.
  *
  * Edge-triggered epoll reports a condition once, and the attempt is ours, so that both can be dealt
- * with. Nor does it matter there which thread submitted something, and whether it still lives.
+ * with. Nor does it matter which thread submitted something, and whether it still lives.
  *
  * The ring's descriptor is in the epoll set: a thread waits for all at once. Any thread may submit.
  * With COOP_TASKRUN the kernel finishes an operation in the thread that submitted it, when that
