@@ -1,6 +1,6 @@
 """One delivery: from a peer's send() to the return of the callback.
 
-The peer's system call is a part of it, as with io_uring it is there that the kernel receives.
+The peer's system call is a part of it, as it is there that the kernel delivers.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ LEFT_LIMIT = 0.1  # for on_close of those that are left then
 def open_port(concurrency: int, backend: str | None = None) -> CompletionPort:
     """A port for connections.
 
-    For them epoll is measured to be the better of Linux's two backends, by some percent; for files,
-    and so for ports in general, it is io_uring.
+    On Linux they wait in epoll with either backend, so that io_uring's ring would lie idle; for
+    files, and so for ports in general, io_uring is the better one.
     """
     if backend is None and not os.environ.get("IOCPCORE_BACKEND"):
         backend = "epoll" if backends().get("epoll", "missing") is None else None

@@ -52,7 +52,7 @@ MODES: dict[str, tuple[list[str], dict[str, str], int, int]] = {
         180,
         5,
     ),
-    "valgrind": (["-O1"], {"TEST_NO_THREADS_ON": "io_uring"}, 200, 20),
+    "valgrind": (["-O1"], {}, 200, 20),
     "windows": (["-O2"], {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": WINE_WITHOUT}, 120, 4),
 }
 

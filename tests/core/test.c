@@ -63,13 +63,6 @@ uint64_t test_below(test_random *random, uint64_t below) {
     return (z ^ (z >> 31)) % below;
 }
 
-/* Valgrind up to 3.19 at least lets no other thread run while one waits in io_uring_enter. */
-void test_needs_threads(const char *backend) {
-    const char *without = getenv("TEST_NO_THREADS_ON");
-    if (without != NULL && strcmp(without, backend) == 0)
-        test_skip("this tool lets no other thread run while one waits in the kernel");
-}
-
 /* ---- threads --------------------------------------------------------------------------------- */
 
 static void thread_run(void *argument) {

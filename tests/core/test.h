@@ -77,10 +77,8 @@ typedef struct test_thread {
 void test_thread_start(test_thread *thread, void (*function)(void *argument), void *argument);
 void test_thread_join(test_thread *thread);
 void test_sleep_ms(unsigned ms);
-/* Skips the test where a tool does not let threads run while one waits on this backend. */
-void test_needs_threads(const char *backend);
 
-/* io_uring's kernel has written there, which valgrind did not see. */
+/* The ring's kernel has written there, which valgrind did not see. */
 void test_kernel_wrote(const void *memory, size_t length);
 
 /* Runs this program again with one argument; true if it ended badly, as by a signal. */

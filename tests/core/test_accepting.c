@@ -1,16 +1,13 @@
 /* test_accepting.c: accepts that fail: what one operation tries again, and how long a listener
- * waits. The system's accept is replaced, or its result is. */
+ * waits. The system's accept is replaced. */
 #include "scene.h"
 
 #include "core/accepting.h"
 
 #ifndef _WIN32
-#include "backends/uring.h"
-
-#include <dlfcn.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
@@ -116,9 +113,6 @@ static bool refuses(void) {
     return true;
 }
 
-static uring_ring *watched; /* whose accepts end with an error */
-static uint64_t watched_token;
-
 /* Instead of libc's. */
 int accept4(int listener, __SOCKADDR_ARG address, socklen_t *restrict length, int flags) {
     if (refuses()) {
@@ -126,37 +120,6 @@ int accept4(int listener, __SOCKADDR_ARG address, socklen_t *restrict length, in
         return -1;
     }
     return (int)syscall(SYS_accept4, listener, address.__sockaddr__, length, flags);
-}
-
-/* An accept of the ring that has just ended: its client is gone, and the result is an error. */
-static void doctor(uring_ring *ring) {
-    uint32_t head = atomic_load(ring->cq_head), tail = atomic_load(ring->cq_tail);
-    for (; head != tail; head++) {
-        struct uring_cqe *completion = &ring->cqes[head & ring->cq_mask];
-        if (completion->user_data != watched_token || completion->result < 0 || !refuses())
-            continue;
-        close(completion->result);
-        completion->result = -refusal.error;
-    }
-}
-
-long syscall(long number, ...) {
-    static long (*libc)(long, ...);
-    long arguments[6];
-    va_list list;
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        arguments[i] = va_arg(list, long);
-    va_end(list);
-    if (libc == NULL)
-        *(void **)(void *)&libc = dlsym(RTLD_NEXT, "syscall");
-    long answer = libc(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
-                       arguments[5]);
-    int error = errno;
-    if (number == URING_SYS_ENTER && watched != NULL)
-        doctor(watched);
-    errno = error;
-    return answer;
 }
 
 #endif
@@ -190,7 +153,7 @@ static void add_client(world_of_refusals *self) {
     self->clients[self->count++] = handle;
 }
 
-static void refuse(world_of_refusals *self, const io_op *accept, int error, int times, int period) {
+static void refuse(world_of_refusals *self, int error, int times, int period) {
     refusal.error = error;
     refusal.times = times;
     refusal.attempts = 0;
@@ -199,20 +162,9 @@ static void refuse(world_of_refusals *self, const io_op *accept, int error, int 
         CHECK_INT(io_sim_fail_accepts(self->world.lane, self->listener, error, (uint32_t)times,
                                       (uint32_t)period),
                   0);
-#ifndef _WIN32
-    if (strcmp(self->world.backend->name, "io_uring") == 0) {
-        watched = &((uring_lane *)self->world.lane->state)->ring;
-        watched_token = io_op_token(accept);
-    }
-#else
-    (void)accept;
-#endif
 }
 
 static void close_world(world_of_refusals *self) {
-#ifndef _WIN32
-    watched = NULL;
-#endif
     refusal.times = 0;
     for (int i = 0; i < self->count; i++)
         world_handle_close(self->clients[i]);
@@ -220,10 +172,10 @@ static void close_world(world_of_refusals *self) {
     world_close(&self->world);
 }
 
-/* The result of one accept. On the ring a refusal costs a client, elsewhere none. */
+/* The result of one accept. A refusal costs no client. */
 static int64_t accept_one(world_of_refusals *self, int error, int times, int period) {
     io_op *accept = new_accept(&self->world);
-    refuse(self, accept, error, times, period);
+    refuse(self, error, times, period);
     io_op_submit(accept, self->handle);
     int64_t result = world_finish(&self->world, accept);
     if (result == 0)
@@ -265,53 +217,12 @@ static void passed_over(const char *backend) {
     }
 }
 
-#ifndef _WIN32
-
-/* Nor is there any other result that the ring may give for ever. */
-static void meaningless_for_ever(void) {
-    static const int errors[] = {EINTR, EAGAIN};
-    for (size_t i = 0; i < COUNT_OF(errors); i++) {
-        world_of_refusals self;
-        open_world(&self, "io_uring");
-        io_op *accept = new_accept(&self.world);
-        refuse(&self, accept, errors[i], FOR_EVER, 1);
-        io_op_submit(accept, self.handle);
-        int clients = 0;
-        io_op *ended = NULL;
-        while (ended == NULL && clients < 500) {
-            io_native native = world_socket(&self.world);
-            io_handle *handle = world_handle(&self.world, native);
-            io_op *connect = new_connect(&self.world, &self.address);
-            io_op_submit(connect, handle);
-            for (io_op *op = NULL; op != connect;) {
-                op = world_get(&self.world, 10000);
-                CHECK(op != NULL);
-                if (op == accept)
-                    ended = accept;
-            }
-            io_op_release(connect);
-            world_handle_close(handle);
-            clients++;
-        }
-        CHECK(ended != NULL);
-        CHECK(clients > 4);
-        CHECK(accept->result == -EINTR || accept->result == -ENOBUFS);
-        io_op_release(accept);
-        close_world(&self);
-    }
-}
-
-#endif
-
 BACKENDS(DEFINE, told_at_once)
 BACKENDS(DEFINE, passed_over)
 
 int main(int argc, char **argv) {
     static const test_case tests[] = {
         TEST(at_once_and_how_often), TEST(pauses), TEST(pauses_for_lost_clients),
-#ifndef _WIN32
-        TEST(meaningless_for_ever),
-#endif
         BACKENDS(ENTRY, told_at_once) /**/
         BACKENDS(ENTRY, passed_over)  /**/
     };

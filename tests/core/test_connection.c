@@ -388,7 +388,6 @@ static void read_all(void *argument) {
 static void much_to_a_fast_reader(const char *backend) {
     enum { SHARE_MOST = 1 << 20, MUCH = 128 << 20 };
     io_native natives[2];
-    test_needs_threads(backend);
     talk_end *end = talk_open_narrow(&both, backend, 0);
     if (both.world.sim) { /* reads in the same thread */
         close_both();

@@ -171,7 +171,6 @@ static void round_of(const char *backend, way how, uint64_t seed) {
 }
 
 static void rounds(const char *backend, way how) {
-    test_needs_threads(backend);
     for (uint64_t seed = 0; seed < test_scaled(20) + 1; seed++)
         round_of(backend, how, seed);
 }

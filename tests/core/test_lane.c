@@ -563,13 +563,7 @@ static void close_under_workers(const char *backend) {
     BACKENDS(X, close_under_workers)
 /* clang-format on */
 
-#define DEFINE_THREADED(test, backend)   \
-    static void test##_##backend(void) { \
-        test_needs_threads(#backend);    \
-        test(#backend);                  \
-    }
-
-ALL(DEFINE_THREADED)
+ALL(DEFINE)
 
 int main(int argc, char **argv) {
     static const test_case tests[] = {ALL(ENTRY)};

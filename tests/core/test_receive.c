@@ -476,7 +476,6 @@ static void many_threads(const char *backend) {
     static crowd all;
     test_thread threads[THREADS];
     io_port_figures figures;
-    test_needs_threads(backend);
     memset(&all, 0, sizeof(all));
     world_open(&all.world, backend, THREADS);
     all.open = 2 * LINKS;

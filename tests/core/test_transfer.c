@@ -142,7 +142,6 @@ static void end_of_stream(const char *backend) {
         scene_submit(&scene, op, 0);
         CHECK_INT(scene_finish(&scene, op), i == 0 ? 5 : 0);
         const char *arrived = io_vec_base(&((io_transfer *)op)->vecs[0]);
-        test_kernel_wrote(arrived, i == 0 ? 5 : 0);
         if (i == 0)
             CHECK(memcmp(arrived, scene.bytes, 5) == 0);
         io_op_release(op);

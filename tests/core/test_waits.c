@@ -315,13 +315,7 @@ static void closed_while_it_fails(const char *backend) {
     BACKENDS(X, closed_while_it_fails)
 /* clang-format on */
 
-#define DEFINE_THREADED(test, backend)   \
-    static void test##_##backend(void) { \
-        test_needs_threads(#backend);    \
-        test(#backend);                  \
-    }
-
-ALL(DEFINE_THREADED)
+ALL(DEFINE)
 
 int main(int argc, char **argv) {
     static const test_case tests[] = {ALL(ENTRY)};

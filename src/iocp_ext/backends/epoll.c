@@ -11,7 +11,11 @@
  *
  * epoll keeps a registration as long as the open file lives, not the number: a closed socket whose
  * file lives on in a forked child is still reported. Events carry the handle's token, and a retry
- * first makes sure that the number still is the same file. */
+ * first makes sure that the number still is the same file.
+ *
+ * The backend io_uring waits here, too, for all but files: see uring.c for the reasons. */
+#include "epoll.h"
+
 #include "posix_socket.h"
 
 #include <errno.h>
@@ -27,19 +31,8 @@ enum { EVENTS_MAX = 64 };
 
 /* The last argument of a system call is read from the stack as a whole register. */
 #define KERNEL_SIGSET_BYTES ((size_t)8)
-enum { WAKE_TOKEN = 0 };
 
-typedef struct epoll_lane {
-    int epoll;
-    int wake; /* eventfd */
-} epoll_lane;
-
-static const uint32_t interest = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-
-static int fail(uint32_t *os_error) {
-    *os_error = (uint32_t)errno;
-    return -errno;
-}
+static const uint32_t epoll_interest = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
 
 static int epoll_probe(char *reason, size_t size) {
     int fd = epoll_create1(EPOLL_CLOEXEC);
@@ -53,53 +46,66 @@ static int epoll_probe(char *reason, size_t size) {
     return -error;
 }
 
+int epoll_state_open(epoll_lane *state) {
+    int error = 0;
+    state->wake = -1;
+    state->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (state->epoll >= 0)
+        state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    /* Edge-triggered and never read: every write is a new edge. */
+    if (state->wake < 0)
+        error = errno;
+    else
+        error = epoll_watch(state, state->wake);
+    if (error)
+        epoll_state_close(state);
+    return error;
+}
+
+void epoll_state_close(epoll_lane *state) {
+    if (state->epoll >= 0)
+        close(state->epoll);
+    if (state->wake >= 0)
+        close(state->wake);
+}
+
+int epoll_watch(const epoll_lane *state, int fd) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = EPOLL_TOKEN_WAKE};
+    return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+}
+
 static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
     epoll_lane *state = malloc(sizeof *state);
     if (state == NULL)
         return -IOE_NOMEM;
-    int error;
-    state->wake = -1;
-    state->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (state->epoll < 0)
-        goto failed;
-    state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (state->wake < 0)
-        goto failed;
-    /* Edge-triggered and never read: every write is a new edge. */
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = WAKE_TOKEN};
-    if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, state->wake, &event) < 0)
-        goto failed;
+    int error = epoll_state_open(state);
+    if (error) {
+        *os_error = (uint32_t)error;
+        free(state);
+        return -error;
+    }
     lane->state = state;
     return 0;
-
-failed:
-    error = fail(os_error);
-    if (state->wake >= 0)
-        close(state->wake);
-    if (state->epoll >= 0)
-        close(state->epoll);
-    free(state);
-    return error;
 }
 
 static void epoll_lane_close(io_lane *lane) {
     epoll_lane *state = lane->state;
-    if (!lane->broken) /* else the number may be another file's by now */
-        close(state->epoll);
-    close(state->wake);
+    if (lane->broken) /* the number may be another file's by now */
+        state->epoll = -1;
+    epoll_state_close(state);
     free(state);
     lane->state = NULL;
 }
 
-static void epoll_wake(io_lane *lane) {
+void epoll_wake(io_lane *lane) {
     io_wake_signal(((epoll_lane *)lane->state)->wake);
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
 
-static int interest_set(io_handle *handle) {
+static int epoll_interest_set(io_handle *handle) {
     epoll_lane *state = handle->lane->state;
-    struct epoll_event event = {.events = interest, .data.u64 = io_handle_token(handle)};
+    struct epoll_event event = {.events = epoll_interest, .data.u64 = io_handle_token(handle)};
     int fd = (int)handle->native;
     /* It is there already if another handle was made of the same open file before. */
     if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 &&
@@ -108,11 +114,11 @@ static int interest_set(io_handle *handle) {
     return 0;
 }
 
-static int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
+int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     int error = posix_handle_open(handle, os_error);
     if (error)
         return error;
-    error = interest_set(handle);
+    error = epoll_interest_set(handle);
     if (error == -EPERM) /* a regular file: always ready, so nothing to be told */
         return 0;
     if (error) {
@@ -122,7 +128,7 @@ static int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     return error;
 }
 
-static void epoll_handle_close(io_handle *handle, bool close_native) {
+void epoll_handle_close(io_handle *handle, bool close_native) {
     epoll_lane *state = handle->lane->state;
     posix_handle_close(handle);
     if (handle->native_gone || !posix_same_file(handle))
@@ -140,50 +146,61 @@ static void epoll_handle_close(io_handle *handle, bool close_native) {
 /* Whether the socket may have something to receive. After a receive that was not filled there is
  * nothing until epoll says so, which saves the call that would find it out. Not so where a receive
  * may end early: at urgent data, at the end of the stream, and on unix sockets. */
-static int receive_when_ready(io_op *op) {
+static int epoll_receive_when_ready(io_op *op) {
     if (!(op->handle->ready & (IO_READABLE | IO_UNUSUAL)))
         return IO_PENDING;
     op->result = IO_RECEIVE_READY;
     return IO_DONE;
 }
 
-static int epoll_receive_now(io_receive *receive) {
+/* Whether a receive that found nothing is to be tried again: there is something (posix_readable),
+ * and the edge that told of it has been used up. */
+static bool epoll_misled(io_handle *handle) {
+    if (!(handle->ready & IO_UNUSUAL))
+        return false;
+    if (posix_readable(handle))
+        return true;
+    handle->ready &= (uint8_t) ~(IO_READABLE | IO_UNUSUAL);
+    return false;
+}
+
+int epoll_receive_now(io_receive *receive) {
     io_handle *handle = receive->op.handle;
     int answer = posix_perform(&receive->op);
     bool filled =
         answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
-    if (answer == -IOE_AGAIN) /* the unusual, too, is over: urgent data is not to be had here */
-        handle->ready &= (uint8_t) ~(IO_READABLE | IO_UNUSUAL);
-    else if (!filled)
+    if (!filled && (answer != -IOE_AGAIN || !epoll_misled(handle)))
         handle->ready &= (uint8_t)~IO_READABLE;
     return answer;
 }
 
-static int epoll_submit(io_op *op) {
+int epoll_submit(io_op *op) {
+    io_handle *handle = op->handle;
     if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
         int error = io_file_pool_submit(op, posix_file_work);
         return error ? error : IO_PENDING;
     }
-    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(op->handle))
+    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(handle))
         return -IOE_BADF;
-    if (op->flags & IO_OP_YIELD) {
-        int error = interest_set(op->handle); /* reports it once more if it is ready now */
-        return error ? error : IO_PENDING;
-    }
-    if (op->kind == IO_RECEIVE)
-        return receive_when_ready(op);
-    int answer = posix_perform(op);
-    return answer == -IOE_AGAIN ? IO_PENDING : answer;
+    if (op->kind == IO_RECEIVE && !(op->flags & IO_OP_YIELD))
+        return epoll_receive_when_ready(op);
+    int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : posix_perform(op);
+    if (answer != -IOE_AGAIN)
+        return answer;
+    /* Reports it once more if it is ready now. */
+    bool again = op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_misled(handle));
+    int error = again ? epoll_interest_set(handle) : 0;
+    return error ? error : IO_PENDING;
 }
 
-static int epoll_cancel(io_op *op) {
+int epoll_cancel(io_op *op) {
     if (op->flags & IO_OP_IN_POOL)
         return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
     return IO_DONE; /* the kernel knows nothing of it */
 }
 
-static int pwait(int epoll, struct epoll_event *events, int maximum, uint64_t deadline_ns,
-                 const void *mask) {
+static int epoll_pwait_until(int epoll, struct epoll_event *events, int maximum,
+                             uint64_t deadline_ns, const void *mask) {
     static _Atomic bool no_pwait2; /* Linux before 5.11: whole milliseconds */
     struct timespec left = {0, 0};
     if (deadline_ns != IO_NEVER && deadline_ns != 0)
@@ -204,8 +221,8 @@ static int pwait(int epoll, struct epoll_event *events, int maximum, uint64_t de
                         KERNEL_SIGSET_BYTES);
 }
 
-static int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
-                           io_list *done) {
+int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                    io_list *done) {
     epoll_lane *state = lane->state;
     struct epoll_event events[EVENTS_MAX];
     sigset_t all;
@@ -216,13 +233,13 @@ static int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
     }
     if (maximum > EVENTS_MAX)
         maximum = EVENTS_MAX;
-    int count = pwait(state->epoll, events, maximum, deadline_ns, mask);
+    int count = epoll_pwait_until(state->epoll, events, maximum, deadline_ns, mask);
     if (count < 0) /* EINTR also comes without a signal: a stop, or the kernel's own work */
         return errno == EINTR && !wait->signals ? 0 : -errno;
     for (int i = 0; i < count; i++) {
         uint32_t happened = events[i].events;
         uint32_t ready = 0;
-        if (events[i].data.u64 == WAKE_TOKEN)
+        if (events[i].data.u64 == EPOLL_TOKEN_WAKE)
             continue;
         if (happened & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             ready |= IO_READABLE;

@@ -1,7 +1,6 @@
 /* posix_socket.c: what POSIX sockets do without blocking, told in the terms of the seam.
  *
- * epoll.c does everything this way and waits when it is told EAGAIN; uring.c sends this way, since
- * a send seldom has to wait and is then one system call with nothing to reap.
+ * epoll.c does everything this way, for the backend io_uring too, and waits when it is told EAGAIN.
  *
  * A receive is given its pooled buffer only for the moment of the attempt, so that waiting for data
  * costs no memory.
@@ -123,6 +122,11 @@ bool posix_same_file(const io_handle *handle) {
            handle->identity[1] == (uint64_t)status.st_ino;
 }
 
+bool posix_readable(const io_handle *handle) {
+    struct pollfd asked = {.fd = (int)handle->native, .events = POLLIN | POLLRDHUP};
+    return poll(&asked, 1, 0) == 1 && asked.revents & (POLLIN | POLLRDHUP);
+}
+
 int posix_shutdown(io_handle *handle) {
     return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
 }
@@ -158,9 +162,10 @@ void posix_prepare_close(io_handle *handle, bool reset) {
     int interruptions = 0;
     for (size_t total = 0; total < DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-        if (moved <= 0 && !interrupted(moved, &interruptions))
+        bool misled = moved < 0 && errno == EAGAIN && posix_readable(handle);
+        if (moved <= 0 && !misled && !interrupted(moved, &interruptions))
             return;
-        total += moved > 0 ? (size_t)moved : 0;
+        total += moved > 0 ? (size_t)moved : sizeof discarded;
     }
 }
 

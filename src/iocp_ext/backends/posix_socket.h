@@ -26,6 +26,9 @@ void posix_close(io_native native);
 
 /* Tries a socket operation or poll without blocking: IO_DONE, -IOE_AGAIN, or another error. */
 int posix_perform(io_op *op);
+/* Whether there is something to receive, or the end of the stream. An error alone does not count.
+ */
+bool posix_readable(const io_handle *handle);
 int posix_check_file(io_native file);
 int posix_hold_file(io_send_file *op);
 /* The work of a file operation on a pool thread, blocking. */

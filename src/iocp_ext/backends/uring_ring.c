@@ -12,11 +12,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { KERNEL_SIGSET_BYTES = 8, BUSY_RETRIES_MAX = 64 };
+enum { BUSY_RETRIES_MAX = 64 };
 
-static const uint32_t features_needed = URING_FEATURE_SINGLE_MMAP | URING_FEATURE_NODROP |
-                                        URING_FEATURE_SUBMIT_STABLE | URING_FEATURE_FAST_POLL |
-                                        URING_FEATURE_EXT_ARG;
+static const uint32_t features_needed =
+    URING_FEATURE_SINGLE_MMAP | URING_FEATURE_NODROP | URING_FEATURE_SUBMIT_STABLE;
 
 static void *map(int fd, size_t bytes, off_t offset) {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
@@ -36,7 +35,7 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     struct uring_params params;
     memset(ring, 0, sizeof *ring);
     memset(&params, 0, sizeof params);
-    params.flags = URING_SETUP_CQSIZE | URING_SETUP_COOP_TASKRUN | URING_SETUP_TASKRUN_FLAG;
+    params.flags = URING_SETUP_CQSIZE | URING_SETUP_COOP_TASKRUN;
     params.cq_entries = cq_entries;
     ring->fd = uring_sys_setup(sq_entries, &params); /* close-on-exec by itself */
     if (ring->fd < 0)
@@ -94,12 +93,13 @@ int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry) {
     atomic_store_explicit(ring->sq_tail, tail + 1, memory_order_release);
     int error = 0;
     for (int tries = 0; tries < BUSY_RETRIES_MAX; tries++) {
-        int entered = uring_sys_enter(ring->fd, 1, 0, 0, NULL, 0);
+        int entered = uring_sys_enter(ring->fd, 1, 0, 0);
         if (entered == 1)
             return 0;
         error = entered < 0 ? errno : EAGAIN;
-        if (error == EBUSY) /* completions wait for room */
-            error = uring_ring_flush(ring) ? errno : EBUSY;
+        int refused = error == EBUSY ? uring_ring_flush(ring) : 0; /* completions wait for room */
+        if (refused)
+            error = refused;
         if (error != EINTR && error != EAGAIN && error != EBUSY)
             break;
     }
@@ -121,21 +121,14 @@ int uring_ring_reap(uring_ring *ring, struct uring_cqe *completions, int maximum
     return count;
 }
 
-int uring_ring_wait(uring_ring *ring, const struct uring_timespec *timeout, const void *mask) {
-    struct uring_wait_argument argument = {
-        .mask = (uint64_t)(uintptr_t)mask,
-        .mask_bytes = mask != NULL ? KERNEL_SIGSET_BYTES : 0,
-        .timeout = (uint64_t)(uintptr_t)timeout,
-    };
-    return uring_sys_enter(ring->fd, 0, 1, URING_ENTER_GETEVENTS | URING_ENTER_EXT_ARG, &argument,
-                           sizeof argument) < 0
-               ? errno
-               : 0;
+bool uring_ring_overflown(const uring_ring *ring) {
+    return atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & URING_SQ_CQ_OVERFLOW;
 }
 
 int uring_ring_flush(uring_ring *ring) {
-    uint32_t flags = atomic_load_explicit(ring->sq_flags, memory_order_relaxed);
-    if (!(flags & (URING_SQ_CQ_OVERFLOW | URING_SQ_TASKRUN)))
-        return 0;
-    return uring_sys_enter(ring->fd, 0, 0, URING_ENTER_GETEVENTS, NULL, 0) < 0 ? errno : 0;
+    int error;
+    do
+        error = uring_sys_enter(ring->fd, 0, 0, URING_ENTER_GETEVENTS) < 0 ? errno : 0;
+    while (error == EINTR);
+    return error;
 }

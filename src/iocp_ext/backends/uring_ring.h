@@ -27,9 +27,9 @@ void uring_ring_close(uring_ring *ring);
 int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry);
 /* Takes up to `maximum` completions. One thread at a time. */
 int uring_ring_reap(uring_ring *ring, struct uring_cqe *completions, int maximum);
-/* Waits for a completion, for at most `timeout` (NULL: for ever). 0 or an errno (ETIME, EINTR). */
-int uring_ring_wait(uring_ring *ring, const struct uring_timespec *timeout, const void *mask);
-/* Lets the kernel deliver what it holds back until this ring is entered. 0 or an errno. */
+/* Whether the kernel holds back completions for which there was no room. */
+bool uring_ring_overflown(const uring_ring *ring);
+/* Has it deliver them, as far as there is room now. 0 or an errno. */
 int uring_ring_flush(uring_ring *ring);
 
 #endif

@@ -11,21 +11,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { URING_SYS_SETUP = 425, URING_SYS_ENTER = 426, URING_SYS_REGISTER = 427 };
+enum { URING_SYS_SETUP = 425, URING_SYS_ENTER = 426 };
 
 struct uring_sqe {
     uint8_t opcode;
     uint8_t flags;
     uint16_t io_priority;
     int32_t fd;
-    uint64_t offset; /* also the address of accept's and connect's length */
+    uint64_t offset;
     uint64_t address;
     uint32_t length;
-    uint32_t op_flags; /* message, accept, poll, cancel or sync flags */
+    uint32_t op_flags; /* cancel or sync flags */
     uint64_t user_data;
     uint16_t buffer_group;
     uint16_t personality;
-    int32_t file_index; /* of a multishot receive: how many bytes in all */
+    int32_t file_index;
     uint64_t address3;
     uint64_t padding;
 };
@@ -57,76 +57,26 @@ struct uring_params {
 };
 _Static_assert(sizeof(struct uring_params) == 120, "layout");
 
-struct uring_timespec {
-    int64_t seconds;
-    int64_t nanoseconds;
-};
-
-struct uring_wait_argument {
-    uint64_t mask;
-    uint32_t mask_bytes;
-    uint32_t min_wait_us;
-    uint64_t timeout;
-};
-_Static_assert(sizeof(struct uring_wait_argument) == 24, "layout");
-
-/* An entry of a ring of buffers that the kernel may take; the first one's tail is the ring's. */
-struct uring_buffer {
-    uint64_t address;
-    uint32_t length;
-    uint16_t id;
-    _Atomic uint16_t tail;
-};
-_Static_assert(sizeof(struct uring_buffer) == 16, "layout");
-
-struct uring_buffer_registration {
-    uint64_t address;
-    uint32_t entries;
-    uint16_t group, flags;
-    uint64_t reserved[3];
-};
-_Static_assert(sizeof(struct uring_buffer_registration) == 40, "layout");
-
 enum {
+    URING_OP_NOP = 0,
     URING_OP_READV = 1,
     URING_OP_WRITEV = 2,
     URING_OP_FSYNC = 3,
-    URING_OP_POLL_ADD = 6,
-    URING_OP_RECVMSG = 10,
-    URING_OP_ACCEPT = 13,
     URING_OP_ASYNC_CANCEL = 14,
-    URING_OP_CONNECT = 16,
-    URING_OP_RECV = 27,
 };
 
 #define URING_SETUP_CQSIZE (1u << 3)
 #define URING_SETUP_COOP_TASKRUN (1u << 8)
-#define URING_SETUP_TASKRUN_FLAG (1u << 9)
 
 #define URING_FEATURE_SINGLE_MMAP (1u << 0)
 #define URING_FEATURE_NODROP (1u << 1)
 #define URING_FEATURE_SUBMIT_STABLE (1u << 2)
-#define URING_FEATURE_FAST_POLL (1u << 5)
-#define URING_FEATURE_EXT_ARG (1u << 8)
 
 #define URING_ENTER_GETEVENTS (1u << 0)
-#define URING_ENTER_EXT_ARG (1u << 3)
 
 #define URING_SQ_CQ_OVERFLOW (1u << 1)
-#define URING_SQ_TASKRUN (1u << 2)
 
 #define URING_SQE_ASYNC (1u << 4)
-#define URING_SQE_BUFFER_SELECT (1u << 5)
-#define URING_CQE_BUFFER (1u << 0)
-#define URING_CQE_MORE (1u << 1)
-#define URING_CQE_BUFFER_SHIFT 16
-#define URING_POLL_MULTISHOT (1u << 0)
-#define URING_RECV_POLL_FIRST (1u << 0)
-#define URING_RECV_MULTISHOT (1u << 1)
-#define URING_CANCEL_ALL (1u << 0)
-#define URING_CANCEL_ANY (1u << 2)
-
-#define URING_REGISTER_BUFFERS 22
 
 #define URING_OFFSET_RINGS 0
 #define URING_OFFSET_SQES 0x10000000
@@ -135,13 +85,8 @@ static inline int uring_sys_setup(uint32_t entries, struct uring_params *params)
     return (int)syscall(URING_SYS_SETUP, entries, params);
 }
 
-static inline int uring_sys_enter(int fd, uint32_t submit, uint32_t complete, uint32_t flags,
-                                  const void *argument, size_t size) {
-    return (int)syscall(URING_SYS_ENTER, fd, submit, complete, flags, argument, size);
-}
-
-static inline int uring_sys_register(int fd, uint32_t what, const void *argument, uint32_t count) {
-    return (int)syscall(URING_SYS_REGISTER, fd, what, argument, count);
+static inline int uring_sys_enter(int fd, uint32_t submit, uint32_t complete, uint32_t flags) {
+    return (int)syscall(URING_SYS_ENTER, fd, submit, complete, flags, NULL, 0);
 }
 
 #endif

@@ -67,8 +67,8 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
 
 /* ---- what operations bring ------------------------------------------------------------------- */
 
-/* The kernel tells one call of a reset, and says EPIPE to sends that come later: with io_uring also
- * before the one that was told has come to us. */
+/* The kernel tells one call of a reset, and says EPIPE to sends that come later: perhaps before the
+ * one that was told has come to us. */
 static bool explains(const io_connection *self, io_connection_cause cause, int error) {
     return cause == IO_CAUSE_RECEIVE && error == IOE_CONNRESET && self->cause == IO_CAUSE_SEND &&
            self->error == IOE_PIPE;

@@ -117,7 +117,6 @@ enum {
     IO_OP_YIELD = 1u << 4,       /* has had its share: submit() makes it wait for its next turn */
     IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
     IO_OP_CANCEL_OWED = 1u << 6, /* the kernel did not take the cancel that was asked for (uring) */
-    IO_OP_EAGER = 1u << 7,       /* there may be something for it already: tried before it waits */
 };
 
 /* Who is told when an operation has been taken from the ready queue. */

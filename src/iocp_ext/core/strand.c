@@ -1,10 +1,10 @@
 /* strand.c: a handle and its operations, in order; the only road from submit to completion.
  *
- * Each direction of a handle has a queue. Only its head is in the backend's hands: with two sends
- * in the kernel at once, io_uring would put the second one's bytes behind a short first one's. The
- * rest waits here, and a send that moved only a part goes on before the next one starts. A backend
- * whose kernel keeps such a queue itself (IO_KERNEL_QUEUES) is given everything at once; only a
- * send_file, which may take several calls, holds back what follows it.
+ * Each direction of a handle has a queue. Only its head is in the backend's hands: of two sends
+ * under way, the second would put its bytes behind a short first one's. The rest waits here, and a
+ * send that moved only a part goes on before the next one starts. A backend whose kernel keeps such
+ * a queue itself (IO_KERNEL_QUEUES) is given everything at once; only a send_file, which may take
+ * several calls, holds back what follows it.
  *
  * All of it happens under the handle's lock, so a completion that another thread dequeues before
  * submit has returned simply waits for the lock. What completes is collected in a list and put

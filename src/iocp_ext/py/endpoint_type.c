@@ -188,7 +188,7 @@ static bool receive(py_endpoint *self, bool now) {
     io_op *op = &self->receive->transfer.op;
     self->busy = entered && self->handle != NULL;
     if (self->busy) {
-        op->flags = IO_OP_EAGER;
+        op->flags = 0; /* of the last time */
         self->receive->transfer.receive_flags = 0;
         Py_INCREF((PyObject *)self); /* the operation's */
         if (now)
