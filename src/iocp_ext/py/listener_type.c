@@ -149,7 +149,7 @@ static void report_pause(py_listener *self, int error, uint32_t os_error) {
 
 /* A client was accepted and cannot be served, because of the exception that is set. */
 static void report_lost(py_listener *self, const io_address *peer) {
-    PyObject *error = PyErr_GetRaisedException();
+    PyObject *error = py_error_take();
     PyObject *address = py_address_object(peer);
     atomic_fetch_add_explicit(&self->service->failed, 1, memory_order_relaxed);
     if (address == NULL)

@@ -259,15 +259,6 @@ static bool open_connection(py_connection *connection, io_native native, int fam
     return error == 0;
 }
 
-/* Opens it as what its caller wants: whole, or to be equipped on its strand. */
-static bool begin(py_connection *connection, io_native native, int family, bool whole, bool post) {
-    if (whole && !py_connection_equip(connection)) {
-        discard(connection->service, native, family);
-        return false;
-    }
-    return open_connection(connection, native, family, post);
-}
-
 /* `whole`: others get it before its first callback. */
 static py_connection *adopt(py_service *self, io_native native, int family, const io_address *peer,
                             PyObject *context, bool whole, bool post) {
@@ -285,7 +276,9 @@ static py_connection *adopt(py_service *self, io_native native, int family, cons
     }
     if (context != NULL)
         Py_SETREF(connection->context, Py_NewRef(context));
-    if (begin(connection, native, family, whole, post))
+    if (whole && !py_connection_equip(connection))
+        discard(self, native, family);
+    else if (open_connection(connection, native, family, post))
         return connection;
     PyObject *error = py_error_take();
     uncount_host(self, connection);
