@@ -397,7 +397,7 @@ def test_framer_of_a_server_that_cannot_be_made(backend, make_server, dial):
         on_close=lambda conn, error: ends.add(None),
     )
     ends.wait()
-    assert server.stats()["failed"] == 1
+    wait_until(lambda: server.stats()["failed"] == 1, "the end at the server")
     conn = dial(server, on_data=lambda conn, data: answers.add(data))
     conn.send(b"x\n")
     assert answers.wait() == [b"x\n"]
