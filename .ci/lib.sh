@@ -8,6 +8,7 @@ export DEBIAN_FRONTEND=noninteractive
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$CACHE/pip}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_NO_INPUT=1
+export PIP_RETRIES=10
 # An older wheel rather than a newer source package that needs other compilers.
 export PIP_PREFER_BINARY=1
 export PIP_ROOT_USER_ACTION=ignore
