@@ -19,7 +19,8 @@ from support import outcome
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "found_in_use")
-    config.pluginmanager.register(outcome.Recorder(Path(outcome.TARGET), list))
+    missing = lambda: ["sim"] if Path("sim-is-missing").exists() else []
+    config.pluginmanager.register(outcome.Recorder(Path(outcome.TARGET), missing))
 """
 
 HEAD = """
@@ -200,3 +201,11 @@ def test_a_run_that_fails_without_a_failed_test(check):
     """As one in which an expected backend is missing."""
     done = check("")
     assert (done.status, done.final) == (0, 1), done.said
+
+
+def test_an_expected_backend_is_missing(check):
+    """However the tests fare that failed in addition."""
+    done = check("def test_it():\n    Path('sim-is-missing').touch()\n    fails_at_first(1)")
+    assert (done.status, done.final) == (1, 1), done.said
+    assert (done.unsteady, done.repeats) == ([], 0)
+    assert "no test ran on sim" in done.said

@@ -36,10 +36,6 @@ class Recorder:
         self._skipped: set[str] = set()
         self._failures: dict[str, str] = {}  # node id: why it must not be repeated, or nothing
         self._found_in_use: set[str] = set()
-        self._collected = True
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        self._collected = self._collected and not report.failed
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         self._found_in_use = {
@@ -56,10 +52,7 @@ class Recorder:
             self._passed.add(name)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if not self._collected or exitstatus not in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.TESTS_FAILED,
-        ):
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return
         if missing := self._missing_backends():
             self._failures["expected backends"] = f"no test ran on {', '.join(missing)}"
