@@ -1,4 +1,4 @@
-# Helpers of .ci/run, .ci/rows and .ci/build-python; to be sourced.
+# Helpers of .ci/run, .ci/rows and .ci/roots; to be sourced.
 # shellcheck shell=bash
 
 CACHE="${IOCPCORE_CACHE:-$HOME/.cache/iocpcore}"
@@ -8,6 +8,7 @@ export DEBIAN_FRONTEND=noninteractive
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$CACHE/pip}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_NO_INPUT=1
+export PIP_RETRIES=10
 # An older wheel rather than a newer source package that needs other compilers.
 export PIP_PREFER_BINARY=1
 export PIP_ROOT_USER_ACTION=ignore
@@ -32,9 +33,49 @@ install_packages() {
         return 0
     fi
     say "installing ${missing[*]}"
-    apt-get -qq -o DPkg::Lock::Timeout=300 update &&
-        apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install \
+    apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update &&
+        apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 install \
             --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# mirror: the one that this machine's own apt uses.
+mirror() {
+    local found
+    found="$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} 2>/dev/null |
+        sed -nE 's#^(URIs:[[:space:]]*|deb[[:space:]]+(\[[^]]*\][[:space:]]*)?)([^[:space:]]+/debian)/?([[:space:]].*)?$#\3#p' |
+        head -n 1)" || true
+    if [[ -z $found ]]; then
+        say "no Debian mirror in the apt sources of this machine" >&2
+        return 1
+    fi
+    echo "$found"
+}
+
+# retry COMMAND...: for what uses the network.
+retry() {
+    local attempt
+    for attempt in 1 2 3; do
+        if "$@"; then return 0; fi
+        say "failed (attempt $attempt): $*" >&2
+        sleep $((attempt * 5))
+    done
+    return 1
+}
+
+# readme_block NAME: the shell block of README.md that is marked <!-- ci: NAME -->.
+readme_block() {
+    local block
+    block="$(sed -n "/^<!-- ci: $1 -->\$/,/^\`\`\`[[:space:]]*\$/p" "$ROOT/README.md" | sed '1,2d;$d')"
+    if [[ ! $block =~ [^[:space:]] ]]; then
+        say "README.md has no block marked <!-- ci: $1 -->" >&2
+        return 1
+    fi
+    echo "$block"
+}
+
+# readme_packages: the Debian packages that README names, one a line.
+readme_packages() {
+    readme_block packages | sed -nE 's/^apt-get install //p' | tr -s ' ' '\n'
 }
 
 # usable_python PYTHON 3.X: whether it is that version, with the GIL, and can build extensions.
@@ -52,7 +93,7 @@ find_python() {
     local candidate candidates
     candidates="$(
         compgen -G "$HOME/.pyenv/versions/$1.*/bin/python3" | sort -rV || true
-        printf '%s\n' "/usr/local/bin/python$1" "/usr/bin/python$1" "$CACHE/python-$1/bin/python3"
+        printf '%s\n' "/usr/local/bin/python$1" "/usr/bin/python$1"
         type -P "python$1" || true
     )"
     while read -r candidate; do
@@ -82,22 +123,18 @@ copy_sources() {
             tar -C "$1" -x
 }
 
+# How the commands of a row run: as they are, or by .ci/inside in a root.
+INSIDE=()
+
 # make_venv DIRECTORY PYTHON
 make_venv() {
-    "$2" -m venv "$1"
-    say "$("$1/bin/python" -VV)"
+    "${INSIDE[@]}" "$2" -m venv "$1"
+    say "$("${INSIDE[@]}" "$1/bin/python" -VV)"
 }
 
-# pip_install VENV REQUIREMENT...: with retries, since it uses the network.
+# pip_install VENV REQUIREMENT...
 pip_install() {
-    local venv="$1" attempt
+    local venv="$1"
     shift
-    for attempt in 1 2 3; do
-        if "$venv/bin/python" -m pip install -q --no-warn-script-location "$@"; then
-            return 0
-        fi
-        say "pip failed (attempt $attempt)"
-        sleep $((attempt * 5))
-    done
-    return 1
+    retry "${INSIDE[@]}" "$venv/bin/python" -m pip install -q --no-warn-script-location "$@"
 }

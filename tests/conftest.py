@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import iocpcore
 import pytest
-from support import system
+from support import outcome, system
 from support.net import Net
 
 EXPECTED = [name for name in os.environ.get("IOCPCORE_EXPECT_BACKENDS", "").split(",") if name]
@@ -23,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "system: needs sockets, files or waiting threads of the system: not for sim"
     )
+    config.addinivalue_line(
+        "markers", "found_in_use: of a fault that users met: a failure is never taken for chance"
+    )
+    if outcome.TARGET:
+        recorder = outcome.Recorder(Path(outcome.TARGET), _missing)
+        config.pluginmanager.register(recorder, "outcome")
     system.raise_descriptor_limit()
 
 
@@ -77,7 +85,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _differences(before: dict[str, object]) -> list[str]:
-    gc.collect()
     found = []
     descriptors = system.descriptors()
     if len(descriptors) > len(before["descriptors"]) + system.HANDLE_TOLERANCE:
@@ -90,11 +97,25 @@ def _differences(before: dict[str, object]) -> list[str]:
     return found
 
 
+_started = itertools.count()
+# Without the GIL a collection goes through frozen objects, too, and takes longer than most tests.
+TESTS_BETWEEN_COLLECTIONS = 20
+
+
+def _tidy_up() -> None:
+    """Freeze what is there, so that looking for what a test leaves costs next to nothing."""
+    if not system.FREE_THREADED:
+        gc.collect()
+    elif next(_started) % TESTS_BETWEEN_COLLECTIONS == 0:
+        gc.unfreeze()  # what was frozen as garbage
+        gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def ends_at_zero() -> Iterator[None]:
     """Descriptors, threads and operations are back to where they were."""
-    gc.collect()
-    gc.freeze()  # what is there already costs the collections below nothing
+    _tidy_up()
     before = {
         "descriptors": system.descriptors(),
         "threads": system.threads(),
@@ -104,7 +125,8 @@ def ends_at_zero() -> Iterator[None]:
     deadline = time.monotonic() + 5
     # The kernel takes back a descriptor or a thread a little later than it says so.
     while (left := _differences(before)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        if gc.collect() == 0:
+            time.sleep(0.02)
     assert not left, "; ".join(left)
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SOURCES = ROOT / "src" / "iocp_ext"
-WINDOWS_TOOLS = Path.home() / ".cache" / "iocpcore" / "win"
+CACHE = Path(os.environ.get("IOCPCORE_CACHE") or Path.home() / ".cache" / "iocpcore")
+WINDOWS_TOOLS = CACHE / "win"
 
 WARNINGS = [
     "-Wall",

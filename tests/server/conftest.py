@@ -85,6 +85,16 @@ def plain(ends_at_zero: None) -> Iterator[Callable[[Server], socket.socket]]:
         sock.close()
 
 
+@pytest.fixture(scope="session")
+def localhost() -> str:
+    """The name, where it is one: a bare system need not have an /etc/hosts."""
+    try:
+        socket.getaddrinfo("localhost", 1, socket.AF_INET)
+    except socket.gaierror as error:
+        pytest.skip(f"the name localhost is unknown here: {error}")
+    return "localhost"
+
+
 @pytest.fixture
 def endpoint(
     port: iocpcore.CompletionPort, workers: Callable[..., Any]

@@ -97,11 +97,11 @@ def test_all_addresses_are_tried(make_server, client_port, dead, monkeypatch):
 
 
 @pytest.mark.system
-def test_a_name(make_server, client_port):
+def test_a_name(make_server, client_port, localhost):
     events = Events()
     server = make_server(on_data=echo)
     conn = connect(
-        "localhost",
+        localhost,
         server.addresses[0][1],
         completion_port=client_port(),
         on_data=lambda c, data: events.add(data),
@@ -404,11 +404,11 @@ def test_nowait_when_nobody_is_told(client_port, dead, caplog):
 
 
 @pytest.mark.system
-def test_nowait_with_a_name(make_server, client_port):
+def test_nowait_with_a_name(make_server, client_port, localhost):
     events = Events()
     server = make_server()
     connect_nowait(
-        "localhost",
+        localhost,
         server.addresses[0][1],
         completion_port=client_port(),
         on_connect=events.recorder("connect"),

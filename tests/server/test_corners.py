@@ -17,6 +17,8 @@ from support.events import Events
 from support.streams import read_exactly
 from support.system import LIMIT, wait_until
 
+pytestmark = pytest.mark.found_in_use
+
 
 @pytest.mark.system
 def test_connections_are_whole_when_they_are_listed(make_server):

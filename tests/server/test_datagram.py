@@ -150,9 +150,9 @@ def test_a_remote_address(endpoint):
 
 
 @pytest.mark.system
-def test_a_name_as_remote_address(endpoint):
+def test_a_name_as_remote_address(endpoint, localhost):
     server = endpoint(on_datagram=echo)
-    client = endpoint(remote_address=("localhost", server.sockname[1]), local_address=LOOPBACK)
+    client = endpoint(remote_address=(localhost, server.sockname[1]), local_address=LOOPBACK)
     assert client.remote_address == server.sockname
 
 

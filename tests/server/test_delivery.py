@@ -13,6 +13,8 @@ from support.net import reset
 from support.streams import read_all, read_exactly
 from support.system import LIMIT, WINDOWS, scaled, wait_until
 
+pytestmark = pytest.mark.found_in_use
+
 MIB = 1 << 20
 BLOCK = bytes(range(251)) * 4177  # no power of two: what is torn or twice does not fit
 HUGE = 1024 * MIB

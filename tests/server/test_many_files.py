@@ -8,6 +8,8 @@ import iocpcore
 import pytest
 from support.system import descriptors
 
+pytestmark = pytest.mark.found_in_use
+
 ASKED = 1000
 
 

@@ -13,6 +13,8 @@ import pytest
 from iocpcore import Framer, FramingError
 from support.system import LIMIT, LINUX, wait_until
 
+pytestmark = pytest.mark.found_in_use
+
 SIZE = 2 << 20
 SLOWNESS_S = 2.6  # longer than a peer has for its own end of the stream
 

@@ -10,6 +10,8 @@ import pytest
 from iocpcore import Connection
 from support.system import scaled
 
+pytestmark = pytest.mark.found_in_use
+
 CONNECTIONS = 100
 MESSAGE = bytes(100)
 MESSAGES = 150_000

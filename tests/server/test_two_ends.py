@@ -7,6 +7,8 @@ import threading
 import pytest
 from support.system import LIMIT, scaled
 
+pytestmark = pytest.mark.found_in_use
+
 PIECE = 1 << 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,20 @@ import iocpcore
 
 from support.system import LIMIT
 
+# Exit codes of processes that did not end by their own will. Windows: access violation, illegal
+# instruction, stack overflow, heap corruption, abort().
+CRASHES = {0xC0000005, 0xC000001D, 0xC00000FD, 0xC0000374, 0xC0000409}
+CRASHES |= {
+    -getattr(signal, name)
+    for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")
+    if hasattr(signal, name)
+}
+
 PACKAGES = str(Path(iocpcore.__file__).resolve().parents[1])
+
+
+class Crashed(AssertionError):
+    """A child did not end by its own will."""
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -35,7 +49,7 @@ def start(*args: str, **extra: str) -> subprocess.Popen[str]:
 
 def run(code: str, backend: str, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
     """Runs the code with the backend as the default one. Killed at the limit: it hung."""
-    return subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -44,6 +58,9 @@ def run(code: str, backend: str, limit: float = LIMIT) -> subprocess.CompletedPr
         timeout=limit,
         check=False,
     )
+    if child.returncode in CRASHES:
+        raise Crashed(f"exit code {child.returncode}", child.stdout, child.stderr)
+    return child
 
 
 def check(code: str, backend: str, exit_code: int = 0, output: str = "", errors: str = "") -> None:

@@ -34,6 +34,7 @@ from layout import (
 )
 
 RECIPE = "python 1"
+# Its newest release; it has no wheels for 3.15 and 3.15t yet.
 BUNDLE = "panda3d==1.10.16"
 BUNDLED_FOLDER = PurePosixPath("deploy_libs")
 # The DLLs that belong beside python.exe; extension modules go to DLLs/.

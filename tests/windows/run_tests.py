@@ -43,6 +43,7 @@ TESTS = (
     *("tests/contract", "tests/server", "tests/aio", "tests/faults"),
     *("tests/test_cli.py", "tests/test_exit.py"),
 )
+SMOKE = "@tests/smoke.txt"
 ENVIRONMENT_TESTS = "tests/windows/test_environment.py"
 # Windows wants to be told of every accepted and connected socket; Wine only says that it was.
 CONTEXTS = "tests/windows/contexts.py"
@@ -60,6 +61,8 @@ class Options:
     abis: list[str]
     cpus: list[int | None]  # one lane each; None: a lane that may use all of them
     limit_s: float
+    smoke: bool
+    outcomes: Path | None
     pytest: list[str]
 
 
@@ -149,6 +152,7 @@ class Tester:
             "PYTHONPATH": windows_path(folder / "builds" / abi),
             "IOCPCORE_EXPECT_ABI": abi,
         }
+        self._outcome = options.outcomes / f"{abi}.json" if options.outcomes else None
 
     def run(self, output: TextIO | None) -> Verdict:
         words = self._options.pytest
@@ -162,7 +166,13 @@ class Tester:
                 return Verdict(trouble=trouble)
             # A choice of tests need not touch every backend.
             self._environment["IOCPCORE_EXPECT_BACKENDS"] = BACKENDS
-        if not any((CHECKOUT / word.partition("::")[0]).exists() for word in words):
+        if self._outcome:
+            self._outcome.parent.mkdir(parents=True, exist_ok=True)
+            self._outcome.unlink(missing_ok=True)
+            self._environment["IOCPCORE_TEST_OUTCOME"] = windows_path(self._outcome)
+        if self._options.smoke:
+            words = [SMOKE, *words]
+        elif not any((CHECKOUT / word.partition("::")[0]).exists() for word in words):
             words = [name for name in TESTS if (CHECKOUT / name).exists()] + words
         return self._pytest(words, output)
 
@@ -291,16 +301,25 @@ def remove(folder: Path) -> None:
 
 def parse(words: list[str]) -> Options:
     parser = argparse.ArgumentParser(
-        usage="run [ABI...] [--limit S] [PYTEST ARGUMENTS...]",
+        usage="run [ABI...] [--limit S] [--smoke] [--outcomes FOLDER] [PYTEST ARGUMENTS...]",
         description=f"Test the extension under Wine on Windows Pythons: {', '.join(ABIS)}.",
         epilog=f"Everything else goes to pytest; without any, it runs {' '.join(TESTS)}.",
         allow_abbrev=False,
     )
     parser.add_argument("--limit", type=float, default=900, help="seconds for each ABI (900)")
+    parser.add_argument("--smoke", action="store_true", help="only what tests/smoke.txt lists")
+    parser.add_argument("--outcomes", type=Path, help="folder for ABI.json, see support/outcome.py")
     options, rest = parser.parse_known_args(words)
     abis = list(takewhile(re.compile(r"cp3\d+t?").fullmatch, rest))
     check_abis(abis)
-    return Options(abis or list(ABIS), lanes_wanted(), options.limit, rest[len(abis) :])
+    return Options(
+        abis=abis or list(ABIS),
+        cpus=lanes_wanted(),
+        limit_s=options.limit,
+        smoke=options.smoke,
+        outcomes=options.outcomes,
+        pytest=rest[len(abis) :],
+    )
 
 
 def lanes_wanted() -> list[int | None]:
