@@ -27,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Protocol
 
 from iocpcore._stage import Data, Link
@@ -52,7 +52,6 @@ FILE_TURN = 16
 MAX_WRITE_BUFFER = 16 * 1024 * 1024
 
 
-@cache
 def _accepting_option() -> int:
     """The option by which a context accepts streams without close_notify.
 
@@ -60,6 +59,9 @@ def _accepting_option() -> int:
     """
     option: int = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return option & ~ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).options
+
+
+_ACCEPTING_OPTION = _accepting_option()
 
 
 class HasFileno(Protocol):
@@ -212,7 +214,7 @@ class TLSStage:
                 self._give_up()
                 raise _eof_error("the peer ended the connection during the TLS handshake")
             closed = self._closing and self._conn.closing
-            if closed or self._ssl.context.options & _accepting_option():
+            if closed or self._ssl.context.options & _ACCEPTING_OPTION:
                 return False
             # The SSLObject is not told: it would not encrypt any more, and what it makes of such
             # an end differs from version to version.

@@ -13,6 +13,8 @@ import pytest
 from support.net import SystemPeer, tcp_pair
 from support.system import LINUX, scaled
 
+pytestmark = pytest.mark.found_in_use
+
 DATA = b"." * 500_000
 BUFFER = 1 << 16  # of a fixed size: else the system enlarges it as it sees fit
 QUIET_SECONDS = 1.0

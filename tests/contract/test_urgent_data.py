@@ -15,6 +15,7 @@ from support.net import tcp_pair
 from support.system import scaled
 
 pytestmark = [
+    pytest.mark.found_in_use,
     pytest.mark.system,
     pytest.mark.skipif(system.WINDOWS, reason="Wine's urgent data is not the kernel's"),
 ]

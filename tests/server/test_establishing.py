@@ -14,6 +14,8 @@ from support.certificates import HOST, client_context, server_context
 from support.events import Events
 from support.system import LIMIT, scaled, wait_until
 
+pytestmark = pytest.mark.found_in_use
+
 TLS_VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 

@@ -15,6 +15,8 @@ from iocpcore import workers
 from support.child import run
 from support.system import LIMIT
 
+pytestmark = pytest.mark.found_in_use
+
 LINUX = sys.platform == "linux"
 FAILED = "ERROR iocpcore the port has failed, and everything on it ends: "
 HEAD = '''

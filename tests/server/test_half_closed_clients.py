@@ -12,6 +12,8 @@ from support.events import Events
 from support.streams import read_all
 from support.system import scaled, wait_until
 
+pytestmark = pytest.mark.found_in_use
+
 ANSWER = hashlib.sha256(b"answer").digest() * (16 << 15)  # 16 MiB: more than a socket takes
 QUIET_SECONDS = 1.0
 

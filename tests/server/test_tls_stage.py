@@ -585,17 +585,14 @@ def test_an_option_that_every_context_has_says_nothing(monkeypatch):
         return context
 
     monkeypatch.setattr(ssl.SSLContext, "__new__", new_with_option)
-    tls._accepting_option.cache_clear()
-    try:
-        pair = Pair()
-        pair.pump()
-        for side in (pair.server, pair.client):
-            assert side.stage.ssl_object.context.options & IGNORE_UNEXPECTED_EOF
-            assert side.stage.eof() is True
-            (error,) = side.conn.failed
-            assert isinstance(error, ssl.SSLEOFError)
-    finally:
-        tls._accepting_option.cache_clear()
+    monkeypatch.setattr(tls, "_ACCEPTING_OPTION", tls._accepting_option())
+    pair = Pair()
+    pair.pump()
+    for side in (pair.server, pair.client):
+        assert side.stage.ssl_object.context.options & IGNORE_UNEXPECTED_EOF
+        assert side.stage.eof() is True
+        (error,) = side.conn.failed
+        assert isinstance(error, ssl.SSLEOFError)
 
 
 def test_ragged_end_after_our_own(pair):

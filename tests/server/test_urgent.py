@@ -17,6 +17,7 @@ from support.net import reset
 from support.system import LIMIT, scaled, wait_until
 
 pytestmark = [
+    pytest.mark.found_in_use,
     pytest.mark.system,
     pytest.mark.skipif(system.WINDOWS, reason="Wine's urgent data is not the kernel's"),
 ]
