@@ -41,6 +41,14 @@ static void close_world(test_world *world) {
     world_close(world);
 }
 
+static bool skipped(test_world *world, bool pointless, const char *reason) {
+    if (pointless) {
+        close_world(world);
+        test_skip(reason);
+    }
+    return pointless;
+}
+
 static int get(test_world *world, uint64_t timeout_ns, io_op **op) {
     uint64_t now_ns = io_lane_now(world->lane);
     io_wait wait = {.deadline_ns = timeout_ns == IO_NEVER ? IO_NEVER
@@ -93,11 +101,8 @@ static void passes(const char *backend) {
 static void deadline_holds(const char *backend) {
     test_world world;
     open_world(&world, backend);
-    if (world.sim) {
-        close_world(&world);
-        test_skip("virtual time stands still while waits fail");
+    if (skipped(&world, world.sim, "virtual time stands still while waits fail"))
         return;
-    }
     io_op *op;
     fail_waits(IOE_NOMEM, FOR_EVER);
     CHECK_INT(get(&world, 0, &op), 0);
@@ -116,16 +121,10 @@ static void deadline_holds(const char *backend) {
 static void timers_go_on(const char *backend) {
     test_world world;
     open_world(&world, backend);
-    if (world.sim) {
-        close_world(&world);
-        test_skip("virtual time stands still while waits fail");
+    if (skipped(&world, world.sim, "virtual time stands still while waits fail"))
         return;
-    }
-    if (lane_shared(world.lane)) {
-        close_world(&world);
-        test_skip("timers come through the kernel's queue");
+    if (skipped(&world, lane_shared(world.lane), "timers come through the kernel's queue"))
         return;
-    }
     fail_waits(IOE_NOMEM, FOR_EVER);
     io_op *timer = io_op_new(world.lane, IO_TIMER, NULL), *op = NULL;
     io_timer_submit((io_timer *)timer, 10 * IO_NS_PER_MS);
