@@ -241,6 +241,7 @@ def test_a_message_that_is_too_large(backend):
 
 
 @pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="Ctrl-C cannot be sent to one process on Windows")
 def test_many_messages_that_are_too_large(backend):
     """A line when it begins, and one with the number of the others."""
     with echo_server(backend, "--framing", "length") as server:
