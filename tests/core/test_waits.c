@@ -41,6 +41,16 @@ static void close_world(test_world *world) {
     world_close(world);
 }
 
+/* Of a shared lane the kernel's queue may hold posts that nobody could get any more. */
+static void close_broken_world(test_world *world) {
+    fail_waits(0, 0);
+    world->lane->backend = real;
+    if (lane_shared(world->lane))
+        (void)world_close_busy(world);
+    else
+        world_close(world);
+}
+
 static bool skipped(test_world *world, bool pointless, const char *reason) {
     if (pointless) {
         close_world(world);
@@ -244,7 +254,7 @@ static void broken_for_all(const char *backend) {
             io_op_release(op);
         CHECK_INT(count, -expected);
         CHECK_INT(get(&crew.world, IO_NEVER, &op), -expected);
-        close_world(&crew.world);
+        close_broken_world(&crew.world);
     }
 }
 
@@ -285,7 +295,7 @@ static void broken_for_getters(const char *backend) {
     io_op *op;
     while (get(&world, 0, &op) == 1)
         io_op_release(op);
-    close_world(&world);
+    close_broken_world(&world);
 }
 
 /* close() waits for what the kernel has as long as it may, and no longer. */
