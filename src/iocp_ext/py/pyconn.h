@@ -142,6 +142,14 @@ void py_service_tick(io_op *op);                 /* its clock */
 void py_service_collect(io_op *op);              /* the same as the port ends */
 void py_service_report(py_service *service, py_callback which, PyObject *one, PyObject *two);
 
+/* ---- addresses with a limit (hosts.c) -------------------------------------------------------- */
+
+/* One more connection of its peer's address. `number` is how many there are now; 0: it is not
+ * counted. False: there is an exception. */
+bool py_host_count(py_service *service, py_connection *connection, size_t *number);
+/* One fewer, if it was counted. */
+void py_host_uncount(py_service *service, py_connection *connection);
+
 /* ---- listeners (listener_type.c) ------------------------------------------------------------- */
 
 PyObject *py_listener_new(py_service *service, io_native native, int family);
