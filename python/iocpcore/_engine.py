@@ -118,9 +118,14 @@ class Engine:
         return self._changed
 
     def changed(self) -> None:
-        """Something that a stop may be waiting for has happened."""
-        with self._changed:
-            self._changed.notify_all()
+        """Something that a stop may be waiting for has happened.
+
+        Before a stop this takes no lock: it is called whenever the last connection has gone, and an
+        exception at the end of a `with`, for want of memory, would leave the lock taken for ever.
+        """
+        if self.stopping:
+            with self._changed:
+                self._changed.notify_all()
 
     def executor(self) -> Executor:
         """Where offload() runs functions: the user's executor, or a pool made now."""

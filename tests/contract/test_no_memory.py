@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.memory import refused
 from support.system import LIMIT
 
-testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi")
-
 MOMENTS = range(40)  # which allocation of the call is refused
-
-
-@contextmanager
-def refused(moment: int) -> Iterator[None]:
-    """The allocation of this number, from here on, and no other."""
-    testcapi.set_nomemory(moment, moment + 1)
-    try:
-        yield
-    finally:
-        testcapi.remove_mem_hooks()
 
 
 def call(moment: int, function: Callable[..., Any], *args: Any) -> Any:

@@ -93,14 +93,14 @@ static void passes(const char *backend) {
         fail_waits(passing[i], 2);
         for (; atomic_load(&waits_left) > 0; seen++)
             CHECK_INT(get(&world, IO_NEVER, &op), -IOE_INTR);
-        CHECK_INT(world.lane->wait_error, passing[i]);
+        CHECK_INT(world.lane->wait_error, passing[0]); /* the log hears of no change */
         CHECK_INT(failures(&world), seen);
         post(&world, &world);
         CHECK_INT(get(&world, IO_NEVER, &op), 1);
         io_op_release(op);
     }
     CHECK_INT(world.lane->broken, 0);
-    CHECK_INT(world.lane->wait_error, passing[COUNT_OF(passing) - 1]); /* it was a moment ago */
+    CHECK_INT(world.lane->wait_error, passing[0]); /* it was a moment ago */
     world.lane->failed_ns -= 2 * LANE_CALM_NS;
     CHECK(world_get(&world, 1) == NULL);
     CHECK_INT(world.lane->wait_error, 0);

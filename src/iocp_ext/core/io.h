@@ -416,7 +416,7 @@ struct io_lane {
     uint32_t kernel_workers; /* ... of which in run() */
     uint32_t worker_count;   /* threads in run() */
     io_cond left;            /* a thread left, or is to look around: for stop and close */
-    _Atomic int wait_error;  /* portable: why waits fail just now; 0: they do not */
+    _Atomic int wait_error;  /* portable: why waits began to fail; 0: they do not */
     _Atomic int broken;      /* portable: why waiting is over for good; 0: it is not */
     uint64_t failed_ns;      /* when a wait failed last */
     int main_wake;           /* wakes a parked main thread; -1 on Windows */

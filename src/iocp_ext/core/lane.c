@@ -247,7 +247,8 @@ int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
         lane->broken = -error; /* who leaves the lane wakes the next one, which finds that */
         return error;
     }
-    lane->wait_error = -error;
+    if (lane->wait_error == 0) /* errors that take turns are told as one failure */
+        lane->wait_error = -error;
     lane->failed_ns = io_clock_ns();
     pause_waiting(lane, deadline_ns);
     return -IOE_INTR;

@@ -67,6 +67,7 @@ static void connection_dealloc(PyObject *object) {
     py_connection_release_spent(self);
     (void)connection_clear(object);
     Py_CLEAR(self->peername);
+    Py_CLEAR(self->host);
     PyMem_RawFree(self->carry);
     Py_CLEAR(self->service);
     type->tp_free(object);
@@ -166,10 +167,10 @@ PyObject *py_connection_stage(py_connection *self) {
     return stage;
 }
 
-void py_connection_set_stage(py_connection *self, PyObject *stage) {
+bool py_connection_set_stage(py_connection *self, PyObject *stage) {
     PyObject *old = NULL, *send = NULL;
     if (stage != NULL && PyObject_GetOptionalAttr(stage, state_of(self)->str_send, &send) < 0)
-        PyErr_WriteUnraisable(stage);
+        return false; /* to take it for one that does not send would send plain text */
     Py_BEGIN_CRITICAL_SECTION(self);
     old = self->stage;
     self->stage = Py_XNewRef(stage);
@@ -177,6 +178,7 @@ void py_connection_set_stage(py_connection *self, PyObject *stage) {
     self->stage_sends = send != NULL;
     Py_XDECREF(send);
     Py_XDECREF(old);
+    return true;
 }
 
 /* The stage's last words, said once. True: it will call _finish. */
@@ -367,7 +369,8 @@ static PyObject *connection_fail(PyObject *object, PyObject *error) {
 PyDoc_STRVAR(set_stage_doc, "_set_stage($self, stage, /)\n--\n\nAnother stage, or None.");
 
 static PyObject *connection_set_stage(PyObject *object, PyObject *stage) {
-    py_connection_set_stage(self_of(object), stage == Py_None ? NULL : stage);
+    if (!py_connection_set_stage(self_of(object), stage == Py_None ? NULL : stage))
+        return NULL;
     Py_RETURN_NONE;
 }
 

@@ -425,10 +425,9 @@ bool py_connection_equip(py_connection *self) {
     PyObject *stage = PyObject_CallOneArg(service->make_stage, (PyObject *)self);
     if (stage == NULL)
         return false;
-    if (stage != Py_None)
-        py_connection_set_stage(self, stage);
+    bool set = stage == Py_None || py_connection_set_stage(self, stage);
     Py_DECREF(stage);
-    return true;
+    return set;
 }
 
 void py_connection_unequip(py_connection *self) {
@@ -438,7 +437,7 @@ void py_connection_unequip(py_connection *self) {
     self->framer = NULL;
     Py_END_CRITICAL_SECTION();
     Py_XDECREF(framer);
-    py_connection_set_stage(self, NULL);
+    (void)py_connection_set_stage(self, NULL);
 }
 
 static bool start(py_connection *self) {

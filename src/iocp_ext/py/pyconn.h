@@ -35,7 +35,8 @@ typedef struct py_service {
     const io_framing *frames;
     PyObject *make_stage;
     PyObject *get_executor;
-    PyObject *addresses; /* dict: host to number of connections; used under its critical section */
+    PyObject *addresses; /* dict: host to bytearray with the number of connections, a size_t; used
+                            under its critical section */
     io_connection_limits limits;
     size_t max_connections, max_per_address; /* 0: no limit */
     uint64_t tick_ns;                        /* of the clock behind the two below */
@@ -73,6 +74,7 @@ typedef struct py_connection {
     PyObject *framer;   /* of one's own; NULL: none */
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
+    PyObject *host;     /* it is counted for this key of `addresses`; NULL: not counted */
     PyObject *timers;   /* of call_later; NULL: none yet */
     PyObject *input;    /* bytes, or an iterator of messages, not all handed on */
     PyObject *weak_references;
@@ -140,6 +142,14 @@ void py_service_tick(io_op *op);                 /* its clock */
 void py_service_collect(io_op *op);              /* the same as the port ends */
 void py_service_report(py_service *service, py_callback which, PyObject *one, PyObject *two);
 
+/* ---- addresses with a limit (hosts.c) -------------------------------------------------------- */
+
+/* One more connection of its peer's address. `number` is how many there are now; 0: it is not
+ * counted. False: there is an exception. */
+bool py_host_count(py_service *service, py_connection *connection, size_t *number);
+/* One fewer, if it was counted. */
+void py_host_uncount(py_service *service, py_connection *connection);
+
 /* ---- listeners (listener_type.c) ------------------------------------------------------------- */
 
 PyObject *py_listener_new(py_service *service, io_native native, int family);
@@ -164,8 +174,9 @@ bool py_connection_take(io_op *op);
 bool py_connection_run(py_connection *self, io_connection_event event);
 /* The stage, a new reference, or NULL. For those that are not the strand. */
 PyObject *py_connection_stage(py_connection *self);
-/* Takes a reference of its own. NULL: none from now on. */
-void py_connection_set_stage(py_connection *self, PyObject *stage);
+/* Takes a reference of its own. NULL: none from now on, which does not fail. False: there is an
+ * exception, and the stage is as it was. */
+bool py_connection_set_stage(py_connection *self, PyObject *stage);
 void py_connection_release_spent(py_connection *self);
 /* Ends it because of an exception, which it takes over. `polite`: the stage may say goodbye. */
 void py_connection_fail(py_connection *self, PyObject *error, bool polite);

@@ -90,50 +90,6 @@ void py_registry_end(py_port *port, bool leaked) {
 
 /* ---- one more connection, one fewer ---------------------------------------------------------- */
 
-/* The host of an address, as the key of those that are counted; NULL: not counted, or an
- * exception. */
-static PyObject *host_of(const py_connection *connection) {
-    if (!connection->peer_known || connection->service->max_per_address == 0)
-        return NULL;
-    if (connection->peer.any.sa_family == AF_INET6)
-        return PyBytes_FromStringAndSize((const char *)&connection->peer.inet6.sin6_addr,
-                                         sizeof connection->peer.inet6.sin6_addr);
-    return PyBytes_FromStringAndSize((const char *)&connection->peer.inet.sin_addr,
-                                     sizeof connection->peer.inet.sin_addr);
-}
-
-/* Adds to the number of connections of this host. The new number, or -1 with an exception. */
-static long long count_host_locked(py_service *self, PyObject *host, long change) {
-    PyObject *known = PyDict_GetItemWithError(self->addresses, host);
-    long long number = known == NULL ? 0 : PyLong_AsLongLong(known);
-    if (PyErr_Occurred())
-        return -1;
-    number += change;
-    if (number == 0)
-        return PyDict_DelItem(self->addresses, host) == 0 ? 0 : -1;
-    PyObject *object = PyLong_FromLongLong(number);
-    bool stored = object != NULL && PyDict_SetItem(self->addresses, host, object) == 0;
-    Py_XDECREF(object);
-    return stored ? number : -1;
-}
-
-static long long count_host(py_service *self, const py_connection *connection, long change) {
-    long long number = 0;
-    PyObject *host = host_of(connection);
-    if (host == NULL)
-        return PyErr_Occurred() ? -1 : 0;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    number = count_host_locked(self, host, change);
-    Py_END_CRITICAL_SECTION();
-    Py_DECREF(host);
-    return number;
-}
-
-static void uncount_host(py_service *self, const py_connection *connection) {
-    if (count_host(self, connection, -1) < 0)
-        PyErr_WriteUnraisable((PyObject *)self);
-}
-
 static void start_clock(py_service *self) {
     if (self->clock != NULL || (self->idle_ticks == 0 && self->handshake_ticks == 0) ||
         self->count == 0)
@@ -193,7 +149,7 @@ void py_service_gone(py_connection *connection) {
     py_service *self = connection->service;
     atomic_fetch_add_explicit(connection->told ? &self->closed : &self->failed, 1,
                               memory_order_relaxed);
-    uncount_host(self, connection);
+    py_host_uncount(self, connection);
     bool last = delist(connection);
     py_listeners_resume(self);
     if (last)
@@ -263,12 +219,13 @@ static bool open_connection(py_connection *connection, io_native native, int fam
 static py_connection *adopt(py_service *self, io_native native, int family, const io_address *peer,
                             PyObject *context, bool whole, bool post) {
     py_connection *connection = py_connection_new(self, peer);
-    long long number = connection == NULL ? -1 : count_host(self, connection, 1);
-    bool refused = self->max_per_address != 0 && number > (long long)self->max_per_address;
-    if (number < 0 || refused) {
+    size_t number = 0;
+    bool counted = connection != NULL && py_host_count(self, connection, &number);
+    bool refused = self->max_per_address != 0 && number > self->max_per_address;
+    if (!counted || refused) {
         discard(self, native, family);
         if (refused) {
-            uncount_host(self, connection);
+            py_host_uncount(self, connection);
             refuse_host(self, connection);
         }
         Py_XDECREF((PyObject *)connection);
@@ -281,7 +238,7 @@ static py_connection *adopt(py_service *self, io_native native, int family, cons
     else if (open_connection(connection, native, family, post))
         return connection;
     PyObject *error = py_error_take();
-    uncount_host(self, connection);
+    py_host_uncount(self, connection);
     py_connection_unequip(connection);
     Py_DECREF((PyObject *)connection);
     PyErr_SetRaisedException(error);
