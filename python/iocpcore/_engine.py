@@ -87,8 +87,10 @@ class Engine:
         self._torn_down = False
         self._blocked = 0  # workers that wait for a connect()
         self._started = False
-        # How it ends. Guarded by `_changed`, which is told of everything that ends.
-        self._changed = threading.Condition()
+        # How it ends. Guarded by `_guard`; `_changed` is told of everything that ends. (The lock is
+        # not entered by way of the condition, whose exit is Python: without memory it stays taken.)
+        self._guard = threading.RLock()
+        self._changed = threading.Condition(self._guard)
         self._members: dict[Member, None] = {}  # in order
         self.kinds: dict[Hashable, Member] = {}  # see _kinds.py
         self._deadline: float | None = None  # of the stop that is under way
@@ -102,29 +104,28 @@ class Engine:
 
     def add(self, member: Member) -> bool:
         """Let it take part in the end. False: that has begun already."""
-        with self._changed:
+        with self._guard:
             if self._deadline is not None:
                 return False
             self._members[member] = None
             return True
 
     def remove(self, member: Member) -> None:
-        with self._changed:
+        with self._guard:
             self._members.pop(member, None)
             self._changed.notify_all()
 
     def guard(self) -> AbstractContextManager[object]:
         """Members neither come nor go meanwhile, and `kinds` is its user's."""
-        return self._changed
+        return self._guard
 
     def changed(self) -> None:
         """Something that a stop may be waiting for has happened.
 
-        Before a stop this takes no lock: it is called whenever the last connection has gone, and an
-        exception at the end of a `with`, for want of memory, would leave the lock taken for ever.
+        Before a stop this takes no lock: it is called whenever the last connection has gone.
         """
         if self.stopping:
-            with self._changed:
+            with self._guard:
                 self._changed.notify_all()
 
     def executor(self) -> Executor:
@@ -185,7 +186,7 @@ class Engine:
     def start(self) -> bool:
         """Start the workers, once. False: it was stopped before."""
         assert self._workers is not None
-        with self._changed:
+        with self._guard:
             if self.stopping:
                 return False
             if not self._started:
@@ -222,7 +223,7 @@ class Engine:
 
     def when_stopped(self, function: Callable[[], object]) -> None:
         """Call this, in any thread, when everything has ended; now if it has already."""
-        with self._changed:
+        with self._guard:
             if not self.stopped:
                 self._when_stopped.append(function)
                 return
@@ -230,7 +231,7 @@ class Engine:
 
     def _begin(self, deadline: float) -> bool:
         """Whether it is the first to stop; else it brings the time limit forward, at most."""
-        with self._changed:
+        with self._guard:
             first = self._deadline is None
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
             self._changed.notify_all()
@@ -262,7 +263,7 @@ class Engine:
                     self._end_is_told()
 
     def _end_is_told(self) -> None:
-        with self._changed:
+        with self._guard:
             self._stopped.set()
             told, self._when_stopped = self._when_stopped, []
         with _registry_lock:
@@ -273,12 +274,12 @@ class Engine:
     def _tear_down(self) -> None:
         """Bounded, whatever callbacks do."""
         began = time.monotonic()
-        with self._changed:
+        with self._guard:
             self._deadline = 0.0  # nobody gets more time
         members = self._present()
         self._aborted = sum(member.abort() for member in members)
         if self._started:
-            with self._changed:
+            with self._guard:
                 self._changed.wait_for(self._empty, ABORT_LIMIT)
         with suppress(ValueError):  # closed by its user
             self.port.stop()
@@ -316,14 +317,14 @@ class Engine:
             raise errors[0]
 
     def _present(self) -> list[Member]:
-        with self._changed:
+        with self._guard:
             return list(self._members)
 
     def _empty(self) -> bool:
         return all(member.count == 0 for member in self._members)
 
     def _wait_until_empty(self) -> None:
-        with self._changed:
+        with self._guard:
             while self._started and not self._empty():
                 left = (self._deadline or 0.0) - time.monotonic()
                 if left <= 0:
@@ -338,7 +339,7 @@ class Engine:
 
     def _left(self, end: BaseException) -> None:
         """A worker has ended. If nobody stops this, the port has ended, and all this with it."""
-        with self._changed:
+        with self._guard:
             if self.stopping or not self._started or self._port_ended:
                 return
             self._port_ended = True

@@ -334,14 +334,13 @@ class _Header(_First):
             self._stage.start()
         return self._pass(self._seen[header.size :])
 
-    def eof(self) -> None:
+    def eof(self) -> bool | None:
         if self._over:
-            if self._stage is not None:
-                self._stage.eof()
-        elif self._seen:
+            return None if self._stage is None else self._stage.eof()
+        if self._seen:
             self._refuse(ProxyProtocolError(f"the PROXY header ends early: {_shown(self._seen)}"))
-        else:  # a health check that only connects: nothing to warn of
-            raise ProxyProtocolError("the connection ended without a PROXY header")
+        # A health check that only connects: nothing to warn of.
+        raise ProxyProtocolError("the connection ended without a PROXY header")
 
 
 class _NoHeader(_First):
@@ -366,6 +365,5 @@ class _NoHeader(_First):
             self._conn._set_stage(self._stage)
         return self._pass(data)
 
-    def eof(self) -> None:
-        if self._stage is not None:
-            self._stage.eof()
+    def eof(self) -> bool | None:
+        return None if self._stage is None else self._stage.eof()

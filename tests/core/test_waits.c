@@ -4,7 +4,11 @@
 
 #include "core/lane.h"
 
-#include <string.h>
+#ifndef _WIN32
+#include "backends/epoll.h"
+
+#include <unistd.h>
+#endif
 
 enum { FOR_EVER = 1 << 30 };
 
@@ -317,6 +321,44 @@ static void closed_while_it_fails(const char *backend) {
         world_native_close(&world, natives[i], false);
 }
 
+#ifndef _WIN32
+
+/* Posts arrive although other code has closed what wakes who waits for them. */
+static void wake_closed(const char *backend) {
+    test_world world;
+    test_getter getter = {.world = &world};
+    test_thread thread;
+    open_world(&world, backend);
+    test_thread_start(&thread, get_one, &getter);
+    for (int i = 0; i < 5; i++) {
+        bool waits = false;
+        while (!waits) {
+            io_mutex_lock(&world.lane->lock);
+            waits = world.lane->waiting;
+            io_mutex_unlock(&world.lane->lock);
+        }
+        CHECK_INT(close(((epoll_lane *)world.lane->state)->wake), 0);
+        post(&world, &world);
+        while (atomic_load(&world.port->in_flight) > 0)
+            test_sleep_ms(1);
+    }
+    CHECK(io_port_begin_close(world.port));
+    test_thread_join(&thread);
+    CHECK_INT(getter.answer, -IOE_CLOSED);
+    world.lane->backend = real;
+    CHECK_INT(world_finish_close(&world), 0);
+}
+
+static void wake_closed_epoll(void) {
+    wake_closed("epoll");
+}
+
+static void wake_closed_io_uring(void) {
+    wake_closed("io_uring");
+}
+
+#endif
+
 /* clang-format off */
 #define ALL(X) \
     BACKENDS(X, passes) \
@@ -332,6 +374,10 @@ static void closed_while_it_fails(const char *backend) {
 ALL(DEFINE)
 
 int main(int argc, char **argv) {
-    static const test_case tests[] = {ALL(ENTRY)};
+    static const test_case tests[] = {
+#ifndef _WIN32
+        TEST(wake_closed_epoll), TEST(wake_closed_io_uring),
+#endif
+        ALL(ENTRY)};
     return test_main(argc, argv, tests, COUNT_OF(tests));
 }

@@ -97,8 +97,21 @@ static void epoll_lane_close(io_lane *lane) {
     lane->state = NULL;
 }
 
+/* If other code has closed the eventfd, another takes its place, which is in the set with a wake.
+ */
 void epoll_wake(io_lane *lane) {
-    io_wake_signal(((epoll_lane *)lane->state)->wake);
+    epoll_lane *state = lane->state;
+    int wake = state->wake;
+    if (io_wake_signal(wake))
+        return;
+    int another = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (another < 0)
+        return; /* who waits looks when something else happens */
+    if (epoll_watch(state, another) == 0 &&
+        atomic_compare_exchange_strong(&state->wake, &wake, another))
+        return;
+    close(another);
+    (void)io_wake_signal(wake); /* that of a thread that was faster */
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */

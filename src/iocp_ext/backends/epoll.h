@@ -10,7 +10,7 @@ enum { EPOLL_TOKEN_WAKE = 0 }; /* no handle's */
 /* What a lane's `state` begins with. */
 typedef struct epoll_lane {
     int epoll;
-    int wake; /* eventfd */
+    _Atomic int wake; /* eventfd */
 } epoll_lane;
 
 /* 0 or an errno. */

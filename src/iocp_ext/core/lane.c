@@ -54,7 +54,7 @@ io_op *lane_take_ready(io_lane *lane) {
 void lane_signal(io_worker *thread) {
 #ifndef _WIN32
     if (thread->main) {
-        io_wake_signal(thread->lane->main_wake);
+        (void)io_wake_signal(thread->lane->main_wake);
         return;
     }
 #endif

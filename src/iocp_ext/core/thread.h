@@ -193,7 +193,7 @@ static inline void io_signals_restore(const io_signals *saved) {
 
 /* A descriptor that a thread can wait on together with signals (eventfd); -1 without one. */
 int io_wake_open(void);
-void io_wake_signal(int wake);
+bool io_wake_signal(int wake); /* false: other code has closed it */
 void io_wake_close(int wake);
 /* Returns at the signal, the deadline, or (true) a signal of the process. */
 bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask);

@@ -77,12 +77,15 @@ void io_wake_close(int wake) {
 /* Neither of the two waits, so a signal cannot interrupt them again and again. */
 enum { INTERRUPTIONS_MAX = 64 };
 
-void io_wake_signal(int wake) {
+bool io_wake_signal(int wake) {
     uint64_t one = 1;
     /* EAGAIN means that the counter is full: the waiter is woken anyhow. */
     for (int i = 0; i < INTERRUPTIONS_MAX; i++)
-        if (write(wake, &one, sizeof one) >= 0 || errno != EINTR)
-            return;
+        if (write(wake, &one, sizeof one) >= 0 || errno == EAGAIN)
+            return true;
+        else if (errno != EINTR)
+            return false;
+    return true;
 }
 
 static void forget_wakes(int wake) {
@@ -101,8 +104,12 @@ bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
     }
     int ready = ppoll(&readable, 1, timeout, mask);
     bool interrupted = ready < 0 && errno == EINTR;
-    if (ready > 0)
+    if (readable.revents & POLLNVAL) { /* other code has closed it: its owner looks now and then */
+        const struct timespec pause = {0, (long)(10 * IO_NS_PER_MS)};
+        interrupted = ppoll(NULL, 0, &pause, mask) < 0 && errno == EINTR;
+    } else if (ready > 0) {
         forget_wakes(wake);
+    }
     return interrupted;
 }
 
