@@ -1,10 +1,9 @@
 """What the log "iocpcore" is told of peers, and of what they can bring about.
 
-A peer can do such a thing as often as it likes. So each kind of event gets a line when it begins,
-at most one every ten seconds with the number of those left out while it goes on, and one when it is
-over, which it is after ten seconds without. The time is kept by timers of the port that the events
-happen on: the last line comes although nothing happens any more, and costs no thread. What a peer
-has said is escaped in every line.
+A peer can do such a thing as often as it likes. So each kind of event gets one line when it begins,
+then at most one every ten seconds, with the number of events left out. After ten seconds without an
+event it is over, and gets a last line. Timers of the port keep the time, so the last line needs
+neither another event nor a thread. What a peer has said is escaped in every line.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class Kind:
     """In the plural, for the line with the number of them."""
 
     over: str | None = None
-    """The last line, for what is a state rather than single events: it begins and is over, and in
-    between there are no lines. None: a line about how many there were, if some were left out."""
+    """The last line of a state, which has a first and a last line and none in between. None: these
+    are single events, and the last line says how many were left out."""
 
 
 ACCEPT_FAILURES = Kind(

@@ -6,6 +6,8 @@ import errno
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from iocpcore import _check, _core, _dialling, _signals, callbacks
@@ -14,6 +16,7 @@ from iocpcore._dialling import Target
 from iocpcore._engine import engine_of
 from iocpcore._journal import DATAGRAM_ERRORS, shown
 from iocpcore._listening import bind, set_reuse_port
+from iocpcore.workers import daemon
 
 # Receiving pauses when the system has no memory for it, or fails over and over again. Every other
 # error is about one datagram (ICMP says that one sent earlier found nobody) and costs nothing.
@@ -172,11 +175,13 @@ class Datagram(_core.Endpoint):
 
     def shutdown(self) -> None:
         """close(), when the port is being stopped; if it has failed, on_error hears of that."""
-        try:
-            if self._engine.failure is not None and not self.closed:
-                self._tell(self._engine.failure, False)
-        finally:
-            self.close()
+        failure = self._engine.failure
+        if failure is not None and not self.closed:
+            # In a thread of its own, since on_error may take any time and the end may not. Without
+            # one, the log has it.
+            with suppress(RuntimeError):
+                daemon(partial(self._tell, failure, False), "iocpcore-error").start()
+        self.close()
 
     def abort(self) -> int:
         """The same; nothing of it counts as lost."""

@@ -3,10 +3,10 @@
 #include "scene.h"
 
 #ifndef _WIN32
+#include "real_syscall.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -43,7 +43,6 @@ typedef ssize_t (*sendfile_function)(int, int, off_t *, size_t);
 typedef ssize_t (*preadv_function)(int, const struct iovec *, int, off_t);
 typedef ssize_t (*pwritev_function)(int, const struct iovec *, int, off_t);
 typedef int (*fsync_function)(int);
-typedef long (*syscall_function)(long, ...);
 
 /* Instead of libc's. */
 ssize_t recvfrom(int fd, void *restrict buffer, size_t length, int flags, __SOCKADDR_ARG address,
@@ -76,19 +75,11 @@ int fsync(int fd) {
 }
 
 long syscall(long number, ...) {
-    static _Atomic uintptr_t real;
-    long arguments[6];
-    va_list list;
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        arguments[i] = va_arg(list, long);
-    va_end(list);
+    long arguments[SYSCALL_ARGUMENTS];
+    SYSCALL_TAKE(number, arguments);
     if ((number == SYS_recvfrom || number == SYS_sendto) && interrupted())
         return -1;
-    if (real == 0)
-        real = (uintptr_t)libc("syscall");
-    return ((syscall_function)real)(number, arguments[0], arguments[1], arguments[2], arguments[3],
-                                    arguments[4], arguments[5]);
+    return real_syscall(number, arguments);
 }
 
 static void interrupt(int count) {

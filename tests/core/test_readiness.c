@@ -3,13 +3,13 @@
 #include "duplex.h"
 
 #ifndef _WIN32
+#include "real_syscall.h"
+
 #include <dirent.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -105,19 +105,11 @@ ssize_t recv(int fd, void *buffer, size_t length, int flags) {
 
 /* The same. */
 long syscall(long number, ...) {
-    static _Atomic uintptr_t libc;
-    long arguments[6];
-    va_list list;
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        arguments[i] = va_arg(list, long);
-    va_end(list);
+    long arguments[SYSCALL_ARGUMENTS];
+    SYSCALL_TAKE(number, arguments);
     if (number == SYS_recvfrom && denied())
         return -1;
-    if (libc == 0)
-        libc = (uintptr_t)dlsym(RTLD_NEXT, "syscall");
-    return ((long (*)(long, ...))libc)(number, arguments[0], arguments[1], arguments[2],
-                                       arguments[3], arguments[4], arguments[5]);
+    return real_syscall(number, arguments);
 }
 
 /* As to a thread that is interrupted where urgent data begins. No further edge will come. */

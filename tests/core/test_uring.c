@@ -3,14 +3,13 @@
 #include "world.h"
 
 #ifndef _WIN32
+#include "real_syscall.h"
 #include "backends/epoll.h"
 #include "backends/uring_ring.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -55,23 +54,15 @@ static void doctor(void) {
 
 /* Instead of libc's. */
 long syscall(long number, ...) {
-    static _Atomic uintptr_t libc;
-    long arguments[6];
-    va_list list;
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        arguments[i] = va_arg(list, long);
-    va_end(list);
+    long arguments[SYSCALL_ARGUMENTS];
+    SYSCALL_TAKE(number, arguments);
     bool submits = number == URING_SYS_ENTER && arguments[1] == 1;
     if (submits && atomic_load(&refusals) > 0) {
         atomic_fetch_sub(&refusals, 1);
         errno = ENOMEM;
         return -1;
     }
-    if (libc == 0)
-        libc = (uintptr_t)dlsym(RTLD_NEXT, "syscall");
-    long result = ((long (*)(long, ...))libc)(number, arguments[0], arguments[1], arguments[2],
-                                              arguments[3], arguments[4], arguments[5]);
+    long result = real_syscall(number, arguments);
     if (submits && result == 1)
         atomic_fetch_add(&accepted, 1);
     if (submits && result == 1 && doctored.ring != NULL)
