@@ -24,12 +24,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 SOURCES = Path("src/iocp_ext")
 
-# Which files of backends/ a platform compiles, by the beginning of their names. A file that is
-# in neither row is compiled everywhere (sim.c).
-BACKENDS_OF = {
-    "windows": ("iocp", "win"),
-    "linux": ("epoll", "posix", "uring"),
-}
+# The folders of backends/ that every platform compiles; beside them its own.
+BACKENDS_FOR_ALL = ("sim",)
 
 WINDOWS_LIBRARIES = ["ws2_32", "mswsock", "ntdll"]
 
@@ -47,14 +43,9 @@ WARNINGS = [
 
 def sources(platform: str) -> list[str]:
     """The C files for "linux" or "windows", as sorted paths relative to the project."""
-    foreign = tuple(
-        prefix
-        for other, prefixes in BACKENDS_OF.items()
-        for prefix in prefixes
-        if other != platform
-    )
-    found = [*_glob("core/*.c"), *_glob("py/*.c")]
-    found += [path for path in _glob("backends/*.c") if not path.name.startswith(foreign)]
+    found = [*_glob("core/*.c"), *_glob("net/*.c"), *_glob("py/**/*.c")]
+    for folder in (*BACKENDS_FOR_ALL, platform):
+        found += _glob(f"backends/{folder}/*.c")
     return sorted(path.as_posix() for path in found)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from iocpcore.cli.arguments import seconds, whole
+from iocpcore._cli.arguments import seconds, whole
 
 
 class UsageError(Exception):

@@ -411,7 +411,7 @@ def test_demo_notices(backend, handler):
     """A server that is not right."""
     code = f"""
     import sys
-    from iocpcore.cli import demo, main
+    from iocpcore._cli import demo, main
 
     demo.on_message = lambda conn, message: {handler}
     sys.exit(main(["demo", "--seconds", "0.5", "--connections", "5"]))
@@ -478,7 +478,7 @@ def test_bench_of_a_server_that_fails(tmp_path):
     """That row says so, and the others are shown."""
     code = f"""
     import sys
-    from iocpcore.cli import bench, main
+    from iocpcore._cli import bench, main
 
     rows = [bench.Row(name, name) for name in ("nonsense", "asyncio")]
     bench.choose_rows = lambda: (rows, [])

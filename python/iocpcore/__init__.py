@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iocpcore import _lifetime
+from iocpcore import _process_exit
 from iocpcore._core import (
     CompletionPort,
     Connection,
@@ -12,13 +12,13 @@ from iocpcore._core import (
     Operation,
     backends,
 )
-from iocpcore._listening import systemd_sockets
+from iocpcore._proxy_protocol import ProxyProtocolError
+from iocpcore._server_sockets import systemd_sockets
 from iocpcore._version import __version__
 from iocpcore.client import Connecting, connect, connect_nowait
 from iocpcore.datagram import Datagram
 from iocpcore.errors import FramingError, InvalidStateError, SlowReaderError
 from iocpcore.framing import Framer
-from iocpcore.proxy_protocol import ProxyProtocolError
 from iocpcore.server import Server
 
 __all__ = [
@@ -43,4 +43,4 @@ __all__ = [
     "systemd_sockets",
 ]
 
-_lifetime.register()
+_process_exit.register()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from iocpcore.cli import main
+from iocpcore._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
 
-from iocpcore._strand import Timer
+from iocpcore._connection_tasks import Timer
 from iocpcore.framing import Framer
 
 class _File(Protocol):

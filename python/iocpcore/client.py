@@ -13,14 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypedDict, Unpack
 
-from iocpcore import _check, _dialling, callbacks, tls
+from iocpcore import _client_sockets, _options, _tls, _validate
+from iocpcore._client_groups import Kind, identity, key_of, take
+from iocpcore._client_sockets import Stream, Target
 from iocpcore._core import CompletionPort, Connection, Operation
-from iocpcore._dialling import Stream, Target
-from iocpcore._engine import Engine, engine_of
-from iocpcore._journal import NOT_CONNECTED, shown
-from iocpcore._kinds import Kind, identity, key_of, take
-from iocpcore._listening import UNIX, WINDOWS, is_path, is_pipe
-from iocpcore.callbacks import (
+from iocpcore._log import NOT_CONNECTED, shown
+from iocpcore._options import (
     Framing,
     OnConnect,
     OnData,
@@ -29,7 +27,9 @@ from iocpcore.callbacks import (
     OnError,
     OnMessage,
 )
-from iocpcore.workers import daemon
+from iocpcore._runtime import Engine, engine_of
+from iocpcore._server_sockets import UNIX, WINDOWS, is_path, is_pipe
+from iocpcore._workers import daemon
 
 logger = logging.getLogger("iocpcore")
 
@@ -139,7 +139,7 @@ class _Plan:
 
     def __init__(self, function: str, host: Any, port: int | None, options: ConnectOptions) -> None:
         for name in options:
-            if name not in DEFAULTS and name not in callbacks.CONNECTION:
+            if name not in DEFAULTS and name not in _options.CONNECTION:
                 raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
         given: dict[str, Any] = {**DEFAULTS, **options}
         self.host = host
@@ -151,21 +151,21 @@ class _Plan:
                 raise TypeError(f"host must be a str, not {type(host).__name__}")
             if not host:
                 raise ValueError("host must not be empty")
-            self.port = _check.port_number(port)
+            self.port = _validate.port_number(port)
         if self.path:
             self.host = os.fsdecode(host)
         if (self.path and UNIX is None) or (self.pipe and not WINDOWS):
             raise ValueError("host must not be a path: such sockets do not exist here")
         self.name = shown((host, port)) if port is not None else str(self.host)
-        self.callbacks = callbacks.collect(given["handler"], given)
-        callbacks.check_framing(self.callbacks, given["framing"])
+        self.callbacks = _options.collect(given["handler"], given)
+        _options.check_framing(self.callbacks, given["framing"])
         self.framing = given["framing"]
-        self.limits = callbacks.limits(given)
-        callbacks.check_executor(given["executor"])
+        self.limits = _options.limits(given)
+        _options.check_executor(given["executor"])
         self.executor: Executor | None = given["executor"]
-        self.timeout = _check.seconds("timeout", given["timeout"])
-        self.keepalive = _check.flag("keepalive", given["keepalive"])
-        self.local = _dialling.local_target(given["local_address"])
+        self.timeout = _validate.seconds("timeout", given["timeout"])
+        self.keepalive = _validate.flag("keepalive", given["keepalive"])
+        self.local = _client_sockets.local_target(given["local_address"])
         self.context = given["context"]
         self.completion_port: CompletionPort | None = given["completion_port"]
         self.stage = self._stage(given["ssl"], given["server_hostname"])
@@ -182,7 +182,7 @@ class _Plan:
         if context is True:
             context = _ssl.create_default_context()
         # "" is how other libraries spell "none".
-        return tls.client_stage(context, server_hostname or None, self.limits["max_write_buffer"])
+        return _tls.client_stage(context, server_hostname or None, self.limits["max_write_buffer"])
 
     def get_executor(self) -> Executor:
         assert self.executor is not None
@@ -299,7 +299,7 @@ class Connecting:
         elif self._port.backend == "sim":
             self._targets = [Target(socket.AF_INET, (plan.host, plan.port))]
         elif not plan.pipe:
-            self._targets = _dialling.numeric(plan.host, plan.port) or []
+            self._targets = _client_sockets.numeric(plan.host, plan.port) or []
         if self._targets:
             self._try_next()
         else:
@@ -319,7 +319,7 @@ class Connecting:
             if plan.pipe:
                 self._open_pipe()
                 return
-            self._targets = _dialling.resolve(plan.host, plan.port)
+            self._targets = _client_sockets.resolve(plan.host, plan.port)
         except (OSError, ValueError) as error:
             self._fail(error)
             return
@@ -327,8 +327,8 @@ class Connecting:
 
     def _open_pipe(self) -> None:
         left = 3600.0 if self._deadline is None else self._deadline - time.monotonic()
-        handle = _dialling.open_pipe(self._plan.host, left)
-        self._adopt(_dialling.Pipe(handle))
+        handle = _client_sockets.open_pipe(self._plan.host, left)
+        self._adopt(_client_sockets.Pipe(handle))
 
     def _try_next(self) -> None:
         """Any thread, but only one at a time."""
@@ -336,7 +336,7 @@ class Connecting:
         while self._targets:
             target = self._targets.pop(0)
             try:
-                stream = _dialling.open_stream(self._port, target, plan.local, plan.keepalive)
+                stream = _client_sockets.open_stream(self._port, target, plan.local, plan.keepalive)
             except OSError as error:
                 self._refusals.append(error)
                 continue

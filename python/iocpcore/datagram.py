@@ -10,13 +10,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from iocpcore import _check, _core, _dialling, _signals, callbacks
+from iocpcore import _client_sockets, _core, _options, _signals, _validate
+from iocpcore._client_sockets import Target
 from iocpcore._core import CompletionPort, Operation
-from iocpcore._dialling import Target
-from iocpcore._engine import engine_of
-from iocpcore._journal import DATAGRAM_ERRORS, shown
-from iocpcore._listening import bind, set_reuse_port
-from iocpcore.workers import daemon
+from iocpcore._log import DATAGRAM_ERRORS, shown
+from iocpcore._runtime import engine_of
+from iocpcore._server_sockets import bind, set_reuse_port
+from iocpcore._workers import daemon
 
 # Receiving pauses when the system has no memory for it, or fails over and over again. Every other
 # error is about one datagram (ICMP says that one sent earlier found nobody) and costs nothing.
@@ -75,15 +75,15 @@ class Datagram(_core.Endpoint):
         context: Any = None,
     ) -> None:
         given = {"on_datagram": on_datagram, "on_error": on_error}
-        found = callbacks.collect(handler, given, ("on_datagram", "on_error"))
+        found = _options.collect(handler, given, ("on_datagram", "on_error"))
         self._on_error = found.get("on_error")
-        max_size = _check.whole("max_size", max_size, 1, LARGEST)
-        max_write_buffer = _check.whole("max_write_buffer", max_write_buffer, 1)
-        _check.flag("reuse_port", reuse_port)
-        _check.flag("broadcast", broadcast)
+        max_size = _validate.whole("max_size", max_size, 1, LARGEST)
+        max_write_buffer = _validate.whole("max_write_buffer", max_write_buffer, 1)
+        _validate.flag("reuse_port", reuse_port)
+        _validate.flag("broadcast", broadcast)
         if sock is not None and (local_address or remote_address or reuse_port or broadcast):
             raise ValueError("sock must be given alone: it is bound already")
-        local = _dialling.local_target(local_address, socket.SOCK_DGRAM)
+        local = _client_sockets.local_target(local_address, socket.SOCK_DGRAM)
         remote = _remote_target(remote_address, local)
         self.context = context
         self._engine = engine_of(completion_port)
@@ -255,10 +255,10 @@ def _remote_target(value: Any, local: Target | None) -> Target | None:
         return None
     if not (isinstance(value, tuple) and len(value) >= 2 and isinstance(value[0], str)):
         raise TypeError("remote_address must be (host, port)")
-    number = _check.port_number(value[1])
-    found = _dialling.numeric(value[0], number, socket.SOCK_DGRAM)
+    number = _validate.port_number(value[1])
+    found = _client_sockets.numeric(value[0], number, socket.SOCK_DGRAM)
     if found is None:
-        found = _dialling.resolve(value[0], number, socket.SOCK_DGRAM)
+        found = _client_sockets.resolve(value[0], number, socket.SOCK_DGRAM)
     for target in found:
         if local is None or target.family == local.family:
             return target

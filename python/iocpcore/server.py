@@ -14,12 +14,10 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Self
 
-from iocpcore import _check, _core, _listening, _signals, callbacks, tls
+from iocpcore import _core, _options, _server_sockets, _signals, _tls, _validate
 from iocpcore._core import CompletionPort, Connection, Listener, Service
-from iocpcore._engine import STOP_TIMEOUT, Engine, open_port
-from iocpcore._journal import ServerJournal
-from iocpcore._stage import StageFactory
-from iocpcore.callbacks import (
+from iocpcore._log import ServerJournal
+from iocpcore._options import (
     Framing,
     OnClose,
     OnConnect,
@@ -29,8 +27,10 @@ from iocpcore.callbacks import (
     OnError,
     OnMessage,
 )
-from iocpcore.proxy_protocol import Trusted, proxy_stage
-from iocpcore.workers import choose
+from iocpcore._proxy_protocol import Trusted, proxy_stage
+from iocpcore._runtime import STOP_TIMEOUT, Engine, open_port
+from iocpcore._stage import StageFactory
+from iocpcore._workers import choose
 
 # The figures that only grow: stats() gives their growth per second, too.
 GROWING = (
@@ -122,21 +122,21 @@ class Server:
         executor: Executor | None = None,
     ) -> None:
         given = locals()
-        found = callbacks.collect(handler, given)
-        callbacks.check_framing(found, framing)
-        options = callbacks.limits(given)
+        found = _options.collect(handler, given)
+        _options.check_framing(found, framing)
+        options = _options.limits(given)
         if proxy_protocol is not None and max_connections_per_address is not None:
             raise ValueError(
                 "max_connections_per_address cannot be used with proxy_protocol: "
                 "all connections come from the proxy"
             )
-        options["max_connections"] = _check.count("max_connections", max_connections)
-        options["max_connections_per_address"] = _check.count(
+        options["max_connections"] = _validate.count("max_connections", max_connections)
+        options["max_connections_per_address"] = _validate.count(
             "max_connections_per_address", max_connections_per_address
         )
-        options["handshake_timeout"] = _check.seconds("handshake_timeout", handshake_timeout)
-        callbacks.check_executor(executor)
-        self._keepalive = _check.flag("keepalive", keepalive)
+        options["handshake_timeout"] = _validate.seconds("handshake_timeout", handshake_timeout)
+        _options.check_executor(executor)
+        self._keepalive = _validate.flag("keepalive", keepalive)
         count, concurrency = choose(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
         self._engine = Engine(open_port(concurrency, backend), count, executor)
@@ -215,29 +215,29 @@ class Server:
         May be called before start() and after it. Raises OSError if that is not possible, TypeError
         or ValueError for bad arguments, RuntimeError after stop().
         """
-        backlog = _listening.check_backlog(backlog)
-        _check.flag("reuse_port", reuse_port)
+        backlog = _server_sockets.check_backlog(backlog)
+        _validate.flag("reuse_port", reuse_port)
         if self._engine.stopping:
             raise RuntimeError("the server was stopped")
         if self.completion_port.closed:
             raise ValueError("port is closed")
         if self.completion_port.backend == "sim":
             return self._listen_sim()
-        if isinstance(host, str) and _listening.is_pipe(host, port):
+        if isinstance(host, str) and _server_sockets.is_pipe(host, port):
             if sys.platform != "win32":
                 raise ValueError("host must not be a pipe: named pipes do not exist here")
             return self._places.add(self._service.listen_pipe(host), host)
         if isinstance(host, socket.socket):
             if port is not None:
                 raise TypeError("port must not be given with a socket")
-            return self._places.take(_listening.take_socket(host, backlog, self._keepalive))
-        if host is not None and _listening.is_path(host, port):
+            return self._places.take(_server_sockets.take_socket(host, backlog, self._keepalive))
+        if host is not None and _server_sockets.is_path(host, port):
             if reuse_port:
                 raise ValueError("reuse_port is for TCP")
-            return self._places.take(_listening.listen_path(host, backlog))
-        number = _check.port_number(port)
+            return self._places.take(_server_sockets.listen_path(host, backlog))
+        number = _validate.port_number(port)
         return self._places.take(
-            _listening.listen_host(host, number, backlog, reuse_port, self._keepalive)
+            _server_sockets.listen_host(host, number, backlog, reuse_port, self._keepalive)
         )
 
     def _listen_sim(self) -> Any:
@@ -283,7 +283,7 @@ class Server:
         server's port (ValueError) or stops it (RuntimeError), and if the port fails, which is what
         the system says when other code has closed its descriptor (OSError).
         """
-        stop_timeout = _check.duration("stop_timeout", stop_timeout)
+        stop_timeout = _validate.duration("stop_timeout", stop_timeout)
         if not self._places.addresses and not self._engine.stopping:
             raise RuntimeError("there is nothing to serve: call listen() first")
         self._places.begin()
@@ -375,12 +375,12 @@ class _Places:
         self._service = service
         self._lock = threading.Lock()
         self._began = self._ended = False
-        self._waiting: list[_listening.Listening] = []
+        self._waiting: list[_server_sockets.Listening] = []
         self._open: list[Listener] = []
-        self._files: list[_listening.SocketFile] = []
+        self._files: list[_server_sockets.SocketFile] = []
         self.addresses: list[Any] = []
 
-    def take(self, found: list[_listening.Listening]) -> Any:
+    def take(self, found: list[_server_sockets.Listening]) -> Any:
         """All of these, or none; the first one's address."""
         with self._lock:
             if self._began:
@@ -407,7 +407,7 @@ class _Places:
             waiting, self._waiting = self._waiting, []
             self._open += self._accept_on(waiting)
 
-    def _accept_on(self, found: list[_listening.Listening]) -> list[Listener]:
+    def _accept_on(self, found: list[_server_sockets.Listening]) -> list[Listener]:
         opened: list[Listener] = []
         try:
             for item in found:
@@ -454,7 +454,7 @@ def _taken_over(sock: socket.socket) -> socket.socket:
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
-def _close(item: _listening.Listening) -> None:
+def _close(item: _server_sockets.Listening) -> None:
     item.sock.close()
     if item.file is not None:
         item.file.remove()
@@ -466,7 +466,7 @@ def _stage(
     max_write_buffer: int,
     journal: ServerJournal,
 ) -> StageFactory | None:
-    stage = None if ssl is None else tls.server_stage(ssl, max_write_buffer)
+    stage = None if ssl is None else _tls.server_stage(ssl, max_write_buffer)
     if proxy_protocol is None:
         return stage
     return proxy_stage(proxy_protocol, stage, on_refused=journal.on_bad_header)

@@ -57,17 +57,11 @@ MODES: dict[str, tuple[list[str], dict[str, str], int, int]] = {
     "windows": (["-O2"], {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": WINE_WITHOUT}, 120, 4),
 }
 
-FOREIGN = {"linux": ("iocp", "win"), "windows": ("epoll", "posix", "uring")}
-
 
 def sources(mode: str) -> list[Path]:
     platform = "windows" if mode == "windows" else "linux"
-    backends = [
-        path
-        for path in sorted((SOURCES / "backends").glob("*.c"))
-        if not path.name.startswith(FOREIGN[platform])
-    ]
-    return sorted((SOURCES / "core").glob("*.c")) + backends
+    folders = ("core", "net", "backends/sim", f"backends/{platform}")
+    return [path for folder in folders for path in sorted((SOURCES / folder).glob("*.c"))]
 
 
 def compiler(mode: str, cc: str) -> list[str]:

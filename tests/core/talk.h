@@ -1,4 +1,4 @@
-/* talk.h: connections (core/connection.h) with an embedder in miniature at both ends.
+/* talk.h: connections (net/connection.h) with an embedder in miniature at both ends.
  *
  * What an end sends is one endless pattern, each send from where the one before stopped; what it
  * receives must be the pattern of its peer, without a gap. The embedder also checks what every
@@ -10,7 +10,7 @@
 
 #include "scene.h"
 
-#include "core/connection.h"
+#include "net/connection.h"
 
 enum { TALK_PERIOD = 1 << 17, TALK_ENDS = 64, TALK_EVENTS = IO_CONNECTION_GONE + 1 };
 

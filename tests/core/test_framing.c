@@ -5,7 +5,7 @@
  * stream, or from a search that tries every place one after the other. */
 #include "test.h"
 
-#include "core/framing.h"
+#include "net/framing.h"
 
 #define STREAM_MAX 600
 

@@ -4,8 +4,8 @@
 
 #ifndef _WIN32
 #include "real_syscall.h"
-#include "backends/epoll.h"
-#include "backends/uring_ring.h"
+#include "backends/linux/epoll.h"
+#include "backends/linux/uring_ring.h"
 
 #include <errno.h>
 #include <fcntl.h>

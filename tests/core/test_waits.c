@@ -5,7 +5,7 @@
 #include "core/lane.h"
 
 #ifndef _WIN32
-#include "backends/epoll.h"
+#include "backends/linux/epoll.h"
 
 #include <unistd.h>
 #endif

@@ -10,7 +10,7 @@ from typing import Any
 
 import iocpcore
 import pytest
-from iocpcore import Connection, Server, _engine
+from iocpcore import Connection, Server, _runtime
 from support.system import LIMIT, wait_until
 
 
@@ -33,7 +33,7 @@ def make_server(backend: str, ends_at_zero: None) -> Iterator[Callable[..., Serv
     for server in made:
         server.stop(0)
     assert time.monotonic() - began < 2.5 * (1 + len(made)), "stop() took too long"
-    _engine.stop_default()
+    _runtime.stop_default()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import iocpcore
 import pytest
-from iocpcore import Connecting, Connection, _dialling, _engine, connect, connect_nowait
+from iocpcore import Connecting, Connection, _client_sockets, _runtime, connect, connect_nowait
 from support.child import check
 from support.events import Events
 from support.streams import socket_of
@@ -69,7 +69,7 @@ def test_the_port_of_the_process(make_server, backend):
     for conn in conns:
         conn.send(b"x")
     assert events.wait(3) == [b"x"] * 3
-    assert _engine.stop_default() == 0
+    assert _runtime.stop_default() == 0
     assert all(conn.closing for conn in conns)
     connect(*address).close()  # on another one
 
@@ -85,9 +85,10 @@ def test_refused(client_port, dead):
 def test_all_addresses_are_tried(make_server, client_port, dead, monkeypatch):
     server = make_server()
     found = [
-        _dialling.Target(socket.AF_INET, address) for address in (dead, dead, server.addresses[0])
+        _client_sockets.Target(socket.AF_INET, address)
+        for address in (dead, dead, server.addresses[0])
     ]
-    monkeypatch.setattr(_dialling, "resolve", lambda *_: list(found))
+    monkeypatch.setattr(_client_sockets, "resolve", lambda *_: list(found))
     connect("several.test", 1, completion_port=client_port()).close()
     found.pop()
     with pytest.raises(ConnectionRefusedError) as caught:
@@ -157,7 +158,7 @@ def test_the_timeout(client_port, port, net):
 @pytest.mark.system
 def test_the_timeout_covers_the_name(client_port, monkeypatch):
     let_go = threading.Event()
-    monkeypatch.setattr(_dialling, "resolve", lambda *_: let_go.wait(LIMIT) and [])
+    monkeypatch.setattr(_client_sockets, "resolve", lambda *_: let_go.wait(LIMIT) and [])
     with pytest.raises(TimeoutError, match=r"connect to slow\.test:1: not done within"):
         connect("slow.test", 1, completion_port=client_port(), timeout=0.1)
     let_go.set()
@@ -195,7 +196,7 @@ def test_connections_that_are_alike_share_what_they_can(make_server, dial, clien
     """Of many connections each costs little; nothing is kept when all are gone."""
     server = make_server(on_data=echo)
     port = server.completion_port if backend == "sim" else client_port()
-    engine = _engine.engine_of(port)
+    engine = _runtime.engine_of(port)
     ends = Events()
 
     def end(conn: Connection, error: BaseException | None) -> None:
@@ -306,7 +307,7 @@ def test_a_server_that_stops_meanwhile(net, make_server):
 @pytest.mark.system
 def test_the_connection_is_known_to_its_callbacks(make_server, nowait, monkeypatch):
     """They may be called before the thread that made it goes on."""
-    streams = _dialling._SystemStream
+    streams = _client_sockets._SystemStream
     adopt, called, told = streams.adopt, threading.Event(), threading.Event()
     events = Events()
 
@@ -530,7 +531,7 @@ class Slow:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    monkeypatch.setattr("iocpcore.tls.client_stage", lambda *_: Slow)
+    monkeypatch.setattr("iocpcore._tls.client_stage", lambda *_: Slow)
     return {"ssl": object()}
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 
 import iocpcore
 import pytest
-from iocpcore import _strand
+from iocpcore import _connection_tasks
 from support.events import Events
 from support.streams import read_exactly
 from support.system import LIMIT, wait_until
@@ -119,7 +119,11 @@ def test_call_later_that_fails_leaves_nothing(make_server, dial):
         with pytest.raises((ValueError, TypeError), match="seconds must"):
             conn.call_later(wrong, print)
     gc.collect()
-    assert not [one for one in gc.get_referrers(_strand.Timer) if type(one) is _strand.Timer]
+    assert not [
+        one
+        for one in gc.get_referrers(_connection_tasks.Timer)
+        if type(one) is _connection_tasks.Timer
+    ]
     conn.abort()
     with pytest.raises(TypeError, match="seconds must"):
         conn.call_later("1", print)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from iocpcore import Datagram, _engine
+from iocpcore import Datagram, _runtime
 from support.child import run
 from support.events import Events
 from support.system import LIMIT, LINUX, scaled, wait_until
@@ -21,7 +21,7 @@ LOOPBACK = ("127.0.0.1", 0)
 def default_port() -> Iterator[None]:
     """Tests that use the process's own port leave none behind."""
     yield
-    _engine.stop_default()
+    _runtime.stop_default()
 
 
 def echo(endpoint: Datagram, data: bytes, address: object) -> None:

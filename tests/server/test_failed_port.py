@@ -11,7 +11,7 @@ import textwrap
 from typing import Any, cast
 
 import pytest
-from iocpcore import workers
+from iocpcore import _workers
 from support.child import run
 from support.system import LIMIT
 
@@ -288,7 +288,7 @@ class Port:
 
 def ends_of(port: Port) -> list[BaseException]:
     left: list[BaseException] = []
-    team = workers.Workers(cast(Any, port), 1, left.append, left.append)
+    team = _workers.Workers(cast(Any, port), 1, left.append, left.append)
     team.start()
     assert team.join(LIMIT)
     return left
@@ -302,15 +302,15 @@ def test_no_worker_ends_without_a_word(end):
 
 def test_a_port_that_its_user_ends():
     (left,) = ends_of(Port(ValueError("port is closed")))
-    assert isinstance(left, workers.Closed)
+    assert isinstance(left, _workers.Closed)
     (left,) = ends_of(Port(None))
-    assert isinstance(left, workers.Stopped)
+    assert isinstance(left, _workers.Stopped)
 
 
 def test_a_worker_goes_on(monkeypatch):
     """After an exit that a callback asked for, and when memory is there again."""
-    monkeypatch.setattr(workers, "PAUSE", 0)
+    monkeypatch.setattr(_workers, "PAUSE", 0)
     asked = SystemExit(3)
     first, last = ends_of(Port(MemoryError(), asked, MemoryError(), None))
     assert first is asked
-    assert isinstance(last, workers.Stopped)
+    assert isinstance(last, _workers.Stopped)

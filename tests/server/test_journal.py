@@ -12,8 +12,8 @@ from typing import Any
 
 import iocpcore
 import pytest
-from iocpcore import _journal
-from iocpcore._journal import INTERVAL, Journal, Kind, ServerJournal, escaped, shown
+from iocpcore import _log
+from iocpcore._log import INTERVAL, Journal, Kind, ServerJournal, escaped, shown
 from support.certificates import server_context
 from support.system import LIMIT, wait_until
 
@@ -324,7 +324,7 @@ def test_every_line_of_a_server_is_escaped(journal, lines):
     told.on_refused(NASTY)
     told.on_refused((NASTY, 1))
     told.on_bad_header(NASTY, iocpcore.ProxyProtocolError(NASTY))
-    journal.note(_journal.NOT_CONNECTED, "%s", NASTY)
+    journal.note(_log.NOT_CONNECTED, "%s", NASTY)
     journal.close()
     assert len(lines.texts) >= 6
     for text in lines.texts:
@@ -401,7 +401,7 @@ def test_a_flood_of_failed_attempts(client_port, backend, warnings):
 @pytest.mark.system  # the time of sim flies between two connections
 def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch):
     """Though nothing happens any more, and without another thread."""
-    monkeypatch.setattr(_journal, "INTERVAL", 0.3)
+    monkeypatch.setattr(_log, "INTERVAL", 0.3)
     server = make_server(proxy_protocol=["0.0.0.0/0"], handshake_timeout=None)
     before = threading.active_count()
     for _ in range(30):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from iocpcore import _listening
+from iocpcore import _server_sockets
 from support.child import environment
 from support.system import LINUX
 
@@ -18,7 +18,7 @@ unix = pytest.mark.skipif(not LINUX, reason="unix sockets are for Linux")
 
 @pytest.fixture
 def opened():
-    found: list[_listening.Listening] = []
+    found: list[_server_sockets.Listening] = []
     yield found
     for item in found:
         item.sock.close()
@@ -36,7 +36,7 @@ def has_ipv6() -> bool:
 
 
 def test_one_address(opened):
-    opened += _listening.listen_host("127.0.0.1", 0, None, False, True)
+    opened += _server_sockets.listen_host("127.0.0.1", 0, None, False, True)
     (item,) = opened
     assert item.address == item.sock.getsockname()
     assert item.address[0] == "127.0.0.1"
@@ -48,7 +48,7 @@ def test_one_address(opened):
 @pytest.mark.skipif(not LINUX, reason="other systems do not hand options down")
 @pytest.mark.parametrize("keepalive", [True, False])
 def test_what_accepted_sockets_inherit(opened, keepalive):
-    opened += _listening.listen_host("127.0.0.1", 0, None, False, keepalive)
+    opened += _server_sockets.listen_host("127.0.0.1", 0, None, False, keepalive)
     with socket.create_connection(opened[0].address):
         opened[0].sock.setblocking(True)
         accepted = opened[0].sock.accept()[0]
@@ -60,7 +60,7 @@ def test_what_accepted_sockets_inherit(opened, keepalive):
 @pytest.mark.parametrize("host", [None, ""])
 def test_every_interface(opened, host):
     """One socket for each family, all with the same port."""
-    opened += _listening.listen_host(host, 0, None, False, True)
+    opened += _server_sockets.listen_host(host, 0, None, False, True)
     assert len({item.address[1] for item in opened}) == 1
     families = {item.sock.family for item in opened}
     assert socket.AF_INET in families
@@ -70,53 +70,53 @@ def test_every_interface(opened, host):
 
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 def test_ipv6_leaves_ipv4_alone(opened):
-    for _ in range(_listening.ATTEMPTS):
-        (six,) = _listening.listen_host("::", 0, None, False, True)
+    for _ in range(_server_sockets.ATTEMPTS):
+        (six,) = _server_sockets.listen_host("::", 0, None, False, True)
         opened.append(six)
         try:
-            opened += _listening.listen_host("0.0.0.0", six.address[1], None, False, True)
+            opened += _server_sockets.listen_host("0.0.0.0", six.address[1], None, False, True)
             return
         except OSError as error:  # others may have taken it; were it for `six`, it always would be
-            if error.errno != _listening.errno.EADDRINUSE:
+            if error.errno != _server_sockets.errno.EADDRINUSE:
                 raise
     pytest.fail("IPv4 was never free")
 
 
 def test_a_port_that_is_taken(opened):
-    opened += _listening.listen_host("127.0.0.1", 0, None, False, True)
+    opened += _server_sockets.listen_host("127.0.0.1", 0, None, False, True)
     number = opened[0].address[1]
     with pytest.raises(OSError, match=f"listen on 127.0.0.1 port {number}") as caught:
-        _listening.listen_host("127.0.0.1", number, None, False, True)
-    assert caught.value.errno == _listening.errno.EADDRINUSE
+        _server_sockets.listen_host("127.0.0.1", number, None, False, True)
+    assert caught.value.errno == _server_sockets.errno.EADDRINUSE
 
 
 def test_an_address_of_somebody_else():
     with pytest.raises(OSError, match=r"listen on 203\.0\.113\.1 port 0"):
-        _listening.listen_host("203.0.113.1", 0, None, False, True)
+        _server_sockets.listen_host("203.0.113.1", 0, None, False, True)
 
 
 def test_a_port_in_time_wait(opened):
     """A server can be started again at once."""
-    opened += _listening.listen_host("127.0.0.1", 0, None, False, True)
+    opened += _server_sockets.listen_host("127.0.0.1", 0, None, False, True)
     listener = opened.pop()
     with socket.create_connection(listener.address) as client:
         listener.sock.setblocking(True)
         listener.sock.accept()[0].close()  # this side ends first
         assert client.recv(1) == b""
     listener.sock.close()
-    opened += _listening.listen_host("127.0.0.1", listener.address[1], None, False, True)
+    opened += _server_sockets.listen_host("127.0.0.1", listener.address[1], None, False, True)
 
 
 @pytest.mark.skipif(not LINUX, reason="reuse_port is for Linux")
 def test_reuse_port(opened):
-    opened += _listening.listen_host("127.0.0.1", 0, None, True, True)
-    opened += _listening.listen_host("127.0.0.1", opened[0].address[1], None, True, True)
+    opened += _server_sockets.listen_host("127.0.0.1", 0, None, True, True)
+    opened += _server_sockets.listen_host("127.0.0.1", opened[0].address[1], None, True, True)
 
 
 @pytest.mark.skipif(LINUX, reason="possible here")
 def test_no_reuse_port():
     with pytest.raises(ValueError, match="reuse_port"):
-        _listening.listen_host("127.0.0.1", 0, None, True, True)
+        _server_sockets.listen_host("127.0.0.1", 0, None, True, True)
 
 
 # ---- sockets of others --------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_no_reuse_port():
 def test_a_bound_socket():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        (item,) = _listening.take_socket(sock, None, True)
+        (item,) = _server_sockets.take_socket(sock, None, True)
         assert item.sock is sock
         assert item.file is None
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -134,9 +134,9 @@ def test_a_bound_socket():
 
 def test_sockets_that_will_not_do():
     with socket.socket() as sock, pytest.raises(ValueError, match="bound"):
-        _listening.take_socket(sock, None, True)
+        _server_sockets.take_socket(sock, None, True)
     with socket.socket(type=socket.SOCK_DGRAM) as sock, pytest.raises(ValueError, match="stream"):
-        _listening.take_socket(sock, None, True)
+        _server_sockets.take_socket(sock, None, True)
 
 
 @unix
@@ -175,7 +175,7 @@ def test_sockets_of_systemd(monkeypatch):
 @unix
 def test_a_path(tmp_path, opened):
     path = str(tmp_path / "x.sock")
-    opened += _listening.listen_path(path, None)
+    opened += _server_sockets.listen_path(path, None)
     assert opened[0].address == path
     assert stat.S_ISSOCK(os.stat(path).st_mode)
     opened[0].file.remove()
@@ -187,7 +187,7 @@ def test_a_stale_file_is_replaced(tmp_path, opened):
     path = tmp_path / "x.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    opened += _listening.listen_path(path, None)
+    opened += _server_sockets.listen_path(path, None)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
 
@@ -195,10 +195,10 @@ def test_a_stale_file_is_replaced(tmp_path, opened):
 @unix
 def test_a_living_one_is_not(tmp_path, opened):
     path = tmp_path / "x.sock"
-    opened += _listening.listen_path(path, None)
+    opened += _server_sockets.listen_path(path, None)
     with pytest.raises(OSError, match=r"listen on .*x\.sock") as caught:
-        _listening.listen_path(path, None)
-    assert caught.value.errno == _listening.errno.EADDRINUSE
+        _server_sockets.listen_path(path, None)
+    assert caught.value.errno == _server_sockets.errno.EADDRINUSE
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
 
@@ -208,14 +208,14 @@ def test_another_file_is_not(tmp_path):
     path = tmp_path / "x.sock"
     path.write_text("precious")
     with pytest.raises(OSError, match="listen on"):
-        _listening.listen_path(path, None)
+        _server_sockets.listen_path(path, None)
     assert path.read_text() == "precious"
 
 
 @unix
 def test_the_file_of_a_successor_stays(tmp_path, opened):
     path = tmp_path / "x.sock"
-    opened += _listening.listen_path(path, None)
+    opened += _server_sockets.listen_path(path, None)
     os.unlink(path)
     path.write_text("another's")
     opened[0].file.remove()
@@ -225,7 +225,7 @@ def test_the_file_of_a_successor_stays(tmp_path, opened):
 @unix
 def test_an_abstract_name(opened):
     name = f"\0iocpcore-test-{os.getpid()}"
-    opened += _listening.listen_path(name, None)
+    opened += _server_sockets.listen_path(name, None)
     assert opened[0].file is None
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(opened[0].address)
@@ -243,11 +243,11 @@ def test_an_abstract_name(opened):
     ],
 )
 def test_what_is_a_path(host, port, path):
-    assert _listening.is_path(host, port) == path
+    assert _server_sockets.is_path(host, port) == path
 
 
 def test_what_is_a_pipe():
-    assert _listening.is_pipe(r"\\.\pipe\x", None)
-    assert _listening.is_pipe(r"\\.\PIPE\x", None)
-    assert not _listening.is_pipe(r"\\.\pipe\x", 80)
-    assert not _listening.is_pipe("/run/x", None)
+    assert _server_sockets.is_pipe(r"\\.\pipe\x", None)
+    assert _server_sockets.is_pipe(r"\\.\PIPE\x", None)
+    assert not _server_sockets.is_pipe(r"\\.\pipe\x", 80)
+    assert not _server_sockets.is_pipe("/run/x", None)

@@ -15,9 +15,9 @@ import iocpcore
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from iocpcore import tls
-from iocpcore._journal import Journal, ServerJournal
-from iocpcore.proxy_protocol import (
+from iocpcore import _tls
+from iocpcore._log import Journal, ServerJournal
+from iocpcore._proxy_protocol import (
     V1_MAX,
     V2_MAX,
     V2_SIGNATURE,
@@ -471,7 +471,7 @@ def test_optional_methods_are_those_of_the_stage_behind():
         assert not hasattr(alone, "send")
         assert not hasattr(alone, "close")
         assert not alone.peer_ended
-        before_tls = stage(trusted, tls.server_stage(server_context()))(Connection())
+        before_tls = stage(trusted, _tls.server_stage(server_context()))(Connection())
         assert hasattr(before_tls, "send")
         assert before_tls.ssl_object.server_side
 
@@ -483,8 +483,8 @@ def test_before_tls(trusted, nbytes):
     header = VALID["v2 tcp4"][0] if trusted else b""
     conn, client_conn = Connection(), Connection()
     networks = ["192.0.2.1"] if trusted else []
-    conn.begin(stage(networks, tls.server_stage(server_context())))
-    client_conn.begin(tls.client_stage(client_context(), "localhost"))
+    conn.begin(stage(networks, _tls.server_stage(server_context())))
+    client_conn.begin(_tls.client_stage(client_context(), "localhost"))
     assert conn.stage.send([b"waits for all that"])
     client_conn.written = header + client_conn.written
     while conn.written or client_conn.written:
@@ -494,13 +494,13 @@ def test_before_tls(trusted, nbytes):
         client_conn.feed_split(to_client, nbytes)
     assert conn.established == client_conn.established == 1
     assert client_conn.got == b"waits for all that"
-    assert type(conn.stage) is tls.TLSStage
+    assert type(conn.stage) is _tls.TLSStage
     assert conn.peername == (VALID["v2 tcp4"][1] if trusted else PEER)
 
 
 def test_untrusted_header_before_tls(warnings):
     conn = Connection()
-    conn.begin(stage([], tls.server_stage(server_context())))
+    conn.begin(stage([], _tls.server_stage(server_context())))
     with pytest.raises(ProxyProtocolError):
         conn.feed(VALID["v1 tcp4"][0])
     assert len(warnings()) == 1

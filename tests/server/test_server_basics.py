@@ -509,17 +509,17 @@ def test_one_that_is_never_started(backend):
 
 
 def test_defaults_for_workers():
-    from iocpcore import workers
+    from iocpcore import _workers
 
-    if workers.free_threaded():
-        cpus = workers.cpus()
-        assert workers.choose(None, None) == (cpus + 1, cpus)
-        assert workers.choose(2, None) == (2, 1)
-        assert workers.choose(None, 1) == (2, 1)
+    if _workers.free_threaded():
+        cpus = _workers.cpus()
+        assert _workers.choose(None, None) == (cpus + 1, cpus)
+        assert _workers.choose(2, None) == (2, 1)
+        assert _workers.choose(None, 1) == (2, 1)
     else:
-        assert workers.choose(None, None) == (1, 1)
-        assert workers.choose(8, None) == (8, 1)
-        assert workers.choose(None, 1) == (1, 1)
-    assert workers.choose(None, 4) == (5, 4)
-    assert workers.choose(1, None) == (1, 1)
-    assert workers.choose(2, 3) == (2, 3)
+        assert _workers.choose(None, None) == (1, 1)
+        assert _workers.choose(8, None) == (8, 1)
+        assert _workers.choose(None, 1) == (1, 1)
+    assert _workers.choose(None, 4) == (5, 4)
+    assert _workers.choose(1, None) == (1, 1)
+    assert _workers.choose(2, 3) == (2, 3)

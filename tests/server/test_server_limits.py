@@ -315,7 +315,7 @@ def test_without_descriptors(make_server, plain, caplog, monkeypatch):
     """Accepting pauses, says so once, and goes on, which is said when it is sure."""
     import resource
 
-    monkeypatch.setattr("iocpcore._journal.INTERVAL", 0.5)
+    monkeypatch.setattr("iocpcore._log.INTERVAL", 0.5)
     server = make_server(on_data=echo)
     clients = [socket.socket() for _ in range(3)]
     descriptor = os.open(os.devnull, os.O_RDONLY)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 
 import pytest
-from iocpcore import Connection, Server, tls
+from iocpcore import Connection, Server, _tls
 from support.certificates import HOST, client_context, server_context
 from support.memory import refused
 from support.system import LIMIT, wait_until
@@ -54,15 +54,15 @@ def test_the_last_client_goes(server, plain, moment):
 
 def refuse_lookup(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
     """Asking stages for their send() fails this time, and no other."""
-    send: Callable[..., bool] = tls.TLSStage.send
+    send: Callable[..., bool] = _tls.TLSStage.send
     lookups = iter(range(1_000_000))
 
-    def look_up(stage: tls.TLSStage) -> Callable[..., bool]:
+    def look_up(stage: _tls.TLSStage) -> Callable[..., bool]:
         if next(lookups) == which:
             raise MemoryError
         return send.__get__(stage)
 
-    monkeypatch.setattr(tls.TLSStage, "send", property(look_up))
+    monkeypatch.setattr(_tls.TLSStage, "send", property(look_up))
 
 
 @pytest.mark.system

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from tempfile import TemporaryFile
 
 import pytest
-from iocpcore import tls
+from iocpcore import _tls
 from iocpcore.errors import SlowReaderError
 from support.certificates import (
     FOLDER,
@@ -102,7 +102,7 @@ class Connection:
 class Side:
     """A stage and its connection, and what has come out of it."""
 
-    def __init__(self, make: Callable[[Connection], tls.TLSStage]) -> None:
+    def __init__(self, make: Callable[[Connection], _tls.TLSStage]) -> None:
         self.conn = Connection()
         self.stage = make(self.conn)
         self.received = b""
@@ -146,8 +146,8 @@ class Pair:
     ) -> None:
         server_ssl = server_context() if server is None else server
         client_ssl = client_context() if client is None else client
-        self.server = Side(tls.server_stage(server_ssl, **options))
-        self.client = Side(tls.client_stage(client_ssl, host, **options))
+        self.server = Side(_tls.server_stage(server_ssl, **options))
+        self.client = Side(_tls.client_stage(client_ssl, host, **options))
         self.server.start()
         self.client.start()
 
@@ -376,7 +376,7 @@ def test_wrong_certificate(certificate, host):
 
 @pytest.mark.parametrize("nbytes", [1, 5, sys.maxsize])
 def test_plaintext_to_a_tls_server(contexts, nbytes):
-    side = Side(tls.server_stage(contexts[0]))
+    side = Side(_tls.server_stage(contexts[0]))
     side.start()
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -392,7 +392,7 @@ def test_plaintext_to_a_tls_server(contexts, nbytes):
     assert not side.conn.established
 
 
-@pytest.mark.parametrize("make", [tls.server_stage, lambda c: tls.client_stage(c, HOST)])
+@pytest.mark.parametrize("make", [_tls.server_stage, lambda c: _tls.client_stage(c, HOST)])
 @pytest.mark.parametrize("context", [True, None, "context"])
 def test_no_context(make, context):
     with pytest.raises(TypeError, match=r"ssl must be an ssl\.SSLContext"):
@@ -403,15 +403,15 @@ def test_contexts_that_cannot_serve(contexts):
     """They are refused at once, not by every connection."""
     client = contexts[1]
     for make in (
-        lambda: tls.server_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
-        lambda: tls.client_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), HOST),
+        lambda: _tls.server_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        lambda: _tls.client_stage(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), HOST),
     ):
         with pytest.raises(ValueError, match=r"server|client"):
             make()
     with pytest.raises(ValueError, match="server_hostname"):
-        tls.client_stage(client, None)
+        _tls.client_stage(client, None)
     with pytest.raises(ValueError):
-        tls.client_stage(client, "")
+        _tls.client_stage(client, "")
 
 
 # ---- the ends of streams ------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_ragged_end_while_much_is_sent(pair, ending):
     """The error waits until all that was accepted is on its way, and our end behind it. Who closes
     meanwhile does not care any more."""
     size, server = 2 * MEBIBYTE, pair.server
-    assert server.stage.send([bytes(tls.AHEAD)])
+    assert server.stage.send([bytes(_tls.AHEAD)])
     with TemporaryFile() as file:
         file.truncate(size)
         assert server.stage.send_file(file)
@@ -527,7 +527,7 @@ def test_ragged_end_while_much_is_sent(pair, ending):
     if ending != "nothing":
         assert server.stage.close() is True
     pair.pump()
-    assert pair.client.all_received() == bytes(tls.AHEAD + size) + b"the end"
+    assert pair.client.all_received() == bytes(_tls.AHEAD + size) + b"the end"
     assert pair.client.stage.peer_ended
     assert server.conn.finished == (ending != "nothing")
     if ending == "close":
@@ -540,7 +540,7 @@ def test_ragged_end_while_much_is_sent(pair, ending):
 def test_a_file_that_cannot_be_read_behind_our_end(pair, tmp_path):
     """The error is told before the end that waited for the file, which may close the connection."""
     server = pair.server
-    assert server.stage.send([bytes(2 * tls.AHEAD)])
+    assert server.stage.send([bytes(2 * _tls.AHEAD)])
     with open(tmp_path / "file", "wb", buffering=0) as file:
         file.write(b"not to be read")
         assert server.stage.send_file(file)
@@ -585,7 +585,7 @@ def test_an_option_that_every_context_has_says_nothing(monkeypatch):
         return context
 
     monkeypatch.setattr(ssl.SSLContext, "__new__", new_with_option)
-    monkeypatch.setattr(tls, "_ACCEPTING_OPTION", tls._accepting_option())
+    monkeypatch.setattr(_tls, "_ACCEPTING_OPTION", _tls._accepting_option())
     pair = Pair()
     pair.pump()
     for side in (pair.server, pair.client):
@@ -950,7 +950,7 @@ def test_ragged_end_in_another_handshake(contexts):
                 break
         port = int(line.rpartition(b":")[2])
         sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), LIMIT))
-        client = Side(tls.client_stage(contexts[1], HOST))
+        client = Side(_tls.client_stage(contexts[1], HOST))
         client.start()
         while not client.conn.established:
             sock.sendall(client.conn.take())
@@ -972,7 +972,7 @@ def test_an_ordinary_client(contexts):
     """One that is not ours: ssl's own SSLObject."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = contexts[1].wrap_bio(incoming, outgoing, server_hostname=HOST)
-    side = Side(tls.server_stage(contexts[0]))
+    side = Side(_tls.server_stage(contexts[0]))
     side.start()
 
     def until_done(step: Callable[[], object]) -> object:

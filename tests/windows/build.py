@@ -68,7 +68,7 @@ def build(abis: Sequence[str], into: Path) -> None:
 
 def _abi_of(source: Path, abi: str) -> str | None:
     """Only py/ sees Python's headers; the rest is compiled once for all."""
-    return abi if source.parent.name == "py" else None
+    return abi if (SOURCE_ROOT / "py") in source.parents else None
 
 
 class _Compiler:

@@ -5,8 +5,7 @@
 
 typedef int (*main_function)(int argc, wchar_t **argv);
 
-int wmain(int argc, wchar_t **argv)
-{
+int wmain(int argc, wchar_t **argv) {
     HMODULE dll = LoadLibraryW(PYTHON_DLL);
     FARPROC symbol = dll ? GetProcAddress(dll, "Py_Main") : NULL;
     if (!symbol) {

@@ -4,7 +4,7 @@
 #include <netinet/in.h>
 #include <sys/un.h>
 #endif
-#include "io.h"
+#include "core/io.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -18,7 +18,7 @@
 #ifndef IOCPCORE_BACKEND_H
 #define IOCPCORE_BACKEND_H
 
-#include "io.h"
+#include "core/io.h"
 
 enum { IO_PENDING = 0, IO_DONE = 1 };
 

@@ -4,7 +4,7 @@
  * it back as soon as the bytes have been copied out, so a few buffers serve many operations. Sizes
  * are powers of two from 512 bytes to 64 KiB; larger receives bring memory of their own. The one
  * that was given back last, which is likely in the processor's cache, needs no lock. */
-#include "io.h"
+#include "core/io.h"
 
 #include <stdlib.h>
 

@@ -4,7 +4,7 @@
  * Win32, Winsock and NT layers each have names of their own for the same event, and a completion
  * packet carries the NT one. The tables here say which portable code each of those means; the pairs
  * in error.h win over them. Plain numbers, so that all platforms compile and test them. */
-#include "error.h"
+#include "core/error.h"
 
 #include <string.h>
 

@@ -4,7 +4,7 @@
  * a handle that was not opened for it. Such operations run on a thread, blocking, and complete like
  * every other one. Threads are started when work waits and none is idle, and stay until the port
  * closes. */
-#include "io.h"
+#include "core/io.h"
 
 #include <stdlib.h>
 

@@ -4,7 +4,7 @@
  * become inaccessible when it is released. A kernel that writes to it afterwards gets EFAULT, and a
  * thread (which is how Wine completes operations) dies. Addresses are not used again
  * until 16,384 more have been released, so a late write does not hit the next operation instead. */
-#include "io.h"
+#include "core/io.h"
 
 #include <stdlib.h>
 

@@ -19,10 +19,10 @@
 
 #include <stdatomic.h>
 
-#include "error.h"
-#include "list.h"
-#include "platform.h"
-#include "thread.h"
+#include "core/error.h"
+#include "core/list.h"
+#include "core/platform.h"
+#include "core/thread.h"
 
 typedef struct io_backend io_backend;
 typedef struct io_port io_port;
@@ -34,7 +34,8 @@ typedef struct io_op io_op;
 #define IO_LENGTH_MAX INT32_MAX
 #define IO_CACHE_LINE 64
 
-/* ---- sockets as such (backends/posix_socket.c, backends/winsock.c) --------------------------- */
+/* ---- sockets as such (backends/linux/socket.c, backends/windows/socket.c)
+ * --------------------------- */
 
 void io_native_close_socket(io_native native);
 void io_native_close_file(io_native native);
@@ -42,7 +43,8 @@ void io_native_close_file(io_native native);
 int io_socket_describe(io_native native, int *family, int *type, int *protocol);
 
 #ifdef _WIN32
-/* ---- named pipes, on ports of the backend iocp (backends/winpipe.c) --------------------------
+/* ---- named pipes, on ports of the backend iocp (backends/windows/pipe.c)
+ * --------------------------
  *
  * A pipe is a stream of this family: io_handle_adopt(lane, native, IO_FAMILY_PIPE, ...) takes what
  * was connected or accepted. It has no addresses, and cannot be shut down. A native that nobody
@@ -223,7 +225,7 @@ typedef struct io_poll {
     uint32_t events; /* asked for */
     uint32_t ready;  /* reported */
 #ifdef _WIN32
-    uint64_t afd[16]; /* backends/winpoll.c: request and answer of the socket driver */
+    uint64_t afd[16]; /* backends/windows/poll.c: request and answer of the socket driver */
 #endif
 } io_poll;
 
@@ -275,7 +277,8 @@ bool io_guard_enabled(void);
 void *io_guard_alloc(size_t size);
 void io_guard_free(void *memory, size_t size);
 
-/* ---- handles: one strand each (strand.c) ---------------------------------------------------- */
+/* ---- handles: one strand each (handle_queue.c)
+ * ---------------------------------------------------- */
 
 typedef enum io_handle_type { IO_STREAM, IO_DATAGRAM, IO_FILE } io_handle_type;
 enum { IO_IN, IO_OUT, IO_DIRECTIONS };

@@ -7,7 +7,7 @@
  *
  * On a shared lane (IOCP) all threads wait in the kernel, which counts the running ones itself.
  * There completions come in small batches, so that nothing is stuck behind a callback. */
-#include "lane.h"
+#include "core/lane.h"
 
 #include <stdlib.h>
 

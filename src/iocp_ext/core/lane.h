@@ -3,7 +3,7 @@
 #ifndef IOCPCORE_LANE_H
 #define IOCPCORE_LANE_H
 
-#include "backend.h"
+#include "core/backend.h"
 
 enum {
     LANE_BURST = 64, /* completions between two looks into the kernel */

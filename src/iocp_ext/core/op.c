@@ -7,7 +7,7 @@
  *
  * In guard mode each operation has pages of its own instead, which become inaccessible when it is
  * released: whoever still writes to it ends the process. */
-#include "io.h"
+#include "core/io.h"
 
 #include <stdlib.h>
 #include <string.h>

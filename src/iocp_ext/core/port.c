@@ -7,7 +7,7 @@
  * A fork leaves the child with copies of rings and queues that still belong to the parent; every
  * port remembers how often the process had forked when it was opened, and refuses calls when that
  * is not the present number. */
-#include "lane.h"
+#include "core/lane.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* sim.h: the simulated backend (backends/sim.c) seen from its users, which are tests.
+/* sim.h: the simulated backend (backends/sim/sim.c) seen from its users, which are tests.
  *
  * A lane of the backend "sim" has a clock and a network of its own. Natives are small integers of
  * that lane's table, the lowest free number first, as descriptors are. Addresses are
@@ -8,7 +8,7 @@
 #ifndef IOCPCORE_SIM_H
 #define IOCPCORE_SIM_H
 
-#include "backend.h"
+#include "core/backend.h"
 
 /* What may go wrong, for io_sim_configure. */
 enum {

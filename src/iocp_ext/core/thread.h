@@ -5,7 +5,7 @@
 #ifndef IOCPCORE_THREAD_H
 #define IOCPCORE_THREAD_H
 
-#include "platform.h"
+#include "core/platform.h"
 
 #define IO_NEVER UINT64_MAX
 #define IO_NS_PER_SECOND UINT64_C(1000000000)

@@ -3,7 +3,7 @@
  * Threads of the core run no Python code and must not take the process's signals, which Python
  * handles in its main thread. */
 #ifndef _WIN32
-#include "thread.h"
+#include "core/thread.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -13,7 +13,7 @@
 #include <linux/futex.h>
 #include <unistd.h>
 
-#include "error.h"
+#include "core/error.h"
 
 /* ---- locks of four bytes -----------------------------------------------------------------------
  */

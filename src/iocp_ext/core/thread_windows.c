@@ -1,11 +1,11 @@
 /* thread_windows.c: the parts of thread.h that need more than a line, on Windows. */
 #ifdef _WIN32
-#include "thread.h"
+#include "core/thread.h"
 
 #include <process.h>
 #include <stdlib.h>
 
-#include "error.h"
+#include "core/error.h"
 
 typedef struct start {
     void (*function)(void *argument);

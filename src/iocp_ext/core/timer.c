@@ -2,7 +2,7 @@
  *
  * One implementation for every backend: the kernel is only told the earliest deadline. Equal
  * deadlines fire in the order in which they were set. All under the lane's lock. */
-#include "io.h"
+#include "core/io.h"
 
 #include <stdlib.h>
 

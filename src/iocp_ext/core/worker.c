@@ -9,7 +9,7 @@
  * begins.
  *
  * A shared lane (IOCP) needs none of this. */
-#include "lane.h"
+#include "core/lane.h"
 
 enum {
     IDLE_TICKS_MAX = 25,

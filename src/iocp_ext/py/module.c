@@ -1,5 +1,5 @@
 /* module.c: the module iocpcore._core: its state, its types, its functions. Wiring only. */
-#include "pyconn.h"
+#include "py/server/server.h"
 
 static py_state *state_of(PyObject *module) {
     return PyModule_GetState(module);
@@ -37,9 +37,9 @@ static bool import_names(py_state *state) {
     if (!import_name("iocpcore.errors", "InvalidStateError", &state->invalid_state_error) ||
         !import_name("iocpcore.errors", "FramingError", &state->framing_error) ||
         !import_name("iocpcore.errors", "SlowReaderError", &state->slow_reader_error) ||
-        !import_name("iocpcore._strand", "offload", &state->offload) ||
-        !import_name("iocpcore._strand", "call_later", &state->call_later) ||
-        !import_name("iocpcore._strand", "cancel_timers", &state->cancel_timers) ||
+        !import_name("iocpcore._connection_tasks", "offload", &state->offload) ||
+        !import_name("iocpcore._connection_tasks", "call_later", &state->call_later) ||
+        !import_name("iocpcore._connection_tasks", "cancel_timers", &state->cancel_timers) ||
         !import_name("iocpcore._waits", "changed", &state->waits_changed) ||
         !import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
         !import_name("socket", "socket", &state->socket_class))

@@ -1,0 +1,172 @@
+"""Streams that are about to be connected: sockets of the system, those of the simulation, pipes."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from iocpcore import _core, _validate
+from iocpcore._core import CompletionPort, Connection, Service
+from iocpcore._server_sockets import bind
+
+
+class Target(NamedTuple):
+    """One address to try."""
+
+    family: int
+    address: Any
+
+
+class Stream(Protocol):
+    """Not connected yet. Owned by whoever made it, until adopt() or close()."""
+
+    handle: Any  # as the port takes it
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        """Make a connection of it. It is given away, also if that raises."""
+
+    def close(self) -> None:
+        """Cancels what is in flight. Does nothing if it was given away."""
+
+
+def open_stream(
+    port: CompletionPort, target: Target, local: Target | None, keepalive: bool
+) -> Stream:
+    """Raises OSError."""
+    if port.backend == "sim":
+        return _SimulatedStream(port, target)
+    return _SystemStream(port, target, local, keepalive)
+
+
+class _SystemStream:
+    def __init__(
+        self, port: CompletionPort, target: Target, local: Target | None, keepalive: bool
+    ) -> None:
+        self._port = port
+        self._target = target
+        self.handle = sock = socket.socket(target.family, socket.SOCK_STREAM)
+        try:
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive))
+            if local is not None:
+                _bind(sock, local)
+        except OSError:
+            sock.close()
+            raise
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        family, peer = self.handle.family, self._target.address
+        with suppress(OSError):  # it has been reset
+            peer = self.handle.getpeername()  # of 0.0.0.0, that is another
+        self._port.dissociate(self.handle)
+        return service.adopt(self.handle.detach(), family, peer=peer, context=context)
+
+    def close(self) -> None:
+        if self.handle.fileno() < 0:
+            return
+        try:
+            self._port.close_handle(self.handle)
+        except ValueError:  # the port is closed
+            self.handle.close()
+
+
+class _SimulatedStream:
+    def __init__(self, port: CompletionPort, target: Target) -> None:
+        self._port = port
+        self._target = target
+        self._own = True
+        self.handle = _core.sim_socket(port)
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        self._port.dissociate(self.handle)
+        self._own = False
+        peer = self._target.address
+        return service.adopt(self.handle, socket.AF_INET, peer=peer, context=context)
+
+    def close(self) -> None:
+        if not self._own:
+            return
+        with suppress(ValueError):  # the port is closed, and the simulation with it
+            self._port.close_handle(self.handle)
+
+
+class Pipe:
+    """The client's end of a named pipe, which is connected from the beginning."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self._own = True
+
+    def adopt(self, service: Service, context: object) -> Connection:
+        self._own = False
+        return service.adopt(self.handle, socket.AF_UNSPEC, context=context)
+
+    def close(self) -> None:
+        if self._own and sys.platform == "win32":
+            _core.pipe_close(self.handle)
+
+
+def _bind(sock: socket.socket, local: Target) -> None:
+    if sock.family != local.family:
+        raise OSError(errno.EAFNOSUPPORT, f"local_address {local.address[0]} is of another family")
+    bind(sock, local.address)
+
+
+# ---- addresses ----------------------------------------------------------------------------------
+
+
+def numeric(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target] | None:
+    """What the host is, if it is an address and no name."""
+    try:
+        return _lookup(host, port, kind, socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+
+
+def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target]:
+    """All addresses of a name. It blocks. Raises socket.gaierror that says which name."""
+    try:
+        return _lookup(host, port, kind, 0)
+    except UnicodeError as error:
+        raise socket.gaierror(
+            socket.EAI_NONAME, f"{host!r} is no name of a host: {error}"
+        ) from None
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"{host}: {error.strerror}") from None
+
+
+def _lookup(host: str, port: int, kind: int, flags: int) -> list[Target]:
+    found = socket.getaddrinfo(host, port, type=kind, flags=flags)
+    return list(dict.fromkeys(Target(family, address) for family, _, _, _, address in found))
+
+
+def local_target(value: Any, kind: int = socket.SOCK_STREAM) -> Target | None:
+    """A ``local_address=(host, port)`` with a numeric host."""
+    if value is None:
+        return None
+    if not (isinstance(value, tuple) and len(value) >= 2 and isinstance(value[0], str)):
+        raise TypeError("local_address must be (host, port)")
+    number = _validate.port_number(value[1])
+    flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
+    try:
+        return _lookup(value[0] or "0.0.0.0", number, kind, flags)[0]
+    except OSError:
+        raise ValueError(f"local_address must have a numeric host, not {value[0]!r}") from None
+
+
+# ---- named pipes --------------------------------------------------------------------------------
+
+if sys.platform == "win32":
+
+    def open_pipe(name: str, limit: float) -> int:
+        """The handle of a pipe's client end. It waits, so long, for an instance that is free."""
+        return _core.pipe_connect(name, max(0.0, limit))
+
+else:
+
+    def open_pipe(name: str, limit: float) -> int:
+        raise ValueError("named pipes do not exist here")

@@ -1,0 +1,251 @@
+"""What the log "iocpcore" is told of peers, and of what they can bring about.
+
+A peer can do such a thing as often as it likes. So each kind of event gets one line when it begins,
+then at most one every ten seconds, with the number of events left out. After ten seconds without an
+event it is over, and gets a last line. Timers of the port keep the time, so the last line needs
+neither another event nor a thread. What a peer has said is escaped in every line.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from iocpcore._core import Connection, Listener, Operation
+from iocpcore._proxy_protocol import ProxyProtocolError
+
+logger = logging.getLogger("iocpcore")
+
+INTERVAL = 10.0  # seconds between two lines of a kind
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is counted together."""
+
+    level: int
+    name: str
+    """In the plural, for the line with the number of them."""
+
+    over: str | None = None
+    """The last line of a state, which has a first and a last line and none in between. None: these
+    are single events, and the last line says how many were left out."""
+
+
+ACCEPT_FAILURES = Kind(
+    logging.WARNING, "failures to accept connections", "accepting connections goes on"
+)
+LOST = Kind(logging.WARNING, "accepted connections that could not be served")
+REFUSED = Kind(logging.WARNING, "connections of addresses that have too many")
+BAD_HEADERS = Kind(logging.WARNING, "connections closed because of the PROXY protocol")
+NOT_ESTABLISHED = Kind(logging.INFO, "connections not established")
+NOT_CONNECTED = Kind(logging.WARNING, "attempts to connect that failed")
+DATAGRAM_ERRORS = Kind(logging.DEBUG, "datagrams that were not sent or received")
+
+
+class Timer(Protocol):
+    """Begins a timer of the port."""
+
+    def __call__(self, seconds: float, *, callback: Callable[[Operation], object]) -> Operation: ...
+
+
+class _Episode:
+    """One kind of event while it goes on: decides when there is a line, and which."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._events = 0
+        self._shown = 0  # of them
+        self._new = 0  # since the last line was due
+        self._last = ""
+        self.due = float("-inf")  # when there may be the next line
+        self.turn = 0  # so many times it was due
+        self.timed = 0  # the last turn that was given a timer
+        self.timer: Operation | None = None
+
+    def happened(self, text: str, now: float) -> str | None:
+        """One more event."""
+        if now >= self.due and not self.owes:  # the one before is long over
+            self._events = self._shown = 0
+        self._events += 1
+        self._new += 1
+        self._last = text
+        return None if now < self.due else self.next_line(now)
+
+    def next_line(self, now: float) -> str | None:
+        """The time for a line has come."""
+        self.due = now + INTERVAL
+        self.turn += 1
+        new, self._new = self._new, 0
+        if new and (self._kind.over is None or new == self._events):
+            self._shown += 1
+            others = f" ({new - 1} more of them in {INTERVAL:g} s)" if new > 1 else ""
+            return self._last + others
+        return None if new else self._last_line()
+
+    def _last_line(self) -> str | None:
+        events, left_out = self._events, self._events - self._shown
+        self._events = self._shown = 0
+        if events and self._kind.over is not None:
+            return f"{self._kind.over}: it had failed {_times(events)}"
+        if left_out:
+            return f"{self._kind.name}: no more; {events} in all, {left_out} not shown"
+        return None
+
+    @property
+    def owes(self) -> bool:
+        """Whether there will be another line though nothing more happens."""
+        return self._events > self._shown or (self._events > 0 and self._kind.over is not None)
+
+    def cut(self) -> str | None:
+        """The line that is owed when nothing more will be heard of it."""
+        left_out = self._events - self._shown
+        self._events = self._shown = self._new = 0
+        if left_out == 0:
+            return None
+        return f"{self._kind.name}: {left_out} more until the end, the last one: {self._last}"
+
+    def wants_timer(self) -> bool:
+        """Once for each turn that it may have one."""
+        wants = self.owes and self.timed != self.turn
+        if wants:
+            self.timed = self.turn
+        return wants
+
+    def replace_timer(self, timer: Operation | None) -> Operation | None:
+        """It refers to this, and is not kept longer than needed."""
+        old, self.timer = self.timer, timer
+        return old
+
+
+class Journal:
+    """Writes to the log about one port. Any thread."""
+
+    def __init__(self, timer: Timer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timer = timer
+        self._clock = clock
+        self._lock = threading.Lock()  # never held while something else is called
+        self._episodes: dict[Kind, _Episode] = {}
+        self._closed = False
+
+    def note(self, kind: Kind, template: str, *args: object) -> None:
+        """Something has happened. `template % args` is the line for it, if it gets one."""
+        if not logger.isEnabledFor(kind.level):
+            return
+        text = template % args
+        now = self._clock()
+        with self._lock:
+            episode = self._episodes.get(kind)
+            if episode is None:
+                episode = self._episodes[kind] = _Episode(kind)
+            line = episode.happened(text, now)
+            turn, left = episode.turn, episode.due - now
+            wants_timer = episode.wants_timer() and not self._closed
+        if wants_timer:
+            self._set_timer(kind, episode, turn, left)
+        _write(kind, line)
+
+    def close(self) -> None:
+        """The port is at its end, and with it the timers: say what is left to be said."""
+        with self._lock:
+            self._closed = True
+            lines = [(kind, episode.cut()) for kind, episode in self._episodes.items()]
+            timers = [episode.replace_timer(None) for episode in self._episodes.values()]
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
+        for kind, line in lines:
+            _write(kind, line)
+
+    def _set_timer(self, kind: Kind, episode: _Episode, turn: int, seconds: float) -> None:
+        def end(operation: Operation) -> None:
+            if operation.error is None:
+                self._end_turn(kind, episode, turn)
+
+        timer: Operation | None = None
+        # Without a timer the next event, or close(), sees to it.
+        with suppress(ValueError, RuntimeError, OSError, MemoryError):
+            timer = self._timer(seconds, callback=end)
+        with self._lock:
+            if episode.turn == turn and not self._closed:
+                timer = episode.replace_timer(timer)
+        if timer is not None:  # of the turn before, or of one that is over already
+            timer.cancel()
+
+    def _end_turn(self, kind: Kind, episode: _Episode, turn: int) -> None:
+        now = self._clock()
+        with self._lock:
+            if episode.turn != turn or self._closed:
+                return
+            line = episode.next_line(now)
+            turn = episode.turn
+            wants_timer = episode.wants_timer()
+            episode.replace_timer(None)
+        if wants_timer:
+            self._set_timer(kind, episode, turn, INTERVAL)
+        _write(kind, line)
+
+
+def _write(kind: Kind, line: str | None) -> None:
+    if line is not None:
+        logger.log(kind.level, "%s", escaped(line))
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+class ServerJournal:
+    """The callbacks of a server's service that nobody but the log is told of."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def on_failed(self, conn: Connection, error: BaseException) -> None:
+        """TLS, or the time limit for it. (A PROXY header that is wrong has its own line.)"""
+        if not isinstance(error, ProxyProtocolError):
+            name = shown(conn.peername)
+            self._journal.note(
+                NOT_ESTABLISHED, "connection from %s not established: %s", name, error
+            )
+
+    def on_accept_error(self, listener: Listener, error: BaseException) -> None:
+        """Accepting has failed, and pauses for a moment."""
+        self._journal.note(ACCEPT_FAILURES, "accepting connections pauses: %s", error)
+
+    def on_lost(self, address: object, error: BaseException) -> None:
+        name = shown(address)
+        self._journal.note(LOST, "connection from %s closed, it cannot be served: %s", name, error)
+
+    def on_refused(self, address: object) -> None:
+        """One more connection than max_connections_per_address."""
+        host = address[0] if isinstance(address, tuple) else shown(address)
+        self._journal.note(REFUSED, "too many connections from %s: 1 refused", host)
+
+    def on_bad_header(self, peername: object, error: ProxyProtocolError) -> None:
+        self._journal.note(BAD_HEADERS, "connection from %s closed: %s", shown(peername), error)
+
+
+def shown(address: object) -> str:
+    """An address as people write it. What a peer may have put into it is escaped."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return escaped(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
+    if isinstance(address, bytes) and address:  # Linux's abstract names
+        address = "@" + address[1:].decode("utf-8", "surrogateescape")
+    return escaped(str(address)) if address else "a local process"
+
+
+def escaped(text: str) -> str:
+    """Without what could begin another line, or tell a terminal to do something."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )

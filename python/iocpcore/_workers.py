@@ -1,0 +1,138 @@
+"""Threads that run a port."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from iocpcore import _validate
+from iocpcore._core import CompletionPort
+
+logger = logging.getLogger("iocpcore")
+
+PAUSE = 0.1  # seconds
+
+_numbers = itertools.count(1)
+
+
+class Closed(ValueError):
+    """The port was closed by its user."""
+
+
+class Stopped(RuntimeError):
+    """The port was stopped by its user."""
+
+
+def free_threaded() -> bool:
+    """Whether Python code runs on several CPUs at once."""
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
+    """How many threads there are, and how many of them are in callbacks at once.
+
+    With the GIL one each. Without, as many at once as there are CPUs, and one thread more, for one
+    that blocks. What is given decides about the other.
+    """
+    if workers is not None:
+        workers = _validate.whole("workers", workers, 1, 4096)
+    if concurrency is not None:
+        concurrency = _validate.whole("concurrency", concurrency, 1, 4096)
+    if concurrency is None:
+        concurrency = cpus() if free_threaded() else 1
+        if workers is not None:
+            concurrency = min(concurrency, max(1, workers - 1))
+    if workers is None:
+        workers = concurrency + 1 if free_threaded() or concurrency > 1 else 1
+    return workers, concurrency
+
+
+def daemon(function: Callable[[], object], name: str) -> threading.Thread:
+    """A daemon thread that begins with an empty context.
+
+    Most builds of Python give threads that anyway. Free-threaded ones (from 3.14 on) give them a
+    copy of their maker's; every callback would see what was set where a port was first used.
+    """
+    run = contextvars.Context().run
+    return threading.Thread(target=run, args=(function,), name=name, daemon=True)
+
+
+class Workers:
+    """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
+
+    They end when the port is stopped, closed or of no use any more, and none does so without
+    telling `on_end` why: by `Stopped`, `Closed` or what went wrong. `on_exit` is told of a
+    KeyboardInterrupt or SystemExit that a callback raised; the thread goes on afterwards.
+    """
+
+    def __init__(
+        self,
+        port: CompletionPort,
+        count: int,
+        on_exit: Callable[[BaseException], None],
+        on_end: Callable[[BaseException], None],
+    ) -> None:
+        self._port = port
+        self._on_exit = on_exit
+        self._on_end = on_end
+        self._threads = [daemon(self._work, f"iocpcore-{next(_numbers)}") for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def start(self) -> None:
+        """Start all threads, or none: raises RuntimeError if the system has none left."""
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:
+            self._port.stop()
+            raise
+
+    def inside(self) -> bool:
+        """Whether the calling thread is one of them."""
+        return threading.current_thread() in self._threads
+
+    def join(self, limit: float) -> bool:
+        """Wait for all of them to end; False if one has not, after so many seconds."""
+        deadline = time.monotonic() + limit
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in others)
+
+    def _work(self) -> None:
+        try:
+            end = self._run()
+        except BaseException as error:
+            end = error
+        self._on_end(end)
+
+    def _run(self) -> BaseException:
+        """Why it has ended."""
+        while True:
+            try:
+                self._port.run()
+                # Perhaps by a callback of this thread.
+                return Closed("port is closed") if self._port.closed else Stopped("port is stopped")
+            except ValueError:  # closed by another, and `closed` may say so only a moment later
+                return Closed("port is closed")
+            except (KeyboardInterrupt, SystemExit) as error:
+                self._on_exit(error)
+            except MemoryError as error:  # a wait that fails for want of it does not end run()
+                logger.warning("a worker cannot begin, and tries again: %r", error)
+                time.sleep(PAUSE)

@@ -1,0 +1,287 @@
+/* epoll.c: completions on Linux where io_uring is refused.
+ *
+ * epoll tells when a descriptor becomes ready, not when work is done. So each operation is tried at
+ * once, without blocking; if it cannot be done now it waits at the head of its handle's queue, and
+ * is tried again when epoll reports the handle.
+ *
+ * Interest in both directions is registered once, edge-triggered, and stays: there is no system
+ * call to arm it before a wait and none to disarm it after. An edge cannot be missed, because the
+ * attempt and its retry both happen under the handle's lock, and epoll reports every edge that
+ * comes after the registration.
+ *
+ * epoll keeps a registration as long as the open file lives, not the number: a closed socket whose
+ * file lives on in a forked child is still reported. Events carry the handle's token, and a retry
+ * first makes sure that the number still is the same file.
+ *
+ * The backend io_uring waits here, too, for all but files: see uring.c for the reasons. */
+#include "backends/linux/epoll.h"
+
+#include "backends/linux/socket.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { EVENTS_MAX = 64 };
+
+/* The last argument of a system call is read from the stack as a whole register. */
+#define KERNEL_SIGSET_BYTES ((size_t)8)
+
+static const uint32_t epoll_interest = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+
+static int epoll_probe(char *reason, size_t size) {
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd >= 0) {
+        close(fd);
+        return 0;
+    }
+    int error = errno;
+    strncpy(reason, strerror(error), size - 1);
+    reason[size - 1] = '\0';
+    return -error;
+}
+
+int epoll_state_open(epoll_lane *state) {
+    int error = 0;
+    state->wake = -1;
+    state->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (state->epoll >= 0)
+        state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    /* Edge-triggered and never read: every write is a new edge. */
+    if (state->wake < 0)
+        error = errno;
+    else
+        error = epoll_watch(state, state->wake);
+    if (error)
+        epoll_state_close(state);
+    return error;
+}
+
+void epoll_state_close(epoll_lane *state) {
+    if (state->epoll >= 0)
+        close(state->epoll);
+    if (state->wake >= 0)
+        close(state->wake);
+}
+
+int epoll_watch(const epoll_lane *state, int fd) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = EPOLL_TOKEN_WAKE};
+    return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+}
+
+static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
+    epoll_lane *state = malloc(sizeof *state);
+    if (state == NULL)
+        return -IOE_NOMEM;
+    int error = epoll_state_open(state);
+    if (error) {
+        *os_error = (uint32_t)error;
+        free(state);
+        return -error;
+    }
+    lane->state = state;
+    return 0;
+}
+
+static void epoll_lane_close(io_lane *lane) {
+    epoll_lane *state = lane->state;
+    if (lane->broken) /* the number may be another file's by now */
+        state->epoll = -1;
+    epoll_state_close(state);
+    free(state);
+    lane->state = NULL;
+}
+
+/* If other code has closed the eventfd, another takes its place, which is in the set with a wake.
+ */
+void epoll_wake(io_lane *lane) {
+    epoll_lane *state = lane->state;
+    int wake = state->wake;
+    if (io_wake_signal(wake))
+        return;
+    int another = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (another < 0)
+        return; /* who waits looks when something else happens */
+    if (epoll_watch(state, another) == 0 &&
+        atomic_compare_exchange_strong(&state->wake, &wake, another))
+        return;
+    close(another);
+    (void)io_wake_signal(wake); /* that of a thread that was faster */
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+static int epoll_interest_set(io_handle *handle) {
+    epoll_lane *state = handle->lane->state;
+    struct epoll_event event = {.events = epoll_interest, .data.u64 = io_handle_token(handle)};
+    int fd = (int)handle->native;
+    /* It is there already if another handle was made of the same open file before. */
+    if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 &&
+        (errno != EEXIST || epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event) < 0))
+        return -errno;
+    return 0;
+}
+
+int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
+    int error = posix_handle_open(handle, os_error);
+    if (error)
+        return error;
+    error = epoll_interest_set(handle);
+    if (error == -EPERM) /* a regular file: always ready, so nothing to be told */
+        return 0;
+    if (error) {
+        *os_error = (uint32_t)-error;
+        posix_handle_close(handle);
+    }
+    return error;
+}
+
+void epoll_handle_close(io_handle *handle, bool close_native) {
+    epoll_lane *state = handle->lane->state;
+    posix_handle_close(handle);
+    if (handle->native_gone || !posix_same_file(handle))
+        return;
+    /* Closing the only descriptor of a file ends its registration, too. Of a connection's, only a
+     * forked child may have another. Fails for regular files, which were never added. */
+    if (!handle->owned || !close_native)
+        (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
+    if (close_native)
+        posix_close(handle->native);
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+/* Whether the socket may have something to receive. After a receive that was not filled there is
+ * nothing until epoll says so, which saves the call that would find it out. Not so where a receive
+ * may end early: at urgent data, at the end of the stream, and on unix sockets. */
+static int epoll_receive_when_ready(io_op *op) {
+    if (!(op->handle->ready & (IO_READABLE | IO_UNUSUAL)))
+        return IO_PENDING;
+    op->result = IO_RECEIVE_READY;
+    return IO_DONE;
+}
+
+/* Whether a receive that found nothing is to be tried again: there is something (posix_readable),
+ * and the edge that told of it has been used up. */
+static bool epoll_misled(io_handle *handle) {
+    if (!(handle->ready & IO_UNUSUAL))
+        return false;
+    if (posix_readable(handle))
+        return true;
+    handle->ready &= (uint8_t) ~(IO_READABLE | IO_UNUSUAL);
+    return false;
+}
+
+int epoll_receive_now(io_receive *receive) {
+    io_handle *handle = receive->op.handle;
+    int answer = posix_perform(&receive->op);
+    bool filled =
+        answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
+    if (!filled && (answer != -IOE_AGAIN || !epoll_misled(handle)))
+        handle->ready &= (uint8_t)~IO_READABLE;
+    return answer;
+}
+
+int epoll_submit(io_op *op) {
+    io_handle *handle = op->handle;
+    if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
+        int error = io_file_pool_submit(op, posix_file_work);
+        return error ? error : IO_PENDING;
+    }
+    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(handle))
+        return -IOE_BADF;
+    if (op->kind == IO_RECEIVE && !(op->flags & IO_OP_YIELD))
+        return epoll_receive_when_ready(op);
+    int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : posix_perform(op);
+    if (answer != -IOE_AGAIN)
+        return answer;
+    /* Reports it once more if it is ready now. */
+    bool again = op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_misled(handle));
+    int error = again ? epoll_interest_set(handle) : 0;
+    return error ? error : IO_PENDING;
+}
+
+int epoll_cancel(io_op *op) {
+    if (op->flags & IO_OP_IN_POOL)
+        return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
+    return IO_DONE; /* the kernel knows nothing of it */
+}
+
+static int epoll_pwait_until(int epoll, struct epoll_event *events, int maximum,
+                             uint64_t deadline_ns, const void *mask) {
+    static _Atomic bool no_pwait2; /* Linux before 5.11: whole milliseconds */
+    struct timespec left = {0, 0};
+    if (deadline_ns != IO_NEVER && deadline_ns != 0)
+        left = io_time_left(deadline_ns);
+#ifdef SYS_epoll_pwait2
+    if (!no_pwait2) {
+        long count = syscall(SYS_epoll_pwait2, epoll, events, maximum,
+                             deadline_ns == IO_NEVER ? NULL : &left, mask, KERNEL_SIGSET_BYTES);
+        if (count >= 0 || errno != ENOSYS)
+            return (int)count;
+        no_pwait2 = true;
+    }
+#endif
+    int64_t ms = left.tv_sec < INT32_MAX / 1000 ? left.tv_sec * 1000 : INT32_MAX - 1000;
+    ms += (left.tv_nsec + (long)IO_NS_PER_MS - 1) / (long)IO_NS_PER_MS;
+    int timeout = deadline_ns == IO_NEVER ? -1 : (int)ms;
+    return (int)syscall(SYS_epoll_pwait, epoll, events, maximum, timeout, mask,
+                        KERNEL_SIGSET_BYTES);
+}
+
+int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                    io_list *done) {
+    epoll_lane *state = lane->state;
+    struct epoll_event events[EVENTS_MAX];
+    sigset_t all;
+    const void *mask = wait->mask;
+    if (mask == NULL) {
+        sigfillset(&all);
+        mask = &all;
+    }
+    if (maximum > EVENTS_MAX)
+        maximum = EVENTS_MAX;
+    int count = epoll_pwait_until(state->epoll, events, maximum, deadline_ns, mask);
+    if (count < 0) /* EINTR also comes without a signal: a stop, or the kernel's own work */
+        return errno == EINTR && !wait->signals ? 0 : -errno;
+    for (int i = 0; i < count; i++) {
+        uint32_t happened = events[i].events;
+        uint32_t ready = 0;
+        if (events[i].data.u64 == EPOLL_TOKEN_WAKE)
+            continue;
+        if (happened & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            ready |= IO_READABLE;
+        if (happened & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+            ready |= IO_WRITABLE;
+        if (happened & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            ready |= IO_UNUSUAL;
+        io_handle_ready(events[i].data.u64, ready, done);
+    }
+    return 0;
+}
+
+const io_backend io_backend_epoll = {
+    .name = "epoll",
+    .probe = epoll_probe,
+    .lane_open = epoll_lane_open,
+    .lane_close = epoll_lane_close,
+    .wait = epoll_lane_wait,
+    .wake = epoll_wake,
+    .handle_open = epoll_handle_open,
+    .handle_close = epoll_handle_close,
+    .submit = epoll_submit,
+    .cancel = epoll_cancel,
+    .check_file = posix_check_file,
+    .hold_file = posix_hold_file,
+    .receive_now = epoll_receive_now,
+    .shutdown = posix_shutdown,
+    .unsent = posix_unsent,
+    .send_now = posix_send_now,
+    .prepare_close = posix_prepare_close,
+    .address = posix_address,
+};

@@ -1,0 +1,32 @@
+/* epoll.h: waiting until something is ready. All of it is the backend epoll; io_uring waits in the
+ * same way for everything but files. */
+#ifndef IOCPCORE_BACKENDS_LINUX_EPOLL_H
+#define IOCPCORE_BACKENDS_LINUX_EPOLL_H
+
+#include "core/backend.h"
+
+enum { EPOLL_TOKEN_WAKE = 0 }; /* no handle's */
+
+/* What a lane's `state` begins with. */
+typedef struct epoll_lane {
+    int epoll;
+    _Atomic int wake; /* eventfd */
+} epoll_lane;
+
+/* 0 or an errno. */
+int epoll_state_open(epoll_lane *state);
+void epoll_state_close(epoll_lane *state);
+/* The wait ends, too, whenever this descriptor becomes readable. 0 or an errno. */
+int epoll_watch(const epoll_lane *state, int fd);
+
+/* The functions of struct io_backend. */
+int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                    io_list *done);
+void epoll_wake(io_lane *lane);
+int epoll_handle_open(io_handle *handle, uint32_t *os_error);
+void epoll_handle_close(io_handle *handle, bool close_native);
+int epoll_submit(io_op *op);
+int epoll_cancel(io_op *op);
+int epoll_receive_now(io_receive *receive);
+
+#endif

@@ -1,0 +1,442 @@
+/* socket.c: what POSIX sockets do without blocking, told in the terms of the seam.
+ *
+ * epoll.c does everything this way, for the backend io_uring too, and waits when it is told EAGAIN.
+ *
+ * A receive is given its pooled buffer only for the moment of the attempt, so that waiting for data
+ * costs no memory.
+ *
+ * What every message of a connection needs is asked of the kernel directly: in a process with
+ * threads, libc makes each call a point where its thread can be cancelled, for about 25 ns. */
+#include "backends/linux/socket.h"
+#include "net/accepting.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+    INTERRUPTIONS_MAX = 64, /* of one call; the handle's lock is held meanwhile */
+    SEND_FILE_PART = 1 << 20,
+    DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
+};
+
+static int failed(io_op *op) {
+    op->os_error = (uint32_t)errno;
+    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno; /* portable codes are Linux's */
+}
+
+/* Whether a call is made again because a signal has interrupted it. */
+static bool interrupted(ssize_t result, int *count) {
+    return result < 0 && errno == EINTR && ++*count < INTERRUPTIONS_MAX;
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
+    int fd = (int)native;
+    socklen_t size = sizeof(int);
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) < 0)
+        return -errno;
+    size = sizeof(int);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) < 0)
+        return -errno;
+    size = sizeof(int);
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) < 0 ? -errno : 0;
+}
+
+void io_native_close_socket(io_native native) {
+    (void)shutdown((int)native, SHUT_RDWR); /* a forked child may have it, too */
+    posix_close(native);
+}
+
+void posix_close(io_native native) {
+    /* Linux frees the number whatever close returns, EINTR included. */
+    (void)close((int)native);
+}
+
+void io_native_close_file(io_native native) {
+    posix_close(native);
+}
+
+/* lseek alone would say yes for an eventfd and the like. */
+static bool seeks(int fd, mode_t mode) {
+    return S_ISREG(mode) || S_ISBLK(mode) || S_ISDIR(mode) ||
+           (S_ISCHR(mode) && lseek(fd, 0, SEEK_CUR) >= 0);
+}
+
+int posix_handle_open(io_handle *handle, uint32_t *os_error) {
+    int fd = (int)handle->native;
+    struct stat status;
+    if (handle->owned) {
+        handle->backend.word[POSIX_FILE] = -1;
+        return 0;
+    }
+    if (fstat(fd, &status) < 0)
+        goto error;
+    handle->identity[0] = (uint64_t)status.st_dev;
+    handle->identity[1] = (uint64_t)status.st_ino;
+    handle->type = IO_FILE;
+    handle->backend.word[POSIX_FILE] = -1;
+    if (!S_ISSOCK(status.st_mode)) {
+        handle->backend.word[POSIX_SEEKS] = seeks(fd, status.st_mode);
+        handle->backend.word[POSIX_FILE] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (handle->backend.word[POSIX_FILE] < 0)
+            goto error;
+        return 0;
+    }
+    int type, protocol;
+    int described = io_socket_describe(fd, &handle->family, &type, &protocol);
+    if (described < 0) {
+        *os_error = (uint32_t)-described;
+        return described;
+    }
+    handle->type = type == SOCK_DGRAM || type == SOCK_RAW ? IO_DATAGRAM : IO_STREAM;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+        goto error;
+    return 0;
+
+error:
+    *os_error = (uint32_t)errno;
+    return -errno;
+}
+
+void posix_handle_close(io_handle *handle) {
+    if (handle->backend.word[POSIX_FILE] >= 0)
+        posix_close(handle->backend.word[POSIX_FILE]);
+}
+
+bool posix_same_file(const io_handle *handle) {
+    struct stat status;
+    if (handle->owned)
+        return true;
+    return fstat((int)handle->native, &status) == 0 &&
+           handle->identity[0] == (uint64_t)status.st_dev &&
+           handle->identity[1] == (uint64_t)status.st_ino;
+}
+
+bool posix_readable(const io_handle *handle) {
+    struct pollfd asked = {.fd = (int)handle->native, .events = POLLIN | POLLRDHUP};
+    return poll(&asked, 1, 0) == 1 && asked.revents & (POLLIN | POLLRDHUP);
+}
+
+int posix_shutdown(io_handle *handle) {
+    return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
+}
+
+/* What a unix socket has sent is in its peer's hands already. */
+uint32_t posix_unsent(io_handle *handle, bool only_here) {
+    int left = 0, fd = (int)handle->native;
+    unsigned long which = only_here ? SIOCOUTQNSD : SIOCOUTQ;
+    if (handle->family == AF_UNIX || ioctl(fd, which, &left) < 0 || left < 0)
+        return 0;
+    return (uint32_t)left;
+}
+
+/* At once, and not by the close: that of a socket which a forked child has, too, tells nobody. */
+static void reset_now(io_handle *handle) {
+    int fd = (int)handle->native;
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    if (handle->family == AF_UNIX) /* which knows no reset */
+        (void)shutdown(fd, SHUT_RDWR);
+    else if (connect(fd, &nobody, sizeof nobody) < 0) /* not everywhere possible */
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
+void posix_prepare_close(io_handle *handle, bool reset) {
+    int fd = (int)handle->native;
+    if (reset) {
+        reset_now(handle);
+        return;
+    }
+    (void)shutdown(fd, SHUT_WR);
+    char discarded[4096];
+    int interruptions = 0;
+    for (size_t total = 0; total < DISCARDED_MAX;) {
+        ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
+        bool misled = moved < 0 && errno == EAGAIN && posix_readable(handle);
+        if (moved <= 0 && !misled && !interrupted(moved, &interruptions))
+            return;
+        total += moved > 0 ? (size_t)moved : sizeof discarded;
+    }
+}
+
+void posix_address(io_handle *handle, bool peer, io_address *address) {
+    int fd = (int)handle->native;
+    address->length = sizeof address->storage;
+    int failed = peer ? getpeername(fd, (struct sockaddr *)&address->storage, &address->length)
+                      : getsockname(fd, (struct sockaddr *)&address->storage, &address->length);
+    if (failed)
+        address->length = 0;
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+static int finish(io_op *op, ssize_t moved) {
+    if (moved < 0)
+        return failed(op);
+    op->result = moved;
+    return IO_DONE;
+}
+
+static void give_buffer_back(io_transfer *transfer) {
+    if (transfer->pooled == NULL)
+        return;
+    io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
+    transfer->pooled = NULL;
+    io_vec_set(&transfer->vecs[0], NULL, io_vec_length(&transfer->vecs[0]));
+}
+
+static int receive(io_op *op, io_address *from) {
+    io_transfer *transfer = (io_transfer *)op;
+    if (!io_transfer_acquire(transfer))
+        return -IOE_NOMEM;
+    ssize_t moved;
+    int interruptions = 0;
+    do {
+        socklen_t size = sizeof from->storage;
+        moved = recvfrom((int)op->handle->native, io_vec_base(transfer->vecs),
+                         io_vec_length(transfer->vecs), 0,
+                         from ? (struct sockaddr *)&from->storage : NULL, from ? &size : NULL);
+        if (from != NULL && moved >= 0)
+            from->length = size;
+    } while (interrupted(moved, &interruptions));
+    int answer = finish(op, moved);
+    if (answer == -IOE_AGAIN)
+        give_buffer_back(transfer);
+    return answer;
+}
+
+/* Into a pooled buffer, which is kept if something has arrived. */
+static int receive_some(io_op *op) {
+    io_receive *receive = (io_receive *)op;
+    io_buffer_pool *pool = &op->lane->port->buffers;
+    char *buffer = io_buffer_acquire(pool, receive->capacity);
+    if (buffer == NULL)
+        return -IOE_NOMEM;
+    ssize_t moved;
+    int interruptions = 0;
+    do
+        moved = syscall(SYS_recvfrom, (long)op->handle->native, buffer, (size_t)receive->capacity,
+                        0L, NULL, NULL);
+    while (interrupted(moved, &interruptions));
+    int answer = finish(op, moved);
+    if (moved > 0)
+        receive->buffer = buffer;
+    else
+        io_buffer_release(pool, buffer);
+    return answer;
+}
+
+/* One buffer is sent by a cheaper call. */
+static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to, int flags) {
+    ssize_t moved;
+    int interruptions = 0;
+    flags |= MSG_NOSIGNAL;
+    if (count == 1 && to == NULL) {
+        do
+            moved = syscall(SYS_sendto, (long)fd, io_vec_base(vecs), io_vec_length(vecs),
+                            (long)flags, NULL, 0L);
+        while (interrupted(moved, &interruptions));
+        return moved;
+    }
+    struct msghdr message = {
+        .msg_name = to ? &to->storage : NULL,
+        .msg_namelen = to ? to->length : 0,
+        .msg_iov = vecs,
+        .msg_iovlen = count,
+    };
+    do
+        moved = sendmsg(fd, &message, flags);
+    while (interrupted(moved, &interruptions));
+    return moved;
+}
+
+static int send_vecs(io_op *op, io_address *to) {
+    io_transfer *transfer = (io_transfer *)op;
+    return finish(
+        op, send_message((int)op->handle->native, transfer->vecs, transfer->vec_count, to, 0));
+}
+
+int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
+                       uint32_t *os_error) {
+    ssize_t moved = send_message((int)handle->native, vecs, count, to, last ? MSG_MORE : 0);
+    if (moved >= 0)
+        return moved;
+    *os_error = (uint32_t)errno;
+    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno;
+}
+
+int posix_check_file(io_native file) {
+    int fd = (int)file;
+    struct stat status;
+    char nothing;
+    if (fstat(fd, &status) < 0)
+        return -errno;
+    if (S_ISDIR(status.st_mode))
+        return -IOE_ISDIR;
+    if (!seeks(fd, status.st_mode))
+        return -IOE_SPIPE;
+    return pread(fd, &nothing, 0, 0) < 0 ? -errno : 0; /* such as: not opened for reading */
+}
+
+int posix_hold_file(io_send_file *op) {
+    int file = fcntl((int)op->file, F_DUPFD_CLOEXEC, 0);
+    if (file < 0)
+        return failed(&op->op);
+    op->file = file;
+    op->held = true;
+    return 0;
+}
+
+/* sendfile knows no MSG_NOSIGNAL: a broken pipe's signal is caught here before it is delivered. */
+static ssize_t send_part(io_send_file *file, size_t part) {
+    sigset_t pipe_signal, pending, saved;
+    const struct timespec no_time = {0, 0};
+    off_t offset = (off_t)file->offset;
+    sigemptyset(&pipe_signal);
+    sigaddset(&pipe_signal, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_signal, &saved);
+    sigpending(&pending);
+    ssize_t moved = sendfile((int)file->op.handle->native, (int)file->file, &offset, part);
+    int error = errno;
+    int interruptions = 0;
+    if (moved < 0 && error == EPIPE && !sigismember(&pending, SIGPIPE))
+        while (interrupted(sigtimedwait(&pipe_signal, NULL, &no_time), &interruptions)) {
+        }
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    errno = error;
+    return moved;
+}
+
+/* Linux refuses offsets that no file of the file system can have, instead of finding nothing. */
+static bool is_behind_end(const io_send_file *file) {
+    struct stat status;
+    int error = errno;
+    bool refused = error == EINVAL || error == EOVERFLOW || error == EFBIG;
+    bool behind = refused && fstat((int)file->file, &status) == 0 && S_ISREG(status.st_mode) &&
+                  file->offset >= (uint64_t)status.st_size;
+    errno = error;
+    return behind;
+}
+
+static int send_file(io_op *op) {
+    io_send_file *file = (io_send_file *)op;
+    uint64_t part = file->remaining < SEND_FILE_PART ? file->remaining : SEND_FILE_PART;
+    ssize_t moved;
+    int interruptions = 0;
+    do
+        moved = send_part(file, (size_t)part);
+    while (interrupted(moved, &interruptions));
+    if (moved < 0 && is_behind_end(file))
+        moved = 0;
+    return finish(op, moved);
+}
+
+static int accept_one(io_op *op) {
+    io_accept *accept = (io_accept *)op;
+    int fd;
+    do {
+        accept->peer.length = sizeof accept->peer.storage;
+        fd = accept4((int)op->handle->native, (struct sockaddr *)&accept->peer.storage,
+                     &accept->peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    } while (fd < 0 && io_accept_again(accept, errno));
+    if (fd < 0)
+        return failed(op);
+    accept->accepted = fd;
+    op->result = 0;
+    return IO_DONE;
+}
+
+static uint32_t ready_now(int fd, uint32_t events) {
+    struct pollfd asked = {.fd = fd};
+    asked.events = (short)((events & IO_READABLE ? POLLIN | POLLRDHUP : 0) |
+                           (events & IO_WRITABLE ? POLLOUT : 0));
+    if (poll(&asked, 1, 0) <= 0)
+        return 0;
+    if (asked.revents & (POLLERR | POLLHUP | POLLNVAL))
+        return events;
+    return (asked.revents & (POLLIN | POLLRDHUP) ? (uint32_t)IO_READABLE : 0) |
+           (asked.revents & POLLOUT ? (uint32_t)IO_WRITABLE : 0);
+}
+
+/* A second connect is how Linux tells the outcome of the first, and notes it in the socket. */
+static int connect_on(io_op *op) {
+    io_connect *connection = (io_connect *)op;
+    bool again = (op->flags & IO_OP_CONNECTING) != 0;
+    op->result = 0;
+    if (connect((int)op->handle->native, (struct sockaddr *)&connection->address.storage,
+                connection->address.length) == 0 ||
+        (again && errno == EISCONN))
+        return IO_DONE;
+    if (errno == EAGAIN) /* a unix listener whose backlog is full */
+        return -IOE_NOBUFS;
+    op->flags |= IO_OP_CONNECTING;
+    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR ? -IOE_AGAIN : failed(op);
+}
+
+static int poll_once(io_op *op) {
+    io_poll *poll = (io_poll *)op;
+    poll->ready = ready_now((int)op->handle->native, poll->events);
+    op->result = 0;
+    return poll->ready ? IO_DONE : -IOE_AGAIN;
+}
+
+int posix_perform(io_op *op) {
+    switch ((io_kind)op->kind) {
+    case IO_RECV:
+        return receive(op, NULL);
+    case IO_RECEIVE:
+        return receive_some(op);
+    case IO_RECV_FROM:
+        return receive(op, &((io_datagram *)op)->address);
+    case IO_SEND:
+        return send_vecs(op, NULL);
+    case IO_SEND_TO:
+        return send_vecs(op, &((io_datagram *)op)->address);
+    case IO_SEND_FILE:
+        return send_file(op);
+    case IO_ACCEPT:
+        return accept_one(op);
+    case IO_CONNECT:
+        return connect_on(op);
+    case IO_POLL:
+        return poll_once(op);
+    default:
+        return -IOE_INVAL;
+    }
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+int64_t posix_file_work(io_op *op, uint32_t *os_error) {
+    io_transfer *transfer = (io_transfer *)op;
+    int fd = (int)op->handle->backend.word[POSIX_FILE];
+    off_t offset = (off_t)transfer->offset;
+    ssize_t moved;
+    int interruptions = 0;
+    if (!op->handle->backend.word[POSIX_SEEKS] && op->kind != IO_SYNC)
+        return -IOE_SPIPE;
+    if (op->kind == IO_READ && !io_transfer_acquire(transfer))
+        return -IOE_NOMEM;
+    do {
+        if (op->kind == IO_READ)
+            moved = preadv(fd, transfer->vecs, (int)transfer->vec_count, offset);
+        else if (op->kind == IO_WRITE)
+            moved = pwritev(fd, transfer->vecs, (int)transfer->vec_count, offset);
+        else
+            moved = fsync(fd);
+    } while (interrupted(moved, &interruptions));
+    if (moved >= 0)
+        return moved;
+    *os_error = (uint32_t)errno;
+    return errno == EAGAIN ? -IOE_NOBUFS : -errno;
+}

@@ -1,0 +1,312 @@
+/* uring.c: completions on Linux, files by io_uring and everything else by readiness.
+ *
+ * Reads, writes and syncs of files are the ring's. Sockets, pipes and polls wait in epoll, by the
+ * functions of epoll.c, because a peer can break a wait of the ring's for a socket in two ways.
+ *
+ * First, the ring adds POLLERR, POLLHUP and POLLRDHUP to whatever is asked for, and these
+ * conditions stay. A send or a poll that waits for room on a socket whose peer has ended its stream
+ * is over at once, again and again. What the ring retries by itself goes to a kernel thread after
+ * some tries, and blocks there: one thread for each socket.
+ *
+ * Second, a multishot receive takes EAGAIN for an empty socket and waits for the next edge. Where
+ * urgent data begins, TCP says EAGAIN to a thread with a signal or work of the kernel's pending,
+ * whatever comes behind. If that was the last of the stream, no edge comes, and no completion
+ * tells.
+ *
+ * Edge-triggered epoll reports a condition once, and the attempt is ours, so that both can be dealt
+ * with. Nor does it matter which thread submitted something, and whether it still lives.
+ *
+ * The ring's descriptor is in the epoll set: a thread waits for all at once. Any thread may submit.
+ * With COOP_TASKRUN the kernel finishes an operation in the thread that submitted it, when that
+ * thread next enters the kernel. When a thread ends, the kernel cancels what it had submitted; a
+ * cancellation nobody asked for is therefore submitted again.
+ *
+ * What the kernel does not take for want of memory fails; but a cancel, which may not, is owed: the
+ * thread that waits asks again every few milliseconds. */
+#include "backends/linux/epoll.h"
+#include "backends/linux/socket.h"
+#include "backends/linux/uring_ring.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SQ_ENTRIES = 8,
+    CQ_ENTRIES = 4096,
+    REAPED_MAX = 64,
+    INLINE_FILE_BYTES_MAX = 1 << 20, /* longer copies go to a kernel thread */
+    ASK_AGAIN_NS = 5 * 1000 * 1000,
+    RETRIES_MAX = 64, /* results without meaning that one operation may have in a row */
+    PROBE_MS = 1000,
+};
+
+enum { URING_TOKEN_CANCEL = 1 }; /* no operation's: their low bits are 0 */
+
+typedef struct uring_lane {
+    epoll_lane readiness; /* first, as epoll.c wants it */
+    uring_ring ring;
+    io_mutex submit_lock;
+    _Atomic bool owes; /* a cancel that the kernel had no memory for */
+} uring_lane;
+_Static_assert(offsetof(uring_lane, readiness) == 0, "layout");
+
+/* ---- lanes ----------------------------------------------------------------------------------- */
+
+/* From any thread. 0 or an errno: not submitted. */
+static int uring_submit_entry(uring_lane *state, const struct uring_sqe *entry) {
+    io_mutex_lock(&state->submit_lock);
+    int error = uring_ring_submit(&state->ring, entry);
+    io_mutex_unlock(&state->submit_lock);
+    return error;
+}
+
+static int uring_state_open(uring_lane *state) {
+    state->owes = false;
+    int error = uring_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES);
+    if (error)
+        return error;
+    error = epoll_state_open(&state->readiness);
+    if (error)
+        goto no_epoll;
+    error = epoll_watch(&state->readiness, state->ring.fd);
+    if (error == 0)
+        error = io_mutex_init(&state->submit_lock);
+    if (error == 0)
+        return 0;
+    epoll_state_close(&state->readiness);
+no_epoll:
+    uring_ring_close(&state->ring);
+    return error;
+}
+
+static void uring_state_close(uring_lane *state) {
+    epoll_state_close(&state->readiness);
+    uring_ring_close(&state->ring);
+    io_mutex_destroy(&state->submit_lock);
+}
+
+static int uring_lane_open(io_lane *lane, uint32_t *os_error) {
+    uring_lane *state = malloc(sizeof *state);
+    if (state == NULL)
+        return -IOE_NOMEM;
+    int error = uring_state_open(state);
+    if (error) {
+        *os_error = (uint32_t)error;
+        free(state);
+        return -error;
+    }
+    lane->state = state;
+    return 0;
+}
+
+static void uring_lane_close(io_lane *lane) {
+    uring_lane *state = lane->state;
+    if (lane->broken) /* their numbers may be other files' by now */
+        state->readiness.epoll = state->ring.fd = -1;
+    uring_state_close(state);
+    free(state);
+    lane->state = NULL;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static bool uring_on_file(const io_op *op) {
+    return op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC;
+}
+
+static void uring_prepare(struct uring_sqe *entry, io_op *op) {
+    io_transfer *transfer = (io_transfer *)op;
+    entry->opcode = op->kind == IO_READ    ? URING_OP_READV
+                    : op->kind == IO_WRITE ? URING_OP_WRITEV
+                                           : URING_OP_FSYNC;
+    if (op->kind == IO_SYNC)
+        return;
+    entry->address = (uint64_t)(uintptr_t)transfer->vecs;
+    entry->length = transfer->vec_count;
+    entry->offset = transfer->offset;
+    if (transfer->length - transfer->transferred > INLINE_FILE_BYTES_MAX)
+        entry->flags |= URING_SQE_ASYNC;
+}
+
+static int uring_submit(io_op *op) {
+    io_handle *handle = op->handle;
+    if (!uring_on_file(op))
+        return epoll_submit(op);
+    /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
+    if (op->kind != IO_SYNC && !handle->backend.word[POSIX_SEEKS])
+        return -IOE_SPIPE;
+    if (op->kind == IO_READ && !io_transfer_acquire((io_transfer *)op))
+        return -IOE_NOMEM;
+    struct uring_sqe entry;
+    memset(&entry, 0, sizeof entry);
+    entry.fd = (int32_t)handle->backend.word[POSIX_FILE];
+    entry.user_data = io_op_token(op);
+    uring_prepare(&entry, op);
+    /* From here the thread that waits may touch it: it acquires what this releases. */
+    atomic_store_explicit(&op->state, IO_OP_SUBMITTED, memory_order_release);
+    int error = uring_submit_entry(op->lane->state, &entry);
+    if (error == 0)
+        return IO_PENDING;
+    op->os_error = (uint32_t)error;
+    return error == EAGAIN ? -IOE_NOMEM : -error;
+}
+
+/* ---- cancelling ------------------------------------------------------------------------------ */
+
+/* False: it is owed. */
+static bool uring_ask_for_end(io_op *op) {
+    uring_lane *state = op->lane->state;
+    struct uring_sqe entry = {
+        .opcode = URING_OP_ASYNC_CANCEL,
+        .fd = -1,
+        .address = io_op_token(op),
+        .user_data = URING_TOKEN_CANCEL,
+    };
+    bool asked = uring_submit_entry(state, &entry) == 0;
+    if (asked) {
+        op->flags &= (uint8_t)~IO_OP_CANCEL_OWED;
+    } else {
+        op->flags |= IO_OP_CANCEL_OWED;
+        state->owes = true;
+    }
+    return asked;
+}
+
+static int uring_cancel(io_op *op) {
+    if (!uring_on_file(op))
+        return epoll_cancel(op);
+    if (!uring_ask_for_end(op))
+        epoll_wake(op->lane); /* who waits does not know */
+    return IO_PENDING;
+}
+
+static void uring_ask_again(io_handle *handle, void *context) {
+    (void)context;
+    io_lock_acquire(&handle->lock);
+    if (handle->open) {
+        for (io_link *link = handle->others.next; link != &handle->others; link = link->next) {
+            io_op *op = IO_CONTAINER(link, io_op, link);
+            if (op->flags & IO_OP_CANCEL_OWED)
+                (void)uring_ask_for_end(op);
+        }
+    }
+    io_lock_release(&handle->lock);
+}
+
+/* ---- completions ----------------------------------------------------------------------------- */
+
+/* A cancellation that nobody asked for comes once for each thread that ends, and so not without
+ * end; nothing is sure to stop these two. */
+static bool uring_means_nothing(int32_t result) {
+    return result == -EINTR || result == -EAGAIN;
+}
+
+static void uring_take(const struct uring_cqe *completion, io_list *done) {
+    int32_t result = completion->result;
+    if (completion->user_data == URING_TOKEN_CANCEL)
+        return; /* the operation's own completion tells */
+    io_op *op = io_op_from_token(completion->user_data);
+    if (op == NULL || atomic_load_explicit(&op->state, memory_order_acquire) != IO_OP_SUBMITTED) {
+        fprintf(stderr, "iocpcore: io_uring completed an operation that had been released\n");
+        abort();
+    }
+    if (result == -ECANCELED || (uring_means_nothing(result) && op->retries++ < RETRIES_MAX)) {
+        io_op_retry(op, done); /* ends it if a cancel was asked for */
+        return;
+    }
+    if (result == -EAGAIN)
+        result = -ENOBUFS; /* something is lacking, and goes on being so */
+    io_op_reported(op, result, result < 0 ? (uint32_t)-result : 0, done);
+}
+
+static int uring_reap(uring_lane *state, int maximum, io_list *done) {
+    struct uring_cqe completions[REAPED_MAX];
+    int count =
+        uring_ring_reap(&state->ring, completions, maximum < REAPED_MAX ? maximum : REAPED_MAX);
+    for (int i = 0; i < count; i++)
+        uring_take(&completions[i], done);
+    return count;
+}
+
+/* Takes what has completed, also what the kernel kept because there was no room for it. */
+static int uring_collect(uring_lane *state, int maximum, io_list *done) {
+    int count = uring_reap(state, maximum, done);
+    if (count > 0 || !uring_ring_overflown(&state->ring))
+        return count;
+    int error = uring_ring_flush(&state->ring);
+    return error ? -error : uring_reap(state, maximum, done);
+}
+
+static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                           io_list *done) {
+    uring_lane *state = lane->state;
+    if (state->owes) {
+        state->owes = false;
+        io_handles_each(lane, uring_ask_again, NULL);
+    }
+    int count = uring_collect(state, maximum, done);
+    if (count < 0)
+        return count;
+    if (state->owes && deadline_ns > io_clock_ns() + ASK_AGAIN_NS)
+        deadline_ns = io_clock_ns() + ASK_AGAIN_NS;
+    int error = epoll_lane_wait(lane, wait, count > 0 ? 0 : deadline_ns, maximum, done);
+    count += uring_reap(state, maximum, done);
+    return count > 0 ? 0 : error;
+}
+
+/* ---- probing --------------------------------------------------------------------------------- */
+
+/* What we rest on: a completion ends a wait for the ring's descriptor. */
+static int uring_probe_wait(uring_lane *state) {
+    struct uring_sqe nothing = {.opcode = URING_OP_NOP, .user_data = URING_TOKEN_CANCEL};
+    struct pollfd look = {.fd = state->readiness.epoll, .events = POLLIN};
+    struct uring_cqe completion;
+    int error = uring_submit_entry(state, &nothing);
+    if (error)
+        return error;
+    if (poll(&look, 1, PROBE_MS) != 1 || uring_ring_reap(&state->ring, &completion, 1) != 1)
+        return ENOSYS;
+    return completion.user_data == URING_TOKEN_CANCEL ? -completion.result : EINVAL;
+}
+
+static int uring_probe(char *reason, size_t size) {
+    static _Atomic bool works; /* a kernel that did goes on doing so */
+    if (works)
+        return 0;
+    uring_lane state;
+    const char *what = "io_uring_setup";
+    int error = uring_state_open(&state);
+    if (error == 0) {
+        what = "waiting for a completion";
+        error = uring_probe_wait(&state);
+        uring_state_close(&state);
+    }
+    works = error == 0;
+    if (error)
+        snprintf(reason, size, "%s: %s", what, strerror(error));
+    return -error;
+}
+
+const io_backend io_backend_uring = {
+    .name = "io_uring",
+    .probe = uring_probe,
+    .lane_open = uring_lane_open,
+    .lane_close = uring_lane_close,
+    .wait = uring_lane_wait,
+    .wake = epoll_wake,
+    .handle_open = epoll_handle_open,
+    .handle_close = epoll_handle_close,
+    .submit = uring_submit,
+    .cancel = uring_cancel,
+    .check_file = posix_check_file,
+    .hold_file = posix_hold_file,
+    .receive_now = epoll_receive_now,
+    .shutdown = posix_shutdown,
+    .unsent = posix_unsent,
+    .send_now = posix_send_now,
+    .prepare_close = posix_prepare_close,
+    .address = posix_address,
+};

@@ -1,0 +1,320 @@
+/* pipe.c: named pipes as streams, for connections and listeners.
+ *
+ * A pipe's name stands for any number of instances, each of which is one connection: a server makes
+ * an instance, a client that opens the name is given one which has no client yet, and the handles
+ * of both are then the two ends. ConnectNamedPipe only waits until an instance has its client.
+ *
+ * A listener always holds one instance more than those that wait in accepts. So the name stays its
+ * own, and a client that comes between two accepts finds a place, as in a backlog of one; the next
+ * one is told that all are busy, and tries again (io_pipe_wait). That the first instance is the
+ * first keeps other programs' pipes of this name out of it, and us out of theirs.
+ *
+ * Pipes are made of bytes here, not of messages. The end of the stream is a "broken pipe" at the
+ * reader, after all that was written. A write of no bytes is seen by the reader as a read of none,
+ * which means nothing. Neither half of a pipe can be ended by itself, nor is there a reset: there
+ * is only closing, which leaves to the peer what it has not read yet.
+ *
+ * The default security descriptor lets the creator, administrators and the system write; clients of
+ * other machines are rejected. A client lets the server identify, but not impersonate it. */
+#include "net/accepting.h"
+#include "backends/windows/iocp.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <wchar.h>
+
+enum { PIPE_BUFFER = 65536 };
+
+#ifndef PIPE_REJECT_REMOTE_CLIENTS
+#define PIPE_REJECT_REMOTE_CLIENTS 8
+#endif
+
+struct winpipe_listener {
+    HANDLE next; /* an instance without an accept; perhaps it has its client already */
+    wchar_t name[];
+};
+
+static struct winpipe_listener *listener_of(const io_handle *handle) {
+    return handle->backend.pointer[WINPIPE_LISTENER];
+}
+
+static uint32_t code_of(bool succeeded) {
+    return succeeded ? 0 : GetLastError();
+}
+
+/* ---- listening ------------------------------------------------------------------------------- */
+
+static HANDLE new_instance(const wchar_t *name, bool first, uint32_t *code) {
+    DWORD access = PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED;
+    if (first)
+        access |= FILE_FLAG_FIRST_PIPE_INSTANCE;
+    HANDLE pipe = CreateNamedPipeW(
+        name, access, PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT | PIPE_REJECT_REMOTE_CLIENTS,
+        PIPE_UNLIMITED_INSTANCES, PIPE_BUFFER, PIPE_BUFFER, 0, NULL);
+    *code = code_of(pipe != INVALID_HANDLE_VALUE);
+    return *code ? NULL : pipe;
+}
+
+int io_pipe_listen(io_lane *lane, const wchar_t *name, io_handle **handle, uint32_t *os_error) {
+    *os_error = 0;
+    if (lane->backend != &io_backend_iocp)
+        return -IOE_OPNOTSUPP;
+    size_t size = (wcslen(name) + 1) * sizeof name[0];
+    struct winpipe_listener *listener = malloc(sizeof *listener + size);
+    if (listener == NULL)
+        return -IOE_NOMEM;
+    memcpy(listener->name, name, size);
+    listener->next = new_instance(name, true, os_error);
+    if (listener->next == NULL) {
+        uint32_t code = *os_error;
+        free(listener);
+        bool taken = code == ERROR_ACCESS_DENIED || code == ERROR_PIPE_BUSY;
+        return taken ? -IOE_ADDRINUSE : -io_error_from_windows(code);
+    }
+    int error = io_handle_adopt(lane, IO_NATIVE_NONE, IO_FAMILY_PIPE, handle, os_error);
+    if (error) {
+        CloseHandle(listener->next);
+        free(listener);
+        return error;
+    }
+    io_mutex_lock(&(*handle)->lock);
+    (*handle)->backend.pointer[WINPIPE_LISTENER] = listener;
+    io_mutex_unlock(&(*handle)->lock);
+    return 0;
+}
+
+static void drop_accepted(io_accept *accept) {
+    CloseHandle((HANDLE)accept->accepted);
+    accept->accepted = IO_NATIVE_NONE;
+}
+
+/* It is bound to this port, and may be associated with it again. */
+static void hand_out(io_accept *accept) {
+    accept->peer.length = 0;
+    iocp_dissociated(accept->op.lane, accept->accepted);
+}
+
+static int start_accept(io_accept *accept) {
+    io_op *op = &accept->op;
+    struct winpipe_listener *listener = listener_of(op->handle);
+    uint32_t code;
+    if (listener == NULL)
+        return iocp_refused(op, ERROR_INVALID_FUNCTION);
+    HANDLE pipe = listener->next;
+    HANDLE next = new_instance(listener->name, false, &code);
+    if (next == NULL)
+        return iocp_refused(op, code);
+    int error = iocp_associate(op->lane, (io_native)pipe, &op->os_error);
+    if (error) {
+        CloseHandle(next);
+        return error;
+    }
+    listener->next = next;
+    accept->accepted = (io_native)pipe;
+    bool succeeded = ConnectNamedPipe(pipe, &op->overlapped);
+    code = code_of(succeeded);
+    /* The client was there before, and may be gone again: what it wrote can still be read. */
+    if (code == ERROR_PIPE_CONNECTED || code == ERROR_NO_DATA) {
+        hand_out(accept);
+        op->result = 0;
+        return IO_DONE;
+    }
+    int answer = iocp_started(op, succeeded, code);
+    if (answer < 0)
+        drop_accepted(accept);
+    return answer;
+}
+
+static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
+    int error = io_error_from_ntstatus(status);
+    if (error) {
+        io_lock_acquire(&accept->op.handle->lock); /* a cancel may be looking at it */
+        drop_accepted(accept);
+        io_lock_release(&accept->op.handle->lock);
+    } else {
+        hand_out(accept);
+    }
+    if (error && io_accept_again(accept, error))
+        io_op_retry(&accept->op, done);
+    else
+        io_op_reported(&accept->op, -error, error ? iocp_status_code(status) : 0, done);
+}
+
+/* ---- connecting ------------------------------------------------------------------------------ */
+
+/* Of what else CreateFile opens, much would be changed by merely opening it. */
+static bool is_pipe_name(const wchar_t *name) {
+    if (name[0] != L'\\' || name[1] != L'\\')
+        return false;
+    const wchar_t *server_end = wcschr(name + 2, L'\\');
+    return server_end != NULL && server_end != name + 2 &&
+           _wcsnicmp(server_end, L"\\pipe\\", 6) == 0 && server_end[6] != 0;
+}
+
+int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error) {
+    *os_error = ERROR_INVALID_NAME;
+    if (!is_pipe_name(name))
+        return -IOE_INVAL;
+    HANDLE pipe =
+        CreateFileW(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING,
+                    FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | SECURITY_IDENTIFICATION, NULL);
+    *os_error = code_of(pipe != INVALID_HANDLE_VALUE);
+    if (*os_error)
+        return *os_error == ERROR_PIPE_BUSY ? -IOE_AGAIN : -io_error_from_windows(*os_error);
+    *native = (io_native)pipe;
+    return 0;
+}
+
+int io_pipe_wait(const wchar_t *name, uint32_t ms, uint32_t *os_error) {
+    /* 0 would mean the time that the server thinks right. */
+    *os_error = code_of(WaitNamedPipeW(name, ms ? ms : 1));
+    return -io_error_from_windows(*os_error);
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+int winpipe_open(io_handle *handle, uint32_t *os_error) {
+    return handle->native == IO_NATIVE_NONE ? 0 : winstream_open(handle, os_error);
+}
+
+void winpipe_close(io_handle *handle, bool close_native) {
+    struct winpipe_listener *listener = listener_of(handle);
+    if (listener != NULL) {
+        CloseHandle(listener->next);
+        free(listener);
+    } else if (close_native) {
+        CloseHandle((HANDLE)handle->native);
+    } else if (!handle->native_gone && handle->native != IO_NATIVE_NONE) {
+        iocp_dissociated(handle->lane, handle->native);
+    }
+}
+
+/* ---- receiving ------------------------------------------------------------------------------- */
+
+/* A disconnected pipe has lost what was in it. */
+static int receive_error(int error, bool disconnected) {
+    return disconnected ? -IOE_CONNRESET : error;
+}
+
+static int start_receive(io_receive *receive) {
+    io_op *op = &receive->op;
+    uint32_t room = winstream_acquire(receive);
+    if (room == 0)
+        return -IOE_NOMEM;
+    bool succeeded =
+        ReadFile((HANDLE)op->handle->native, receive->buffer, room, NULL, &op->overlapped);
+    uint32_t code = code_of(succeeded);
+    int answer = iocp_started(op, succeeded, code);
+    if (answer == IO_PENDING)
+        return answer;
+    winstream_received(receive, answer == IO_DONE ? (uint32_t)op->result : 0);
+    if (code == ERROR_BROKEN_PIPE) {
+        op->result = 0;
+        return IO_DONE;
+    }
+    if (answer == IO_DONE && op->result == 0) /* a write of nothing */
+        return iocp_again(op);
+    return answer < 0 ? receive_error(answer, code == ERROR_PIPE_NOT_CONNECTED) : answer;
+}
+
+static void report_receive(io_receive *receive, uint32_t status, uint32_t bytes, io_list *done) {
+    io_op *op = &receive->op;
+    int error = io_error_from_ntstatus(status);
+    winstream_received(receive, error ? 0 : bytes);
+    if (status == IOCP_STATUS_PIPE_BROKEN)
+        io_op_reported(op, 0, 0, done);
+    else if (error)
+        io_op_reported(op, receive_error(-error, status == IOCP_STATUS_PIPE_DISCONNECTED),
+                       iocp_status_code(status), done);
+    else if (bytes == 0)
+        io_op_retry(op, done);
+    else
+        io_op_reported(op, bytes, 0, done);
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+/* Pipes know no gather lists. What is short is put together, so that it goes in one call. */
+static int64_t joined(io_transfer *transfer, const io_vec **first, char **buffer) {
+    size_t total = 0, length = 0;
+    *first = NULL;
+    *buffer = NULL;
+    for (uint32_t i = 0; i < transfer->vec_count; i++) {
+        total += io_vec_length(&transfer->vecs[i]);
+        if (*first == NULL && total > 0)
+            *first = &transfer->vecs[i];
+    }
+    if (*first == NULL || total == io_vec_length(*first) ||
+        io_vec_length(*first) >= IO_BUFFER_POOLED_MAX)
+        return *first == NULL ? 0 : (int64_t)io_vec_length(*first);
+    size_t room = total < IO_BUFFER_POOLED_MAX ? total : IO_BUFFER_POOLED_MAX;
+    *buffer = io_buffer_acquire(&transfer->op.lane->port->buffers, room);
+    if (*buffer == NULL)
+        return -IOE_NOMEM;
+    for (const io_vec *vec = *first; length < room; vec++) {
+        size_t part = io_vec_length(vec) < room - length ? io_vec_length(vec) : room - length;
+        if (part > 0)
+            memcpy(*buffer + length, io_vec_base(vec), part);
+        length += part;
+    }
+    return (int64_t)length;
+}
+
+static void give_buffer_back(io_transfer *transfer) {
+    if (transfer->pooled != NULL)
+        io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
+    transfer->pooled = NULL;
+}
+
+static int start_send(io_transfer *transfer) {
+    io_op *op = &transfer->op;
+    const io_vec *first;
+    char *buffer;
+    int64_t length = joined(transfer, &first, &buffer);
+    transfer->pooled = buffer;
+    if (length < 0)
+        return (int)length;
+    if (length == 0) { /* nothing is sent for nothing */
+        op->result = 0;
+        return IO_DONE;
+    }
+    bool succeeded = WriteFile((HANDLE)op->handle->native, buffer ? buffer : io_vec_base(first),
+                               (DWORD)length, NULL, &op->overlapped);
+    int answer = iocp_started(op, succeeded, code_of(succeeded));
+    if (answer != IO_PENDING)
+        give_buffer_back(transfer);
+    return answer;
+}
+
+/* ---- the backend's parts --------------------------------------------------------------------- */
+
+int winpipe_submit(io_op *op) {
+    bool listens = listener_of(op->handle) != NULL;
+    if (op->kind == IO_ACCEPT)
+        return start_accept((io_accept *)op);
+    if (op->kind == IO_RECEIVE && !listens)
+        return start_receive((io_receive *)op);
+    if (op->kind == IO_SEND && !listens)
+        return start_send((io_transfer *)op);
+    return iocp_refused(op, ERROR_NOT_SUPPORTED);
+}
+
+int winpipe_cancel(io_op *op) {
+    io_native native = op->kind == IO_ACCEPT ? ((io_accept *)op)->accepted : op->handle->native;
+    CancelIoEx((HANDLE)native, &op->overlapped);
+    return IO_PENDING;
+}
+
+void winpipe_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
+    switch (op->kind) {
+    case IO_ACCEPT:
+        report_accept((io_accept *)op, status, done);
+        break;
+    case IO_RECEIVE:
+        report_receive((io_receive *)op, status, bytes, done);
+        break;
+    default:
+        give_buffer_back((io_transfer *)op);
+        iocp_report(op, status, bytes, done);
+    }
+}

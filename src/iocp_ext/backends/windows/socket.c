@@ -1,0 +1,483 @@
+/* socket.c: sockets on a completion port.
+ *
+ * Winsock's overlapped calls copy gather lists when they are called, but write flags and addresses
+ * through pointers when they end; those are inside the operation. AcceptEx fills in a socket that
+ * we open for it, and ConnectEx wants a bound one; the sockets of both know nothing of their
+ * connection (getpeername, shutdown, send_file fail) until SO_UPDATE_ACCEPT_CONTEXT or
+ * SO_UPDATE_CONNECT_CONTEXT has told them. */
+#include "net/accepting.h"
+#include "backends/windows/iocp.h"
+
+#include <mswsock.h>
+#include <stdlib.h>
+
+/* From mstcpip.h, which needs more headers than it is worth. */
+#ifndef SIO_UDP_CONNRESET
+#define SIO_UDP_CONNRESET _WSAIOW(IOC_VENDOR, 12)
+#endif
+
+enum { DATAGRAM_MAX = 65536, ADDRESS_ROOM = sizeof(struct sockaddr_storage) + 16 };
+
+/* What TransmitFile takes in one call. */
+#define TRANSMIT_MAX ((uint64_t)INT32_MAX - 1)
+
+static LPFN_ACCEPTEX accept_ex;
+static LPFN_CONNECTEX connect_ex;
+static LPFN_TRANSMITFILE transmit_file;
+static LPFN_GETACCEPTEXSOCKADDRS get_accept_ex_addresses;
+
+static SOCKET socket_of(const io_op *op) {
+    return (SOCKET)op->handle->native;
+}
+
+static uint32_t code_of(bool succeeded) {
+    return succeeded ? 0 : (uint32_t)WSAGetLastError();
+}
+
+/* ---- starting Winsock ------------------------------------------------------------------------ */
+
+static bool load(SOCKET socket, GUID id, void *function, size_t size) {
+    DWORD bytes;
+    return WSAIoctl(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id, function,
+                    (DWORD)size, &bytes, NULL, NULL) == 0;
+}
+
+static uint32_t load_functions(void) {
+    SOCKET socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+                               WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
+    if (socket == INVALID_SOCKET) /* a machine with IPv6 only */
+        socket = WSASocketW(AF_INET6, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+                            WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
+    if (socket == INVALID_SOCKET)
+        return (uint32_t)WSAGetLastError();
+    GUID accept = WSAID_ACCEPTEX, connect = WSAID_CONNECTEX, transmit = WSAID_TRANSMITFILE,
+         addresses = WSAID_GETACCEPTEXSOCKADDRS;
+    uint32_t code =
+        code_of(load(socket, accept, &accept_ex, sizeof accept_ex) &&
+                load(socket, connect, &connect_ex, sizeof connect_ex) &&
+                load(socket, transmit, &transmit_file, sizeof transmit_file) &&
+                load(socket, addresses, &get_accept_ex_addresses, sizeof get_accept_ex_addresses));
+    closesocket(socket);
+    return code;
+}
+
+/* WSACleanup is never called: the process uses Winsock to its end. */
+static BOOL CALLBACK start_once(PINIT_ONCE once, void *parameter, void **context) {
+    WSADATA data;
+    uint32_t *code = parameter;
+    (void)once;
+    (void)context;
+    *code = (uint32_t)WSAStartup(MAKEWORD(2, 2), &data);
+    if (*code == 0)
+        *code = load_functions();
+    return *code == 0;
+}
+
+int winsock_start(uint32_t *os_error) {
+    static INIT_ONCE once = INIT_ONCE_STATIC_INIT;
+    uint32_t code = 0;
+    if (InitOnceExecuteOnce(&once, start_once, &code, NULL))
+        return 0;
+    *os_error = code;
+    return -io_error_from_windows(code);
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+static uint32_t set_non_blocking(SOCKET socket, bool on) {
+    u_long value = on;
+    return code_of(ioctlsocket(socket, (long)FIONBIO, &value) == 0);
+}
+
+/* Unless told otherwise, Windows fails the next receive of a datagram socket when some earlier
+ * datagram could not be delivered, whoever it was for. A provider without the option does not. */
+static uint32_t ignore_unreachable(SOCKET socket) {
+    BOOL report = FALSE;
+    DWORD bytes;
+    uint32_t code = code_of(WSAIoctl(socket, SIO_UDP_CONNRESET, &report, sizeof report, NULL, 0,
+                                     &bytes, NULL, NULL) == 0);
+    return code == WSAEOPNOTSUPP || code == WSAEINVAL ? 0 : code;
+}
+
+static uint32_t describe(SOCKET socket, int *family, int *type, int *protocol) {
+    WSAPROTOCOL_INFOW info;
+    int size = sizeof info;
+    if (getsockopt(socket, SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &size) != 0)
+        return (uint32_t)WSAGetLastError();
+    *family = info.iAddressFamily;
+    *type = info.iSocketType;
+    *protocol = info.iProtocol;
+    return 0;
+}
+
+int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
+    return -io_error_from_windows(describe((SOCKET)native, family, type, protocol));
+}
+
+void io_native_close_socket(io_native native) {
+    closesocket((SOCKET)native);
+}
+
+int winsock_open(io_handle *handle, uint32_t *os_error) {
+    SOCKET socket = (SOCKET)handle->native;
+    int type, protocol;
+    uint32_t code = describe(socket, &handle->family, &type, &protocol);
+    if (code == 0) {
+        handle->backend.word[WINSOCK_TYPE] = type;
+        handle->backend.word[WINSOCK_PROTOCOL] = protocol;
+        bool stream = type == SOCK_STREAM;
+        handle->type = stream ? IO_STREAM : IO_DATAGRAM;
+        code = set_non_blocking(socket, true);
+        if (code == 0 && !stream)
+            code = ignore_unreachable(socket);
+    }
+    if (code == 0)
+        return iocp_associate(handle->lane, handle->native, os_error);
+    *os_error = code;
+    return -io_error_from_windows(code);
+}
+
+void winsock_close(io_handle *handle, bool close_native) {
+    /* Should it fail, the socket was closed by somebody else, which is what is wanted. */
+    if (close_native)
+        closesocket((SOCKET)handle->native);
+    else if (!handle->native_gone)
+        iocp_dissociated(handle->lane, handle->native);
+}
+
+/* ---- receiving and sending ------------------------------------------------------------------- */
+
+static uint64_t room_of(const io_transfer *transfer) {
+    uint64_t room = 0;
+    for (uint32_t i = 0; i < transfer->vec_count; i++)
+        room += io_vec_length(&transfer->vecs[i]);
+    return room;
+}
+
+/* What of a datagram does not fit goes here, and nobody reads it. Otherwise it would be cut off
+ * with an error, and whether the sender's address is there then is not documented. */
+static char overflow[DATAGRAM_MAX];
+
+static int receive(io_transfer *transfer) {
+    io_op *op = &transfer->op;
+    if (!io_transfer_acquire(transfer))
+        return -IOE_NOMEM;
+    WSABUF with_overflow[IO_INLINE_VECS + 1];
+    WSABUF *vecs = transfer->vecs;
+    DWORD count = transfer->vec_count;
+    uint64_t room = room_of(transfer);
+    if (op->handle->type == IO_DATAGRAM && room < DATAGRAM_MAX && count <= IO_INLINE_VECS) {
+        for (DWORD i = 0; i < count; i++)
+            with_overflow[i] = vecs[i];
+        io_vec_set(&with_overflow[count++], overflow, (size_t)(DATAGRAM_MAX - room));
+        vecs = with_overflow;
+    }
+    /* Written when the receive ends. */
+    DWORD *flags = (DWORD *)&transfer->receive_flags;
+    int failed;
+    if (op->kind == IO_RECV_FROM) {
+        io_address *from = &((io_datagram *)transfer)->address;
+        from->length = sizeof from->storage;
+        from->storage.ss_family = AF_UNSPEC;
+        failed =
+            WSARecvFrom(socket_of(op), vecs, count, NULL, flags, (struct sockaddr *)&from->storage,
+                        &from->length, &op->overlapped, NULL);
+    } else {
+        failed = WSARecv(socket_of(op), vecs, count, NULL, flags, &op->overlapped, NULL);
+    }
+    uint32_t code = code_of(!failed);
+    if (code == WSAESHUTDOWN || code == WSAEDISCON) { /* we ended it ourselves: end of stream */
+        op->result = 0;
+        return IO_DONE;
+    }
+    return iocp_started(op, !failed, code == WSAECONNABORTED ? WSAECONNRESET : code);
+}
+
+/* A send that cannot be since the socket is not, or not any more, connected is told as POSIX
+ * does it. */
+static int send_error(const io_op *op, int error) {
+    if (error == -IOE_SHUTDOWN || (error == -IOE_NOTCONN && op->handle->type == IO_STREAM))
+        return -IOE_PIPE;
+    if (error == -IOE_NOTCONN && op->kind == IO_SEND)
+        return -IOE_DESTADDRREQ;
+    return error == -IOE_CONNABORTED ? -IOE_CONNRESET : error;
+}
+
+static int start_send(io_transfer *transfer) {
+    io_op *op = &transfer->op;
+    WSABUF nothing = {0, NULL};
+    WSABUF *vecs = transfer->vec_count ? transfer->vecs : &nothing;
+    DWORD count = transfer->vec_count ? transfer->vec_count : 1;
+    int failed;
+    if (op->kind == IO_SEND_TO) {
+        const io_address *to = &((io_datagram *)transfer)->address;
+        failed =
+            WSASendTo(socket_of(op), vecs, count, NULL, 0, (const struct sockaddr *)&to->storage,
+                      to->length, &op->overlapped, NULL);
+    } else {
+        failed = WSASend(socket_of(op), vecs, count, NULL, 0, &op->overlapped, NULL);
+    }
+    uint32_t code = code_of(!failed);
+    int answer = iocp_started(op, !failed, code);
+    return answer < 0 ? send_error(op, answer) : answer;
+}
+
+/* One part: TransmitFile takes less than 2 GiB, and a length of 0 would mean the whole file. */
+static int start_send_file(io_send_file *file) {
+    io_op *op = &file->op;
+    LARGE_INTEGER size;
+    if (GetFileType((HANDLE)file->file) != FILE_TYPE_DISK ||
+        !GetFileSizeEx((HANDLE)file->file, &size)) {
+        op->os_error = GetLastError();
+        return op->os_error == ERROR_INVALID_HANDLE ? -IOE_BADF : -IOE_INVAL;
+    }
+    uint64_t end = (uint64_t)size.QuadPart;
+    uint64_t left = file->offset < end ? end - file->offset : 0;
+    if (file->remaining > left)
+        file->remaining = left;
+    if (file->remaining == 0) {
+        op->result = 0;
+        return IO_DONE;
+    }
+    DWORD part = (DWORD)(file->remaining < TRANSMIT_MAX ? file->remaining : TRANSMIT_MAX);
+    op->overlapped.Offset = (DWORD)(file->offset & 0xFFFFFFFF);
+    op->overlapped.OffsetHigh = (DWORD)(file->offset >> 32);
+    bool succeeded =
+        transmit_file(socket_of(op), (HANDLE)file->file, part, 0, &op->overlapped, NULL, 0);
+    uint32_t code = code_of(succeeded);
+    int answer = iocp_started(op, succeeded, code);
+    return answer < 0 ? send_error(op, answer) : answer;
+}
+
+/* ---- accepting ------------------------------------------------------------------------------- */
+
+static void drop_accepted(io_accept *accept) {
+    if (accept->accepted != IO_NATIVE_NONE)
+        closesocket((SOCKET)accept->accepted);
+    accept->accepted = IO_NATIVE_NONE;
+}
+
+/* What else the end of one client is called here. Nobody but a client can time out. */
+static int accept_error(int error) {
+    bool lost = error == IOE_CONNREFUSED || error == IOE_NOTCONN || error == IOE_TIMEDOUT;
+    return lost ? IOE_CONNABORTED : error;
+}
+
+/* AcceptEx on a socket that does not listen fails on Windows, but never ends under Wine. */
+static uint32_t check_listens(io_handle *handle) {
+    BOOL listens = FALSE;
+    int size = sizeof listens;
+    if (handle->backend.word[WINSOCK_LISTENS])
+        return 0;
+    if (handle->type != IO_STREAM)
+        return WSAEOPNOTSUPP;
+    if (getsockopt((SOCKET)handle->native, SOL_SOCKET, SO_ACCEPTCONN, (char *)&listens, &size) != 0)
+        return (uint32_t)WSAGetLastError();
+    if (!listens)
+        return WSAEINVAL;
+    handle->backend.word[WINSOCK_LISTENS] = true;
+    return 0;
+}
+
+static int start_accept(io_accept *accept) {
+    io_op *op = &accept->op;
+    io_handle *handle = op->handle;
+    uint32_t code = check_listens(handle);
+    if (code)
+        return iocp_refused(op, code);
+    SOCKET socket = WSASocketW(handle->family, (int)handle->backend.word[WINSOCK_TYPE],
+                               (int)handle->backend.word[WINSOCK_PROTOCOL], NULL, 0,
+                               WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
+    if (socket == INVALID_SOCKET)
+        return iocp_refused(op, (uint32_t)WSAGetLastError());
+    accept->accepted = (io_native)socket;
+    do { /* a client that gave up while it waited in the backlog is refused at once: the next */
+        bool succeeded = accept_ex(socket_of(op), socket, accept->addresses, 0, ADDRESS_ROOM,
+                                   ADDRESS_ROOM, &accept->received, &op->overlapped);
+        code = code_of(succeeded);
+    } while (code == WSAECONNRESET && io_accept_again(accept, IOE_CONNRESET));
+    int answer = iocp_started(op, code == 0, code);
+    if (answer < 0)
+        drop_accepted(accept);
+    return answer;
+}
+
+static void read_peer(io_accept *accept) {
+    struct sockaddr *local = NULL, *remote = NULL;
+    int local_length = 0, remote_length = 0;
+    io_address *peer = &accept->peer;
+    get_accept_ex_addresses(accept->addresses, 0, ADDRESS_ROOM, ADDRESS_ROOM, &local, &local_length,
+                            &remote, &remote_length);
+    if (remote != NULL && remote_length > 0 && (size_t)remote_length <= sizeof peer->storage) {
+        memcpy(&peer->storage, remote, (size_t)remote_length);
+        peer->length = remote_length;
+        return;
+    }
+    peer->length = sizeof peer->storage;
+    if (getpeername((SOCKET)accept->accepted, (struct sockaddr *)&peer->storage, &peer->length) !=
+        0)
+        peer->length = 0;
+}
+
+static uint32_t finish_accept(io_accept *accept) {
+    SOCKET listener = socket_of(&accept->op), socket = (SOCKET)accept->accepted;
+    if (setsockopt(socket, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (const char *)&listener,
+                   sizeof listener) != 0)
+        return (uint32_t)WSAGetLastError();
+    read_peer(accept);
+    return set_non_blocking(socket, true);
+}
+
+static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
+    io_op *op = &accept->op;
+    int error = io_error_from_ntstatus(status);
+    uint32_t code = 0;
+    if (error) {
+        code = iocp_status_code(status);
+    } else {
+        code = finish_accept(accept);
+        error = io_error_from_windows(code);
+    }
+    error = accept_error(error);
+    if (error)
+        drop_accepted(accept);
+    if (error && io_accept_again(accept, error))
+        io_op_retry(op, done);
+    else
+        io_op_reported(op, -error, code, done);
+}
+
+/* ---- connecting ------------------------------------------------------------------------------ */
+
+/* ConnectEx wants a bound socket; WSAEINVAL means that it is. */
+static uint32_t bind_to_any(SOCKET socket, const io_address *target) {
+    struct sockaddr_storage any = {0};
+    any.ss_family = target->storage.ss_family;
+    int size = any.ss_family == AF_INET ? (int)sizeof(struct sockaddr_in)
+                                        : (int)sizeof(struct sockaddr_in6);
+    uint32_t code = code_of(bind(socket, (struct sockaddr *)&any, size) == 0);
+    return code == WSAEINVAL ? 0 : code;
+}
+
+/* Datagram sockets only note the address. ConnectEx does not know unix sockets, whose connect
+ * waits for nobody on the network; it would not be done at once on a non-blocking one. */
+static int connect_plainly(io_connect *connection) {
+    io_op *op = &connection->op;
+    const io_address *address = &connection->address;
+    bool stream = op->handle->type == IO_STREAM;
+    uint32_t code = stream ? set_non_blocking(socket_of(op), false) : 0;
+    if (code == 0) {
+        code = code_of(connect(socket_of(op), (const struct sockaddr *)&address->storage,
+                               address->length) == 0);
+        if (stream) {
+            uint32_t again = set_non_blocking(socket_of(op), true);
+            code = code ? code : again;
+        }
+    }
+    op->result = 0;
+    return code ? iocp_refused(op, code) : IO_DONE;
+}
+
+static int start_connect(io_connect *connection) {
+    io_op *op = &connection->op;
+    int family = op->handle->family;
+    if (connection->address.storage.ss_family != family)
+        return iocp_refused(op, WSAEAFNOSUPPORT);
+    if (op->handle->type != IO_STREAM || (family != AF_INET && family != AF_INET6))
+        return connect_plainly(connection);
+    uint32_t code = bind_to_any(socket_of(op), &connection->address);
+    if (code)
+        return iocp_refused(op, code);
+    bool succeeded =
+        connect_ex(socket_of(op), (const struct sockaddr *)&connection->address.storage,
+                   connection->address.length, NULL, 0, NULL, &op->overlapped);
+    code = code_of(succeeded);
+    return iocp_started(op, succeeded, code);
+}
+
+static void report_connect(io_op *op, uint32_t status, io_list *done) {
+    if (io_error_from_ntstatus(status)) {
+        iocp_report(op, status, 0, done);
+        return;
+    }
+    uint32_t code =
+        code_of(setsockopt(socket_of(op), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) == 0);
+    if (code == WSAENOTCONN) /* the peer was quicker to reset it */
+        code = WSAECONNRESET;
+    io_op_reported(op, -io_error_from_windows(code), code, done);
+}
+
+/* ---- the backend's parts --------------------------------------------------------------------- */
+
+static void report_receive(io_transfer *transfer, uint32_t status, uint32_t bytes, io_list *done) {
+    uint64_t room = room_of(transfer);
+    if (transfer->op.kind == IO_RECV_FROM) {
+        io_address *from = &((io_datagram *)transfer)->address;
+        if (from->storage.ss_family == AF_UNSPEC) /* a stream: it has no senders */
+            from->length = 0;
+    }
+    if (status == IOCP_STATUS_BUFFER_OVERFLOW) /* a datagram that was cut off */
+        status = 0;
+    int error = io_error_from_ntstatus(status);
+    if (error == IOE_CONNABORTED)
+        io_op_reported(&transfer->op, -IOE_CONNRESET, iocp_status_code(status), done);
+    else
+        iocp_report(&transfer->op, status, bytes > room ? (uint32_t)room : bytes, done);
+}
+
+static void report_send(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
+    if (op->kind == IO_SEND_FILE && status == IOCP_STATUS_END_OF_FILE) {
+        io_op_reported(op, 0, 0, done); /* the file became shorter meanwhile */
+        return;
+    }
+    int error = io_error_from_ntstatus(status);
+    if (error)
+        io_op_reported(op, send_error(op, -error), iocp_status_code(status), done);
+    else
+        io_op_reported(op, bytes, 0, done);
+}
+
+void winsock_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
+    switch (op->kind) {
+    case IO_ACCEPT:
+        report_accept((io_accept *)op, status, done);
+        break;
+    case IO_CONNECT:
+        report_connect(op, status, done);
+        break;
+    case IO_RECV:
+    case IO_RECV_FROM:
+        report_receive((io_transfer *)op, status, bytes, done);
+        break;
+    default:
+        report_send(op, status, bytes, done);
+    }
+}
+
+int winsock_submit(io_op *op) {
+    if (op->handle->type == IO_FILE)
+        return iocp_refused(op, WSAENOTSOCK);
+    switch (op->kind) {
+    case IO_RECV:
+    case IO_RECV_FROM:
+        return receive((io_transfer *)op);
+    case IO_SEND:
+    case IO_SEND_TO:
+        return start_send((io_transfer *)op);
+    case IO_SEND_FILE:
+        return start_send_file((io_send_file *)op);
+    case IO_ACCEPT:
+        return start_accept((io_accept *)op);
+    case IO_CONNECT:
+        return start_connect((io_connect *)op);
+    default:
+        return -IOE_OPNOTSUPP;
+    }
+}
+
+int winsock_cancel(io_op *op) {
+    /* Whether it finds the operation or not, and also if the socket has been closed: the packet
+     * comes, or is on its way. */
+    CancelIoEx((HANDLE)op->handle->native, &op->overlapped);
+    return IO_PENDING;
+}

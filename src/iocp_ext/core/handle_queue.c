@@ -1,0 +1,568 @@
+/* handle_queue.c: a handle and its operations, in order; the only road from submit to completion.
+ *
+ * Each direction of a handle has a queue. Only its head is in the backend's hands: of two sends
+ * under way, the second would put its bytes behind a short first one's. The rest waits here, and a
+ * send that moved only a part goes on before the next one starts. A backend whose kernel keeps such
+ * a queue itself (IO_KERNEL_QUEUES) is given everything at once; only a send_file, which may take
+ * several calls, holds back what follows it.
+ *
+ * All of it happens under the handle's lock, so a completion that another thread dequeues before
+ * submit has returned simply waits for the lock. What completes is collected in a list and put
+ * into the lane's ready queue after the lock is released. */
+#include "core/backend.h"
+
+#include <stdlib.h>
+
+enum {
+    HANDLES_PER_CHUNK = 32,
+    GENERATION_SHIFT = 48,
+    ROUNDS_MAX = 4, /* parts of one operation that are done in a row before others get their turn */
+};
+
+struct io_handle_chunk {
+    struct io_handle_chunk *next;
+    io_handle handles[HANDLES_PER_CHUNK];
+};
+
+static int direction_of(uint8_t kind) {
+    switch (kind) {
+    case IO_RECV:
+    case IO_RECEIVE:
+    case IO_RECV_FROM:
+    case IO_ACCEPT:
+        return IO_IN;
+    case IO_SEND:
+    case IO_SEND_TO:
+    case IO_SEND_FILE:
+    case IO_CONNECT:
+        return IO_OUT;
+    default:
+        return -1; /* polls and files: no order */
+    }
+}
+
+static bool kernel_queues(const io_handle *handle) {
+    return (handle->lane->backend->flags & IO_KERNEL_QUEUES) != 0;
+}
+
+/* Whether the operation at the head keeps the next one from being submitted. */
+static bool holds_back(const io_handle *handle, const io_op *op) {
+    return !kernel_queues(handle) || op->kind == IO_SEND_FILE;
+}
+
+/* ---- progress -------------------------------------------------------------------------------- */
+
+static void advance_vecs(io_transfer *transfer, size_t moved) {
+    while (moved > 0) {
+        size_t length = io_vec_length(transfer->vecs);
+        if (moved < length) {
+            io_vec_set(transfer->vecs, io_vec_base(transfer->vecs) + moved, length - moved);
+            return;
+        }
+        moved -= length;
+        transfer->vecs++;
+        transfer->vec_count--;
+    }
+}
+
+/* Notes that `result` bytes were moved. True: there is more to do. */
+static bool wants_more(io_op *op, int64_t result) {
+    uint64_t moved = (uint64_t)result;
+    if (op->kind == IO_SEND || op->kind == IO_WRITE) {
+        io_transfer *transfer = (io_transfer *)op;
+        transfer->transferred += moved;
+        transfer->offset += moved;
+        if (moved == 0 || transfer->transferred >= transfer->length)
+            return false;
+        advance_vecs(transfer, (size_t)moved);
+        return true;
+    }
+    if (op->kind == IO_SEND_FILE) {
+        io_send_file *file = (io_send_file *)op;
+        file->transferred += moved;
+        file->offset += moved;
+        if (file->remaining != UINT64_MAX)
+            file->remaining -= moved;
+        return moved > 0 && file->remaining > 0;
+    }
+    return false;
+}
+
+static int64_t final_result(const io_op *op, int64_t result) {
+    if (op->kind == IO_SEND || op->kind == IO_WRITE)
+        return (int64_t)((const io_transfer *)op)->transferred;
+    if (op->kind == IO_SEND_FILE)
+        return (int64_t)((const io_send_file *)op)->transferred;
+    return result;
+}
+
+/* ---- the two ends of an operation ------------------------------------------------------------ */
+
+/* The one exit: the operation leaves its handle and is ready to be handed out. */
+static void complete(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
+    io_handle *handle = op->handle;
+    io_port *port = op->lane->port;
+    int direction = direction_of(op->kind);
+    if (direction >= 0 && op->state == IO_OP_QUEUED)
+        handle->waiting[direction]--;
+    else if (direction >= 0 && holds_back(handle, op))
+        handle->busy[direction] = false;
+    handle->in_flight--;
+    if (op->kind == IO_SEND_FILE && ((io_send_file *)op)->held)
+        io_native_close_file(((io_send_file *)op)->file);
+    op->result = result;
+    op->os_error = result < 0 ? os_error : 0;
+    io_list_remove(&op->link);
+    atomic_store_explicit(&op->state, IO_OP_COMPLETED, memory_order_release);
+    _Atomic uint64_t *count = result >= 0               ? &port->completed
+                              : result == -IOE_CANCELED ? &port->cancelled
+                                                        : &port->failed;
+    atomic_fetch_add_explicit(count, 1, memory_order_relaxed);
+    io_list_push_back(done, &op->link);
+}
+
+/* Gives the operation to the backend, and again while it ends at once with more to do. */
+static void start(io_op *op, io_list *done) {
+    io_handle *handle = op->handle;
+    int direction = direction_of(op->kind);
+    if (op->state == IO_OP_QUEUED && direction >= 0) {
+        handle->waiting[direction]--;
+        handle->busy[direction] = holds_back(handle, op);
+    }
+    atomic_store_explicit(&op->state, IO_OP_SUBMITTED, memory_order_relaxed);
+    op->flags &= (uint8_t)~IO_OP_YIELD;
+    for (int round = 1;; round++) {
+        int answer = handle->lane->backend->submit(op);
+        if (answer == IO_PENDING)
+            return;
+        if (answer < 0) {
+            complete(op, answer, op->os_error, done);
+            return;
+        }
+        if (!wants_more(op, op->result)) {
+            complete(op, final_result(op, op->result), 0, done);
+            return;
+        }
+        if (op->flags & IO_OP_CANCEL_ASKED) {
+            complete(op, -IOE_CANCELED, 0, done);
+            return;
+        }
+        if (round >= ROUNDS_MAX)
+            op->flags |= IO_OP_YIELD;
+    }
+}
+
+/* Starts what has become the head of the queue. */
+static void pump(io_handle *handle, int direction, io_list *done) {
+    io_list *queue = &handle->queue[direction];
+    io_link *link = queue->next;
+    while (handle->waiting[direction] > 0 && !handle->busy[direction]) {
+        io_op *op = IO_CONTAINER(link, io_op, link);
+        io_link *next = link->next;
+        if (op->state == IO_OP_QUEUED) {
+            if (handle->closing || handle->native_gone) {
+                complete(op, -IOE_CANCELED, 0, done);
+            } else {
+                op->flags |= IO_OP_RESUBMITTED;
+                start(op, done);
+            }
+        }
+        link = next;
+    }
+}
+
+/* The slot may be used for another file. */
+static void handle_free(io_handle *handle) {
+    io_lane *lane = handle->lane;
+    io_mutex_lock(&lane->handles_lock);
+    io_list_remove(&handle->link);
+    io_list_push_front(&lane->free_handles, &handle->link);
+    io_mutex_unlock(&lane->handles_lock);
+}
+
+static void close_if_idle(io_handle *handle) {
+    if (!handle->closing || !handle->open || handle->in_flight > 0)
+        return;
+    handle->lane->backend->handle_close(handle, !handle->native_gone);
+    handle->open = false;
+    if (!handle->held)
+        handle_free(handle);
+}
+
+/* What ends at once is in `done`. */
+static void submit(io_op *op, io_handle *handle, io_list *done) {
+    io_lane *lane = op->lane; /* once it is submitted, another thread may take and release it */
+    io_port *port = lane->port;
+    int direction = direction_of(op->kind);
+    op->handle = handle;
+    op->retries = 0;
+    atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
+
+    int error = 0;
+    if (op->kind == IO_SEND_FILE && lane->backend->hold_file != NULL && !((io_send_file *)op)->held)
+        error = lane->backend->hold_file((io_send_file *)op);
+
+    io_lock_acquire(&handle->lock);
+    handle->in_flight++;
+    op->state = IO_OP_QUEUED;
+    if (!handle->open || handle->closing || handle->native_gone)
+        error = -IOE_BADF;
+    if (error) {
+        if (direction >= 0)
+            handle->waiting[direction]++;
+        complete(op, error, op->os_error, done);
+    } else if (direction < 0) {
+        io_list_push_back(&handle->others, &op->link);
+        start(op, done);
+    } else {
+        io_list_push_back(&handle->queue[direction], &op->link);
+        handle->waiting[direction]++;
+        if (!handle->busy[direction])
+            start(op, done);
+    }
+    io_lock_release(&handle->lock);
+}
+
+void io_op_submit(io_op *op, io_handle *handle) {
+    io_lane *lane = op->lane;
+    io_list done;
+    io_list_init(&done);
+    submit(op, handle, &done);
+    io_lane_push(lane, &done);
+}
+
+bool io_op_submit_now(io_op *op, io_handle *handle) {
+    io_lane *lane = op->lane;
+    io_list done;
+    io_list_init(&done);
+    submit(op, handle, &done);
+    if (io_list_empty(&done))
+        return false;
+    io_list_remove(&op->link);
+    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    return true;
+}
+
+void io_receive_now(io_receive *receive) {
+    io_op *op = &receive->op;
+    io_lock_acquire(&op->handle->lock);
+    int answer = op->lane->backend->receive_now(receive);
+    io_lock_release(&op->handle->lock);
+    if (answer < 0)
+        op->result = answer;
+}
+
+uint64_t io_op_progress(io_op *op) {
+    io_handle *handle = op->handle;
+    io_lock_acquire(&handle->lock);
+    uint64_t moved = (uint64_t)final_result(op, 0);
+    io_lock_release(&handle->lock);
+    return moved;
+}
+
+/* ---- what backends report -------------------------------------------------------------------- */
+
+/* The operation goes on, unless somebody wants its end. Under the handle's lock. */
+static void go_on(io_op *op, io_list *done) {
+    if (op->flags & IO_OP_CANCEL_ASKED || op->handle->native_gone) {
+        complete(op, -IOE_CANCELED, 0, done);
+        return;
+    }
+    op->flags |= IO_OP_RESUBMITTED;
+    start(op, done);
+}
+
+/* What may follow when an operation has ended. Under the handle's lock. */
+static void settle(io_handle *handle, int direction, io_list *done) {
+    if (direction >= 0)
+        pump(handle, direction, done);
+    close_if_idle(handle);
+}
+
+void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
+    io_handle *handle = op->handle;
+    int direction = direction_of(op->kind);
+    io_lock_acquire(&handle->lock);
+    if (result < 0 || !wants_more(op, result))
+        complete(op, result < 0 ? result : final_result(op, result), os_error, done);
+    else
+        go_on(op, done);
+    settle(handle, direction, done);
+    io_lock_release(&handle->lock);
+}
+
+void io_op_retry(io_op *op, io_list *done) {
+    io_handle *handle = op->handle;
+    int direction = direction_of(op->kind);
+    io_lock_acquire(&handle->lock);
+    go_on(op, done);
+    settle(handle, direction, done);
+    io_lock_release(&handle->lock);
+}
+
+static void retry_head(io_handle *handle, int direction, io_list *done) {
+    io_link *head = handle->queue[direction].next;
+    if (handle->busy[direction] && head != &handle->queue[direction]) {
+        io_op *op = IO_CONTAINER(head, io_op, link);
+        op->flags |= IO_OP_RESUBMITTED;
+        start(op, done);
+    }
+    pump(handle, direction, done);
+}
+
+void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
+    io_handle *handle = (io_handle *)(uintptr_t)(token & ((UINT64_C(1) << GENERATION_SHIFT) - 1));
+    io_lock_acquire(&handle->lock);
+    if (handle->open && !handle->native_gone &&
+        (uint16_t)handle->generation == (uint16_t)(token >> GENERATION_SHIFT)) {
+        handle->ready |= (uint8_t)events;
+        if (events & IO_READABLE)
+            retry_head(handle, IO_IN, done);
+        if (events & IO_WRITABLE)
+            retry_head(handle, IO_OUT, done);
+        for (io_link *link = handle->others.next, *next; link != &handle->others; link = next) {
+            io_op *op = IO_CONTAINER(link, io_op, link);
+            next = link->next;
+            if (op->kind == IO_POLL) {
+                op->flags |= IO_OP_RESUBMITTED;
+                start(op, done);
+            }
+        }
+        close_if_idle(handle);
+    }
+    io_lock_release(&handle->lock);
+}
+
+void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error) {
+    io_lane *lane = op->lane;
+    io_list done;
+    io_list_init(&done);
+    io_op_reported(op, result, os_error, &done);
+    io_lane_push(lane, &done);
+}
+
+/* ---- cancel ---------------------------------------------------------------------------------- */
+
+/* Under the handle's lock. */
+static void cancel(io_op *op, io_list *done) {
+    if (op->state == IO_OP_QUEUED) {
+        complete(op, -IOE_CANCELED, 0, done);
+    } else if (!(op->flags & IO_OP_CANCEL_ASKED)) {
+        op->flags |= IO_OP_CANCEL_ASKED;
+        if (op->lane->backend->cancel(op) == IO_DONE)
+            complete(op, -IOE_CANCELED, 0, done);
+    }
+}
+
+static bool cancel_timer(io_op *op, io_list *done) {
+    io_lane *lane = op->lane;
+    bool pending;
+    io_mutex_lock(&lane->lock);
+    pending = op->state == IO_OP_SUBMITTED;
+    if (pending) {
+        io_timer_heap_remove(&lane->timers, (io_timer *)op);
+        op->result = -IOE_CANCELED;
+        op->state = IO_OP_COMPLETED;
+        io_list_push_back(done, &op->link);
+    }
+    io_mutex_unlock(&lane->lock);
+    if (pending)
+        atomic_fetch_add_explicit(&lane->port->cancelled, 1, memory_order_relaxed);
+    return pending;
+}
+
+bool io_op_cancel(io_op *op) {
+    io_lane *lane = op->lane;
+    io_handle *handle = op->handle;
+    bool pending = false;
+    io_list done;
+    io_list_init(&done);
+    if (handle == NULL) {
+        pending = op->kind == IO_TIMER && cancel_timer(op, &done);
+    } else {
+        io_lock_acquire(&handle->lock);
+        pending = op->state == IO_OP_QUEUED || op->state == IO_OP_SUBMITTED;
+        if (pending) {
+            int direction = direction_of(op->kind);
+            cancel(op, &done);
+            settle(handle, direction, &done);
+        }
+        io_lock_release(&handle->lock);
+    }
+    io_lane_push(lane, &done);
+    return pending;
+}
+
+static void cancel_list(io_list *list, io_list *done) {
+    for (io_link *link = list->next, *next; link != list; link = next) {
+        next = link->next;
+        cancel(IO_CONTAINER(link, io_op, link), done);
+    }
+}
+
+/* Under the handle's lock. Those behind the head first: they would start when it ends. */
+static void cancel_all(io_handle *handle, io_list *done) {
+    for (int direction = 0; direction < IO_DIRECTIONS; direction++) {
+        io_list *queue = &handle->queue[direction];
+        for (io_link *link = queue->next, *next; link != queue; link = next) {
+            io_op *op = IO_CONTAINER(link, io_op, link);
+            next = link->next;
+            if (op->state == IO_OP_QUEUED)
+                complete(op, -IOE_CANCELED, 0, done);
+        }
+        cancel_list(queue, done);
+    }
+    cancel_list(&handle->others, done);
+}
+
+void io_handle_cancel(io_handle *handle) {
+    io_list done;
+    io_list_init(&done);
+    io_lock_acquire(&handle->lock);
+    cancel_all(handle, &done);
+    io_lock_release(&handle->lock);
+    io_lane_push(handle->lane, &done);
+}
+
+/* ---- handles --------------------------------------------------------------------------------- */
+
+uint64_t io_handle_token(const io_handle *handle) {
+    return (uint64_t)(uintptr_t)handle | (uint64_t)handle->generation << GENERATION_SHIFT;
+}
+
+/* Under handles_lock. */
+static bool handles_grow(io_lane *lane) {
+    struct io_handle_chunk *chunk = calloc(1, sizeof *chunk);
+    if (chunk == NULL)
+        return false;
+    for (int i = HANDLES_PER_CHUNK - 1; i >= 0; i--) {
+        io_handle *handle = &chunk->handles[i];
+        handle->lane = lane;
+        io_list_push_front(&lane->free_handles, &handle->link);
+    }
+    chunk->next = lane->handle_chunks;
+    lane->handle_chunks = chunk;
+    return true;
+}
+
+/* A handle that is owned has its type and family already. */
+static int open_handle(io_lane *lane, io_native native, bool owned, io_handle_type type, int family,
+                       io_handle **out, uint32_t *os_error) {
+    io_mutex_lock(&lane->handles_lock);
+    io_link *link = NULL;
+    if (!io_list_empty(&lane->free_handles) || handles_grow(lane)) {
+        link = io_list_pop_front(&lane->free_handles);
+        io_list_push_back(&lane->handles, link);
+    }
+    io_mutex_unlock(&lane->handles_lock);
+    if (link == NULL)
+        return -IOE_NOMEM;
+
+    io_handle *handle = IO_CONTAINER(link, io_handle, link);
+    io_lock_acquire(&handle->lock);
+    handle->native = native;
+    handle->generation++;
+    handle->in_flight = 0;
+    handle->closing = handle->native_gone = false;
+    handle->owned = owned;
+    handle->type = (uint8_t)type;
+    handle->family = family;
+    handle->ready = 0;
+    handle->busy[IO_IN] = handle->busy[IO_OUT] = false;
+    handle->waiting[IO_IN] = handle->waiting[IO_OUT] = 0;
+    io_list_init(&handle->queue[IO_IN]);
+    io_list_init(&handle->queue[IO_OUT]);
+    io_list_init(&handle->others);
+    for (size_t i = 0; i < sizeof handle->backend.word / sizeof handle->backend.word[0]; i++)
+        handle->backend.word[i] = 0;
+    int error = lane->backend->handle_open(handle, os_error);
+    handle->open = error == 0;
+    handle->held = error == 0 && !owned;
+    io_lock_release(&handle->lock);
+    if (error) {
+        handle_free(handle);
+        return error;
+    }
+    *out = handle;
+    return 0;
+}
+
+int io_handle_open(io_lane *lane, io_native native, io_handle **handle, uint32_t *os_error) {
+    return open_handle(lane, native, false, IO_STREAM, 0, handle, os_error);
+}
+
+int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
+                    uint32_t *os_error) {
+    return open_handle(lane, native, true, IO_STREAM, family, handle, os_error);
+}
+
+int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_handle **handle,
+                             uint32_t *os_error) {
+    return open_handle(lane, native, true, IO_DATAGRAM, family, handle, os_error);
+}
+
+/* A handle's slot is used again when it is neither open nor named by anybody. */
+void io_handle_release(io_handle *handle) {
+    io_lock_acquire(&handle->lock);
+    handle->held = false;
+    bool unused = !handle->open;
+    io_lock_release(&handle->lock);
+    if (unused)
+        handle_free(handle);
+}
+
+int io_handle_forget(io_handle *handle, bool native_gone) {
+    io_lock_acquire(&handle->lock);
+    bool busy = handle->in_flight > 0;
+    if (!busy && handle->open) {
+        handle->native_gone = native_gone;
+        handle->lane->backend->handle_close(handle, false);
+        handle->open = false;
+    }
+    io_lock_release(&handle->lock);
+    return busy ? -IOE_BUSY : 0;
+}
+
+static void close_handle(io_handle *handle, bool native_gone) {
+    io_list done;
+    io_list_init(&done);
+    io_lock_acquire(&handle->lock);
+    if (handle->open && !handle->closing) {
+        handle->closing = true;
+        handle->native_gone = native_gone;
+        cancel_all(handle, &done);
+        close_if_idle(handle);
+    }
+    io_lock_release(&handle->lock);
+    io_lane_push(handle->lane, &done);
+}
+
+void io_handle_close(io_handle *handle) {
+    close_handle(handle, false);
+}
+
+void io_handle_abandon(io_handle *handle) {
+    close_handle(handle, true);
+}
+
+/* ---- the port's end -------------------------------------------------------------------------- */
+
+void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *context),
+                     void *context) {
+    io_mutex_lock(&lane->handles_lock);
+    struct io_handle_chunk *chunk = lane->handle_chunks;
+    io_mutex_unlock(&lane->handles_lock);
+    for (; chunk != NULL; chunk = chunk->next)
+        for (int i = 0; i < HANDLES_PER_CHUNK; i++)
+            if (chunk->handles[i].open)
+                visit(&chunk->handles[i], context);
+}
+
+void io_handles_free(io_lane *lane) {
+    while (lane->handle_chunks != NULL) {
+        struct io_handle_chunk *chunk = lane->handle_chunks;
+        lane->handle_chunks = chunk->next;
+        free(chunk);
+    }
+}

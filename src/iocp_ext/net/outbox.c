@@ -1,0 +1,286 @@
+/* outbox.c: what a connection has to send, and the one send of it that is under way.
+ *
+ * The queue is a list of chunks. Small pieces are copied together into pooled chunks, so that many
+ * short replies become one buffer; large ones stay where they are; a file is a chunk of its own.
+ * One send takes as many chunks as fit a gather list. It is tried at once in the thread that calls,
+ * and only if the socket is full does it wait in the kernel; then what is queued meanwhile goes out
+ * with the next send. */
+#include "net/outbox.h"
+
+#include "core/backend.h"
+
+#include <string.h>
+
+enum {
+    COPIED_MAX = 2048,        /* pieces up to this are copied */
+    FIRST_ROOM = 4096,        /* of the first chunk of copies, its head included */
+    NEXT_ROOM = 65536,        /* of those that follow */
+    VECS_MAX = 64,            /* chunks of one send */
+    FILES_LOW = 4,            /* files queued with which it is read again */
+    SEND_BYTES_MAX = 1 << 18, /* bytes of one send, about: progress is seen this often */
+    SHARE_BYTES = 1 << 19,    /* of one flush, about: a reader may be as fast as we are */
+};
+
+/* ---- the queue ------------------------------------------------------------------------------- */
+
+static io_buffer_pool *pool_of(const io_connection *self) {
+    return &self->strand.lane->port->buffers;
+}
+
+io_chunk *outbox_new_chunk(io_connection *self, size_t room) {
+    io_chunk *chunk = io_buffer_acquire(pool_of(self), sizeof *chunk + room);
+    if (chunk == NULL)
+        return NULL;
+    *chunk = (io_chunk){.data = (char *)(chunk + 1), .room = room};
+    return chunk;
+}
+
+void io_chunk_free(io_connection *self, io_chunk *chunk) {
+    if (chunk->file != NULL) {
+        if (((io_send_file *)chunk->file)->held)
+            io_native_close_file(((io_send_file *)chunk->file)->file);
+        io_op_release(chunk->file);
+    }
+    io_buffer_release(pool_of(self), chunk);
+}
+
+void outbox_append_chunk(io_connection *self, io_chunk *chunk) {
+    if (chunk->file != NULL)
+        self->files_queued++;
+    if (self->queue_tail != NULL)
+        self->queue_tail->next = chunk;
+    else
+        self->queue_head = chunk;
+    self->queue_tail = chunk;
+}
+
+static bool copied(const io_piece *piece) {
+    return piece->owner == NULL || piece->length <= COPIED_MAX;
+}
+
+/* Into as many chunks as it takes: the pool has none that are larger. */
+static bool append_copy(io_connection *self, const char *data, size_t length) {
+    while (length > 0) {
+        io_chunk *tail = self->queue_tail;
+        if (tail == NULL || tail->room == 0) {
+            bool small = tail == NULL && length <= FIRST_ROOM - sizeof *tail;
+            tail = outbox_new_chunk(self, (small ? FIRST_ROOM : NEXT_ROOM) - sizeof *tail);
+            if (tail == NULL)
+                return false;
+            outbox_append_chunk(self, tail);
+        }
+        size_t part = length < tail->room ? length : tail->room;
+        memcpy((char *)(uintptr_t)tail->data + tail->length, data, part);
+        tail->length += part;
+        tail->room -= part;
+        data += part;
+        length -= part;
+    }
+    return true;
+}
+
+static bool append(io_connection *self, io_piece *piece) {
+    if (copied(piece))
+        return append_copy(self, piece->data, piece->length);
+    io_chunk *chunk = outbox_new_chunk(self, 0);
+    if (chunk == NULL)
+        return false;
+    chunk->data = piece->data;
+    chunk->length = piece->length;
+    chunk->owner = piece->owner;
+    outbox_append_chunk(self, chunk);
+    return true;
+}
+
+/* Takes back what was appended behind `tail`, which had `length` bytes. */
+static void take_back(io_connection *self, io_chunk *tail, uint64_t length) {
+    io_chunk *chunk = tail != NULL ? tail->next : self->queue_head;
+    if (tail != NULL) {
+        tail->room += (size_t)(tail->length - length);
+        tail->length = length;
+        tail->next = NULL;
+    } else {
+        self->queue_head = NULL;
+    }
+    self->queue_tail = tail;
+    while (chunk != NULL) {
+        io_chunk *next = chunk->next;
+        io_chunk_free(self, chunk);
+        chunk = next;
+    }
+}
+
+bool outbox_append(io_connection *self, io_piece *pieces, size_t count) {
+    io_chunk *tail = self->queue_tail;
+    uint64_t length = tail != NULL ? tail->length : 0;
+    uint64_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!append(self, &pieces[i])) {
+            take_back(self, tail, length);
+            return false;
+        }
+        total += pieces[i].length;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (!copied(&pieces[i]))
+            pieces[i].owner = NULL;
+    self->bytes_queued += total;
+    return true;
+}
+
+static void pop(io_connection *self) {
+    io_chunk *chunk = self->queue_head;
+    self->queue_head = chunk->next;
+    if (self->queue_head == NULL)
+        self->queue_tail = NULL;
+    if (chunk->file != NULL)
+        self->files_queued--;
+    if (chunk->owner != NULL) {
+        chunk->next = self->spent;
+        self->spent = chunk;
+    } else {
+        io_chunk_free(self, chunk);
+    }
+}
+
+/* Takes what was sent out of the queue. */
+static void consume(io_connection *self, uint64_t bytes) {
+    self->bytes_queued -= bytes;
+    while (bytes > 0) {
+        io_chunk *chunk = self->queue_head;
+        uint64_t part = bytes < chunk->length ? bytes : chunk->length;
+        chunk->data += part;
+        chunk->length -= part;
+        bytes -= part;
+        if (chunk->length == 0)
+            pop(self);
+    }
+}
+
+void outbox_drop(io_connection *self) {
+    while (self->queue_head != NULL)
+        pop(self);
+    self->bytes_queued = 0;
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+/* A file's operation is in its chunk, which is not needed any longer. */
+static io_op *file_op(io_connection *self) {
+    io_op *op = self->queue_head->file;
+    self->queue_head->file = NULL;
+    pop(self);
+    return op;
+}
+
+/* What the next send takes, up to a file: the vectors and their length together. */
+static uint32_t gather(const io_connection *self, io_vec *vecs, uint64_t *length) {
+    uint32_t count = 0;
+    *length = 0;
+    for (io_chunk *chunk = self->queue_head;
+         chunk != NULL && chunk->file == NULL && count < VECS_MAX && *length < SEND_BYTES_MAX;
+         chunk = chunk->next) {
+        uint64_t left = SEND_BYTES_MAX - *length;
+        uint64_t part = chunk->length < left ? chunk->length : left;
+        io_vec_set(&vecs[count++], (char *)(uintptr_t)chunk->data, (size_t)part);
+        *length += part;
+    }
+    return count;
+}
+
+static io_op *data_op(io_connection *self) {
+    io_op *op = io_op_new(self->strand.lane, IO_SEND, self);
+    io_transfer *transfer = (io_transfer *)op;
+    io_vec vecs[VECS_MAX];
+    if (op == NULL)
+        return NULL;
+    transfer->vec_count = gather(self, vecs, &transfer->length);
+    if (!io_transfer_reserve(transfer, transfer->vec_count)) {
+        io_op_release(op);
+        return NULL;
+    }
+    memcpy(transfer->vecs, vecs, transfer->vec_count * sizeof vecs[0]);
+    return op;
+}
+
+static void failed(io_connection *self, int error, uint32_t os_error) {
+    self->send_failed = true;
+    if (self->eof && error != IOE_PIPE) /* it was none, see received() */
+        self->eof_told = true;
+    if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
+        self->cause = IO_CAUSE_SEND;
+        self->error = error;
+        self->os_error = os_error;
+    }
+    outbox_drop(self);
+}
+
+static void account(io_connection *self, io_kind kind, int64_t result, uint32_t os_error) {
+    self->idle_ticks = 0;
+    self->sent_seen = 0;
+    if (result < 0) {
+        failed(self, (int)-result, os_error);
+    } else {
+        self->bytes_sent += (uint64_t)result;
+        if (kind == IO_SEND)
+            consume(self, (uint64_t)result);
+    }
+    if (self->above && self->bytes_queued <= self->limits->write_low &&
+        self->files_queued <= FILES_LOW) {
+        self->above = false;
+        atomic_fetch_and_explicit(&self->hold, (uint8_t)~IO_HOLD_THROTTLED, memory_order_relaxed);
+        self->drain_due = !self->send_failed;
+    }
+}
+
+void outbox_sent(io_connection *self, io_op *op) {
+    self->send = NULL;
+    if (op->kind == IO_SEND_FILE)
+        self->files_queued--;
+    account(self, (io_kind)op->kind, op->result, op->os_error);
+    io_op_release(op);
+}
+
+/* Nothing but the stream's end comes behind what is queued. */
+static bool ends_behind(const io_connection *self) {
+    return (self->phase == IO_CONNECTION_FLUSHING || self->end_asked) && !self->ended;
+}
+
+/* Without an operation, which most sends do not need. False: that does not do. */
+static bool send_at_once(io_connection *self) {
+    const io_backend *backend = self->strand.lane->backend;
+    io_vec vecs[VECS_MAX];
+    uint64_t length;
+    uint32_t os_error = 0;
+    if (backend->send_now == NULL || self->queue_head->file != NULL)
+        return false;
+    uint32_t count = gather(self, vecs, &length);
+    bool last = ends_behind(self) && self->files_queued == 0 && length == self->bytes_queued;
+    int64_t sent = backend->send_now(self->handle, vecs, count, NULL, last, &os_error);
+    if (sent == -IOE_AGAIN)
+        return false;
+    account(self, IO_SEND, sent, os_error);
+    return sent < 0 || (uint64_t)sent == length;
+}
+
+void outbox_flush(io_connection *self) {
+    uint64_t share_end = self->bytes_sent + SHARE_BYTES;
+    while (outbox_has_more(self) && self->bytes_sent < share_end) {
+        if (send_at_once(self))
+            continue;
+        io_op *op = self->queue_head->file != NULL ? file_op(self) : data_op(self);
+        if (op == NULL) {
+            account(self, IO_SEND, -IOE_NOMEM, 0);
+            return;
+        }
+        op->sink = IO_SINK_CONNECTION;
+        self->send = op;
+        if (io_op_submit_now(op, self->handle))
+            outbox_sent(self, op);
+    }
+    if (!outbox_high(self))
+        return;
+    self->above = true;
+    if (!self->limits->reads_on)
+        atomic_fetch_or_explicit(&self->hold, IO_HOLD_THROTTLED, memory_order_relaxed);
+}

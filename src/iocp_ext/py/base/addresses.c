@@ -1,0 +1,102 @@
+/* addresses.c: addresses as the socket module writes them: ("127.0.0.1", 80), ("::1", 80, 0, 0), or
+ * the path of a unix socket (bytes when it is in the abstract namespace). Hosts are numeric. */
+#include "py/base/py.h"
+
+#include <string.h>
+
+/* One of the numbers behind the host, if it is there. */
+static bool number(PyObject *address, Py_ssize_t index, const char *name, const char *what,
+                   long long most, long long *value) {
+    char part[48];
+    PyOS_snprintf(part, sizeof part, "%.20s: %s", name, what);
+    return index >= PyTuple_GET_SIZE(address) ||
+           py_arg_integer(PyTuple_GET_ITEM(address, index), part, 0, most, value);
+}
+
+static bool parse_inet(PyObject *value, const char *name, int family, io_address *address) {
+    bool six = family == AF_INET6;
+    Py_ssize_t count = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
+    if (count < 2 || count > (six ? 4 : 2) || !PyUnicode_Check(PyTuple_GET_ITEM(value, 0))) {
+        PyErr_Format(PyExc_TypeError, "%s must be a tuple (host, port%s), not %.200R", name,
+                     six ? "[, flowinfo[, scope_id]]" : "", value);
+        return false;
+    }
+    long long port = 0, flow_info = 0, scope_id = 0;
+    if (!number(value, 1, name, "port", UINT16_MAX, &port) ||
+        !number(value, 2, name, "flowinfo", 0xFFFFF, &flow_info) ||
+        !number(value, 3, name, "scope_id", UINT32_MAX, &scope_id))
+        return false;
+    Py_ssize_t size;
+    const char *host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(value, 0), &size);
+    if (host == NULL && !PyErr_ExceptionMatches(PyExc_UnicodeError))
+        return false;
+    if (host == NULL || strlen(host) != (size_t)size ||
+        io_address_inet(address, host, (uint16_t)port, (uint32_t)flow_info, (uint32_t)scope_id,
+                        family) != 0) {
+        PyErr_Clear(); /* a host that cannot be encoded */
+        PyErr_Format(PyExc_ValueError, "%s must have a numeric IPv%d host, not %R", name,
+                     six ? 6 : 4, PyTuple_GET_ITEM(value, 0));
+        return false;
+    }
+    return true;
+}
+
+static bool parse_unix(PyObject *value, const char *name, io_address *address) {
+    PyObject *path = NULL;
+    if (PyUnicode_Check(value)) {
+        path = PyUnicode_EncodeFSDefault(value);
+    } else if (PyObject_CheckBuffer(value)) {
+        path = PyBytes_FromObject(value);
+    } else {
+        PyErr_Format(PyExc_TypeError, "%s must be a path (str or bytes), not %.200s", name,
+                     Py_TYPE(value)->tp_name);
+    }
+    if (path == NULL && !PyErr_ExceptionMatches(PyExc_ValueError))
+        return false; /* else there is no encoding it, or it is a released memoryview */
+    int error =
+        path == NULL || PyBytes_GET_SIZE(path) == 0
+            ? IOE_INVAL
+            : io_address_unix(address, PyBytes_AS_STRING(path), (size_t)PyBytes_GET_SIZE(path));
+    Py_XDECREF(path);
+    if (error) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "%s is not a path that a unix socket can have: %R", name,
+                     value);
+    }
+    return error == 0;
+}
+
+bool py_address_parse(PyObject *value, const char *name, int family, io_address *address) {
+    switch (family) {
+    case AF_INET:
+    case AF_INET6:
+        return parse_inet(value, name, family, address);
+    case AF_UNIX:
+        return parse_unix(value, name, address);
+    default:
+        PyErr_Format(PyExc_ValueError, "%s: there are no addresses of family %d", name, family);
+        return false;
+    }
+}
+
+PyObject *py_address_object(const io_address *address) {
+    io_address_parts parts;
+    io_address_split(address, &parts);
+    Py_ssize_t length = (Py_ssize_t)parts.path_length;
+    switch (parts.family) {
+    case 0:
+        return Py_NewRef(Py_None);
+    case AF_INET:
+        return Py_BuildValue("si", parts.host, (int)parts.port);
+    case AF_INET6:
+        return Py_BuildValue("siII", parts.host, (int)parts.port, (unsigned int)parts.flow_info,
+                             (unsigned int)parts.scope_id);
+    case AF_UNIX:
+        return length > 0 && parts.path[0] == '\0'
+                   ? PyBytes_FromStringAndSize(parts.path, length)
+                   : PyUnicode_DecodeFSDefaultAndSize(parts.path, length);
+    default:
+        return PyBytes_FromStringAndSize((const char *)&address->storage,
+                                         (Py_ssize_t)address->length);
+    }
+}

@@ -1,0 +1,71 @@
+/* errors.c: portable errors as Python exceptions.
+ *
+ * An OSError takes its subclass from its errno, on Windows from its winerror. Both come from the
+ * one table in error.h, so that a refused connection is a ConnectionRefusedError everywhere. */
+#include "py/base/py.h"
+
+#include <errno.h>
+
+static PyObject *os_error_object(int portable, uint32_t os_error, PyObject *text) {
+#ifdef _WIN32
+    uint32_t code = io_error_to_windows(portable);
+    if (code == 0)
+        code = os_error;
+    if (portable != IOE_CANCELED && code != 0) /* CPython knows no errno for Windows' code of it */
+        return PyObject_CallFunction(PyExc_OSError, "iOOk", 0, text, Py_None, (unsigned long)code);
+    return PyObject_CallFunction(PyExc_OSError, "iO", portable == IOE_CANCELED ? ECANCELED : EIO,
+                                 text);
+#else
+    int number = portable == IOE_OTHER && os_error != 0 ? (int)os_error : portable;
+    return PyObject_CallFunction(PyExc_OSError, "iO", number, text);
+#endif
+}
+
+PyObject *py_error_object(int portable, uint32_t os_error, const char *what) {
+    PyObject *text = PyUnicode_FromFormat("%s: %s", what, io_error_text(portable));
+    if (text == NULL)
+        return NULL;
+    PyObject *error = os_error_object(portable, os_error, text);
+    Py_DECREF(text);
+    return error;
+}
+
+PyObject *py_error_raise(int portable, uint32_t os_error, const char *what) {
+    PyObject *error = py_error_object(portable, os_error, what);
+    if (error != NULL)
+        PyErr_SetRaisedException(error);
+    return NULL;
+}
+
+/* "connect to 127.0.0.1:9", "send_to 127.0.0.1:9", "recv" */
+PyObject *py_error_of(const char *name, const io_op *op) {
+    const io_address *address = NULL;
+    if (op->kind == IO_CONNECT)
+        address = &((const io_connect *)op)->address;
+    else if (op->kind == IO_SEND_TO)
+        address = &((const io_datagram *)op)->address;
+    char text[160], what[192];
+    if (address != NULL) {
+        io_address_text(address, text, sizeof text);
+        PyOS_snprintf(what, sizeof what, op->kind == IO_CONNECT ? "%s to %s" : "%s %s", name, text);
+        name = what;
+    }
+    return py_error_object((int)-op->result, op->os_error, name);
+}
+
+PyObject *py_error_take(void) {
+    PyObject *error = PyErr_GetRaisedException();
+    if (error == NULL) {
+        PyErr_SetString(PyExc_SystemError, "a call has failed without an exception");
+        error = PyErr_GetRaisedException();
+    }
+    return error;
+}
+
+PyObject *py_error_entering(int error) {
+    if (error == IOE_FORKED)
+        PyErr_SetString(PyExc_RuntimeError, "the port belongs to the parent process");
+    else
+        PyErr_SetString(PyExc_ValueError, "port is closed");
+    return NULL;
+}

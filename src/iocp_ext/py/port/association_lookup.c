@@ -1,0 +1,349 @@
+/* association_lookup.c: from a Python handle to the association that stands for it.
+ *
+ * A handle is a socket, a file object or an integer. The number that the kernel knows it by is
+ * asked for at every call, so that a closed or reopened object is noticed; the record of that
+ * number is good if it was made for this very object. A record whose object is gone, or has another
+ * number by now, is stale: what is in flight on it is ended without touching the number. */
+#include "py/base/py.h"
+
+#include <string.h>
+
+/* What an argument of this name may be; its last words. */
+static const char *wanted(const py_port *port, const char *name) {
+    if (py_port_simulated(port))
+        return "an integer handle of the simulation";
+    if (strcmp(name, "file") == 0)
+        return "a file object or an integer handle";
+    if (strcmp(name, "handle") == 0)
+        return "a socket, a file object or an integer handle";
+    return "a socket or an integer handle";
+}
+
+static PyObject *refuse(const py_port *port, PyObject *object, const char *name) {
+    PyErr_Format(PyExc_TypeError, "%s must be %s, not %.200s", name, wanted(port, name),
+                 Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+static PyObject *refuse_closed(const char *name) {
+    PyErr_Format(PyExc_ValueError, "%s is closed", name);
+    return NULL;
+}
+
+/* ---- what the kernel calls it ---------------------------------------------------------------- */
+
+/* Files raise ValueError when they are closed, and UnsupportedOperation when they are not files of
+ * the system. */
+static PyObject *explain_fileno_error(const py_port *port, PyObject *object, const char *name) {
+    bool foreign = PyErr_ExceptionMatches(port->state->unsupported_operation) ||
+                   PyErr_ExceptionMatches(PyExc_AttributeError);
+    if (!foreign && !PyErr_ExceptionMatches(PyExc_ValueError))
+        return NULL;
+    PyErr_Clear();
+    return foreign ? refuse(port, object, name) : refuse_closed(name);
+}
+
+/* The answer of object.fileno(). */
+static PyObject *ask_number(const py_port *port, PyObject *object, const char *name) {
+    PyObject *number = PyObject_CallMethodNoArgs(object, port->state->str_fileno);
+    if (number == NULL)
+        return explain_fileno_error(port, object, name);
+    if (!PyLong_Check(number)) {
+        PyErr_Format(PyExc_TypeError, "%s.fileno() must return an integer, not %.200s", name,
+                     Py_TYPE(number)->tp_name);
+        Py_CLEAR(number);
+    }
+    return number;
+}
+
+#ifdef _WIN32
+/* Sockets answer with a SOCKET, files with a descriptor of the C library. */
+static PyObject *os_handle_of(const py_port *port, PyObject *object, PyObject *number) {
+    PyObject *method = NULL;
+    if (PyObject_TypeCheck(object, (PyTypeObject *)port->state->socket_class))
+        return number;
+    if (PyObject_GetOptionalAttr(object, port->state->str_setblocking, &method) < 0)
+        Py_CLEAR(number);
+    if (method == NULL && number != NULL)
+        Py_SETREF(number, PyObject_CallOneArg(port->state->get_osfhandle, number));
+    Py_XDECREF(method);
+    return number;
+}
+#endif
+
+static bool is_integer(PyObject *object) {
+    return PyLong_Check(object) && !PyBool_Check(object);
+}
+
+/* SOCKETs and HANDLEs are unsigned as wide as a pointer; the kernel's have no upper bit. */
+static bool to_native(PyObject *number, const char *name, io_native *native) {
+    long long value = PyLong_AsLongLong(number);
+    if (value == -1 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+            return false;
+        PyErr_Format(PyExc_ValueError, "%s is not a handle: %R", name, number);
+        return false;
+    }
+    *native = (io_native)value;
+    return true;
+}
+
+bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native) {
+    if (is_integer(object)) {
+        if (!to_native(object, name, native))
+            return false;
+        if (*native < 0)
+            PyErr_Format(PyExc_ValueError, "%s must not be negative", name);
+        return *native >= 0;
+    }
+    if (py_port_simulated(port) || PyBool_Check(object))
+        return refuse(port, object, name) != NULL;
+    PyObject *number = ask_number(port, object, name);
+#ifdef _WIN32
+    if (number != NULL && PyLong_AsLongLong(number) != -1)
+        number = os_handle_of(port, object, number);
+#endif
+    bool known = number != NULL && to_native(number, name, native);
+    Py_XDECREF(number);
+    if (known && *native < 0)
+        return refuse_closed(name) != NULL;
+    return known;
+}
+
+/* ---- finding and making associations --------------------------------------------------------- */
+
+static const void *identity_of(PyObject *object) {
+    return PyLong_Check(object) ? NULL : object;
+}
+
+/* Whether the number still belongs to whom it was associated for. An integer's does until it is
+ * dissociated. */
+static bool current(py_association *association) {
+    PyObject *target = py_association_target(association);
+    if (target == NULL)
+        return true;
+    io_native native = IO_NATIVE_NONE;
+    bool same = target != Py_None &&
+                py_handle_native(association->port, target, "handle", &native) &&
+                native == association->native;
+    if (PyErr_Occurred())
+        PyErr_Clear();
+    Py_DECREF(target);
+    return same;
+}
+
+static bool refuse_other(py_association *other, const char *name) {
+    PyObject *target = py_association_target(other);
+    if (target == NULL)
+        PyErr_Format(PyExc_ValueError,
+                     "%s has a number that is associated already, as the integer %lld", name,
+                     (long long)other->native);
+    else
+        PyErr_Format(PyExc_ValueError,
+                     "%s has a number that is associated already, through another object: %R", name,
+                     target);
+    Py_XDECREF(target);
+    return false;
+}
+
+static bool abandon(py_port *port, py_association *stale) {
+    if (!py_port_enter(port))
+        return false;
+    if (py_table_remove(stale))
+        io_handle_abandon(stale->handle);
+    py_port_leave(port);
+    return true;
+}
+
+/* No other open port knows the handle, by whatever object. */
+static bool unknown_elsewhere(py_port *port, const char *name, io_native native) {
+    PyObject *ports = py_open_ports(port->state);
+    bool unknown = ports != NULL;
+    for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
+        py_port *other = (py_port *)PyList_GET_ITEM(ports, i);
+        if (other == port || py_port_simulated(other) || io_port_enter(other->port) != 0)
+            continue; /* closed, or the parent process's */
+        PyObject *key;
+        py_association *found = py_table_find(other, native, &key);
+        py_port_leave(other);
+        if (found != NULL && current(found)) {
+            PyErr_Format(PyExc_ValueError, "%s is associated with another port", name);
+            unknown = false;
+        }
+        Py_XDECREF((PyObject *)found);
+        Py_XDECREF(key);
+    }
+    Py_XDECREF(ports);
+    return unknown;
+}
+
+/* Objects that can be made non-blocking are: the core does it to the descriptor, but a socket
+ * object has a timeout of its own. */
+static bool unblock(py_port *port, PyObject *object) {
+    if (PyLong_Check(object))
+        return true;
+    PyObject *method;
+    int found = PyObject_GetOptionalAttr(object, port->state->str_setblocking, &method);
+    if (found <= 0)
+        return found == 0;
+    PyObject *done = PyObject_CallOneArg(method, Py_False);
+    Py_DECREF(method);
+    Py_XDECREF(done);
+    return done != NULL;
+}
+
+static py_association *new_record(py_port *port, PyObject *object, const char *name,
+                                  io_native native, PyObject *key) {
+    py_association *association = py_association_new(port, object, native, key);
+    if (association == NULL && PyErr_ExceptionMatches(PyExc_TypeError))
+        PyErr_Format(PyExc_TypeError, "%s must be an object with weak references, not %.200s", name,
+                     Py_TYPE(object)->tp_name);
+    return association;
+}
+
+/* Takes out a record that was entered in vain, unless somebody uses it already. The exception that
+ * is set stays. */
+static void take_back(py_port *port, py_association *association) {
+    PyObject *raised = py_error_take();
+    if (io_port_enter(port->port) == 0) {
+        bool idle = io_handle_forget(association->handle, false) == 0;
+        py_port_leave(port);
+        if (idle)
+            (void)py_table_remove(association);
+    }
+    PyErr_SetRaisedException(raised);
+}
+
+/* Enters a new record. If somebody else entered one meanwhile there is no error either. But if
+ * another port got to know the handle meanwhile, only one of them may keep it: each looks once more
+ * after it has entered its own, so at least one sees the other's. */
+static bool enter(py_port *port, PyObject *object, const char *name, io_native native,
+                  PyObject *key) {
+    py_association *association = new_record(port, object, name, native, key);
+    if (association == NULL)
+        return false;
+    int error = 0;
+    uint32_t os_error = 0;
+    bool added = false, entered = py_port_enter(port);
+    if (entered) {
+        added = py_table_add(association, &error, &os_error);
+        py_port_leave(port);
+    }
+    if (error == -IOE_BADF)
+        refuse_closed(name);
+    else if (error)
+        py_error_raise(-error, os_error, "associate");
+    bool alone = !added || py_port_simulated(port) || unknown_elsewhere(port, name, native);
+    if (!alone)
+        take_back(port, association);
+    Py_DECREF((PyObject *)association);
+    return entered && error == 0 && alone;
+}
+
+/* The number is not associated, or with something else. */
+static bool associate(py_port *port, PyObject *object, const char *name, io_native native,
+                      py_association *other, PyObject *key) {
+    if (other != NULL) {
+        if (current(other))
+            return refuse_other(other, name);
+        if (!abandon(port, other))
+            return false;
+    }
+    return (py_port_simulated(port) || unknown_elsewhere(port, name, native)) &&
+           unblock(port, object) && enter(port, object, name, native, key);
+}
+
+static py_association *find(py_port *port, PyObject *object, const char *name, PyObject *new_key,
+                            PyObject **key) {
+    io_native native;
+    if (!py_port_check(port) || !py_handle_native(port, object, name, &native))
+        return NULL;
+    for (;;) {
+        py_association *found = py_table_find(port, native, key);
+        if (found != NULL && found->identity == identity_of(object))
+            return found;
+        Py_CLEAR(*key);
+        bool associated = associate(port, object, name, native, found, new_key);
+        Py_XDECREF((PyObject *)found);
+        if (!associated)
+            return NULL;
+    }
+}
+
+py_association *py_handle_find(py_port *port, PyObject *object, const char *name, PyObject **key) {
+    return find(port, object, name, Py_None, key);
+}
+
+/* ---- what the port's methods do -------------------------------------------------------------- */
+
+bool py_handle_associate(py_port *port, PyObject *object, PyObject *key) {
+    PyObject *old_key = NULL;
+    py_association *association = find(port, object, "handle", key, &old_key);
+    if (association == NULL)
+        return false;
+    py_table_set_key(association, key);
+    Py_DECREF(old_key);
+    Py_DECREF((PyObject *)association);
+    return true;
+}
+
+/* The association that there is; without one, ValueError. */
+static py_association *find_existing(py_port *port, PyObject *object, const char *name) {
+    io_native native;
+    PyObject *key;
+    if (!py_port_check(port) || !py_handle_native(port, object, name, &native))
+        return NULL;
+    py_association *found = py_table_find(port, native, &key);
+    Py_XDECREF(key);
+    if (found != NULL && found->identity == identity_of(object))
+        return found;
+    Py_XDECREF((PyObject *)found);
+    PyErr_Format(PyExc_ValueError, "%s is not associated with this port", name);
+    return NULL;
+}
+
+bool py_handle_dissociate(py_port *port, PyObject *object) {
+    py_association *association = find_existing(port, object, "handle");
+    if (association == NULL)
+        return false;
+    bool entered = py_port_enter(port);
+    if (entered) {
+        bool idle = io_handle_forget(association->handle, false) == 0;
+        py_port_leave(port);
+        if (idle)
+            (void)py_table_remove(association);
+        else
+            PyErr_SetString(PyExc_ValueError, "handle has operations in flight");
+        entered = idle;
+    }
+    Py_DECREF((PyObject *)association);
+    return entered;
+}
+
+/* The object gives up its descriptor, which is closed when nothing is in flight on it any more.
+ * Only sockets can do that. */
+bool py_handle_close(py_port *port, PyObject *object) {
+    PyObject *key;
+    if (!PyLong_Check(object) &&
+        !PyObject_TypeCheck(object, (PyTypeObject *)port->state->socket_class)) {
+        PyErr_Format(PyExc_TypeError, "sock must be a socket or an integer handle, not %.200s",
+                     Py_TYPE(object)->tp_name);
+        return false;
+    }
+    py_association *association = py_handle_find(port, object, "sock", &key);
+    if (association == NULL)
+        return false;
+    Py_DECREF(key);
+    PyObject *detached = PyLong_Check(object)
+                             ? Py_NewRef(Py_None)
+                             : PyObject_CallMethodNoArgs(object, port->state->str_detach);
+    bool entered = detached != NULL && py_port_enter(port);
+    if (entered) {
+        if (py_table_remove(association))
+            io_handle_close(association->handle);
+        py_port_leave(port);
+    }
+    Py_XDECREF(detached);
+    Py_DECREF((PyObject *)association);
+    return entered;
+}

@@ -1,0 +1,265 @@
+/* association_table.c: a port's table of the handles it knows, by their numbers.
+ *
+ * Whether a record still means the same Python object is decided in association_lookup.c; the table
+ * keeps records and hands them out. Its lock is held for a few instructions and, once per handle,
+ * for the system call that tells the kernel: a handle is in the table exactly when it is open. */
+#include "py/base/py.h"
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+enum { BUCKETS_AT_FIRST = 64 };
+
+static py_association **bucket(const py_table *table, io_native native) {
+    uint64_t hash = (uint64_t)native * UINT64_C(0x9E3779B97F4A7C15);
+    return &table->buckets[(size_t)(hash >> 32) & (table->bucket_count - 1)];
+}
+
+bool py_table_open(py_table *table) {
+    table->buckets = PyMem_RawCalloc(BUCKETS_AT_FIRST, sizeof *table->buckets);
+    table->bucket_count = BUCKETS_AT_FIRST;
+    if (table->buckets == NULL || io_mutex_init(&table->lock) != 0) {
+        PyMem_RawFree(table->buckets);
+        table->buckets = NULL;
+        PyErr_NoMemory();
+        return false;
+    }
+    return true;
+}
+
+/* Without memory the chains merely get longer. */
+static void grow(py_table *table) {
+    py_table larger = {.bucket_count = 2 * table->bucket_count};
+    larger.buckets = PyMem_RawCalloc(larger.bucket_count, sizeof *larger.buckets);
+    if (larger.buckets == NULL)
+        return;
+    for (size_t i = 0; i < table->bucket_count; i++) {
+        for (py_association *each = table->buckets[i], *next; each != NULL; each = next) {
+            py_association **place = bucket(&larger, each->native);
+            next = each->next;
+            each->next = *place;
+            *place = each;
+        }
+    }
+    PyMem_RawFree(table->buckets);
+    table->buckets = larger.buckets;
+    table->bucket_count = larger.bucket_count;
+}
+
+static py_association *find(const py_table *table, io_native native) {
+    py_association *each = *bucket(table, native);
+    while (each != NULL && each->native != native)
+        each = each->next;
+    return each;
+}
+
+py_association *py_table_find(py_port *port, io_native native, PyObject **key) {
+    py_table *table = &port->table;
+    io_mutex_lock(&table->lock);
+    py_association *found = find(table, native);
+    Py_XINCREF(found);
+    *key = found == NULL ? NULL : Py_NewRef(found->key);
+    io_mutex_unlock(&table->lock);
+    return found;
+}
+
+bool py_table_add(py_association *self, int *error, uint32_t *os_error) {
+    py_table *table = &self->port->table;
+    *error = 0;
+    io_mutex_lock(&table->lock);
+    bool added = find(table, self->native) == NULL;
+    if (added) {
+        *error = io_handle_open(&self->port->port->lane, self->native, &self->handle, os_error);
+        added = *error == 0;
+    }
+    if (added) {
+        self->family = self->handle->family;
+        if (table->count++ >= table->bucket_count)
+            grow(table);
+        py_association **place = bucket(table, self->native);
+        self->next = *place;
+        *place = self;
+        self->listed = true;
+        Py_INCREF(self);
+    }
+    io_mutex_unlock(&table->lock);
+    return added;
+}
+
+/* Under the table's lock. */
+static void unlink_association(py_table *table, py_association *self) {
+    py_association **place = bucket(table, self->native);
+    while (*place != self)
+        place = &(*place)->next;
+    *place = self->next;
+    table->count--;
+    self->listed = false;
+}
+
+/* What the table held is given back outside of its lock. The reference to the Python object goes
+ * too: its callback refers to the association, and only this ends the circle. */
+static void let_go(py_association *self, PyObject *reference) {
+    Py_XDECREF(reference);
+    Py_DECREF(self);
+}
+
+bool py_table_remove(py_association *self) {
+    py_table *table = &self->port->table;
+    PyObject *reference = NULL;
+    io_mutex_lock(&table->lock);
+    bool removed = self->listed;
+    if (removed) {
+        unlink_association(table, self);
+        reference = self->reference;
+        self->reference = NULL;
+    }
+    io_mutex_unlock(&table->lock);
+    if (removed)
+        let_go(self, reference);
+    return removed;
+}
+
+/* Of a closed port, to which nobody adds. */
+void py_table_clear(py_port *port) {
+    py_table *table = &port->table;
+    for (size_t i = 0; i < table->bucket_count;) {
+        io_mutex_lock(&table->lock);
+        py_association *first = table->buckets[i];
+        Py_XINCREF(first);
+        io_mutex_unlock(&table->lock);
+        if (first == NULL) {
+            i++;
+        } else {
+            py_table_remove(first);
+            Py_DECREF(first);
+        }
+    }
+}
+
+void py_table_close(py_port *port) {
+    if (port->table.buckets == NULL)
+        return;
+    PyMem_RawFree(port->table.buckets);
+    port->table.buckets = NULL;
+    io_mutex_destroy(&port->table.lock);
+}
+
+void py_table_set_key(py_association *self, PyObject *key) {
+    py_table *table = &self->port->table;
+    Py_INCREF(key);
+    io_mutex_lock(&table->lock);
+    PyObject *old = self->key;
+    self->key = key;
+    io_mutex_unlock(&table->lock);
+    Py_DECREF(old);
+}
+
+/* Without the lock: the collector runs only when nobody is inside it. */
+int py_table_traverse(py_port *port, visitproc visit, void *arg) {
+    const py_table *table = &port->table;
+    for (size_t i = 0; table->buckets != NULL && i < table->bucket_count; i++)
+        for (py_association *each = table->buckets[i]; each != NULL; each = each->next)
+            Py_VISIT(each);
+    return 0;
+}
+
+/* ---- the type -------------------------------------------------------------------------------- */
+
+/* The Python object has died; its descriptor is closed or belongs to somebody else by now. */
+static PyObject *object_died(PyObject *association, PyObject *Py_UNUSED(reference)) {
+    py_association *self = (py_association *)association;
+    io_port *port = self->port->port;
+    if (io_port_enter(port) == 0) { /* else the table is empty, or the parent process's */
+        if (py_table_remove(self) && io_handle_forget(self->handle, true) != 0)
+            io_handle_abandon(self->handle);
+        io_port_leave(port);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef died_method = {"object_died", object_died, METH_O, NULL};
+
+static PyObject *refer_to(py_association *self, PyObject *object) {
+    PyObject *callback = PyCFunction_New(&died_method, (PyObject *)self);
+    if (callback == NULL)
+        return NULL;
+    PyObject *reference = PyWeakref_NewRef(object, callback);
+    Py_DECREF(callback);
+    return reference;
+}
+
+py_association *py_association_new(py_port *port, PyObject *object, io_native native,
+                                   PyObject *key) {
+    PyTypeObject *type = port->state->association_type;
+    py_association *self = (py_association *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->port = (py_port *)Py_NewRef((PyObject *)port);
+    self->native = native;
+    self->key = Py_NewRef(key);
+    if (PyLong_Check(object))
+        return self;
+    self->identity = object;
+    self->reference = refer_to(self, object);
+    if (self->reference == NULL)
+        Py_CLEAR(self);
+    return self;
+}
+
+PyObject *py_association_target(py_association *self) {
+    if (self->identity == NULL)
+        return NULL;
+    io_mutex_lock(&self->port->table.lock);
+    PyObject *reference = Py_XNewRef(self->reference);
+    io_mutex_unlock(&self->port->table.lock);
+    PyObject *target = NULL;
+    if (reference != NULL)
+        (void)PyWeakref_GetRef(reference, &target); /* cannot fail: it is a weak reference */
+    Py_XDECREF(reference);
+    return target != NULL ? target : Py_NewRef(Py_None);
+}
+
+static int association_traverse(PyObject *object, visitproc visit, void *arg) {
+    py_association *self = (py_association *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT((PyObject *)self->port);
+    Py_VISIT(self->reference);
+    Py_VISIT(self->key);
+    return 0;
+}
+
+/* The port stays until dealloc: the handle belongs to it. */
+static int association_clear(PyObject *object) {
+    py_association *self = (py_association *)object;
+    Py_CLEAR(self->reference);
+    Py_CLEAR(self->key);
+    return 0;
+}
+
+static void association_dealloc(PyObject *object) {
+    py_association *self = (py_association *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    association_clear(object);
+    if (self->handle != NULL && io_port_enter(self->port->port) == 0) {
+        io_handle_release(self->handle);
+        io_port_leave(self->port->port);
+    }
+    Py_XDECREF((PyObject *)self->port);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot association_slots[] = {
+    {Py_tp_traverse, association_traverse},
+    {Py_tp_clear, association_clear},
+    {Py_tp_dealloc, association_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec py_association_spec = {
+    .name = "iocpcore._core._Association",
+    .basicsize = sizeof(py_association),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = association_slots,
+};

@@ -1,0 +1,98 @@
+/* backends.c: which backends there are, and which one a port gets. */
+#include "py/base/py.h"
+
+#include <string.h>
+
+const char py_backends_doc[] =
+    "backends()\n--\n\n"
+    "Every backend of this platform, best first: a dict of its name to the reason why it\n"
+    "cannot be used here, or None if it can.";
+
+PyObject *py_backends(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    PyObject *found = PyDict_New();
+    for (const io_backend *const *backend = io_backends(); found && *backend; backend++) {
+        char reason[256] = "";
+        PyObject *text = (*backend)->probe(reason, sizeof reason) == 0
+                             ? Py_NewRef(Py_None)
+                             : PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace");
+        if (text == NULL || PyDict_SetItemString(found, (*backend)->name, text) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(text);
+    }
+    return found;
+}
+
+static const io_backend *refuse(const char *name, const char *reason) {
+    PyErr_Format(PyExc_RuntimeError, "backend '%s' does not work here: %s", name, reason);
+    return NULL;
+}
+
+static const io_backend *best(void) {
+    const io_backend *refused = NULL;
+    char reason[256] = "there is none";
+    for (const io_backend *const *each = io_backends(); *each != NULL; each++) {
+        if ((*each)->flags & IO_NEVER_DEFAULT)
+            continue;
+        if ((*each)->probe(reason, sizeof reason) == 0)
+            return *each;
+        refused = *each;
+    }
+    return refuse(refused != NULL ? refused->name : "", reason);
+}
+
+static const io_backend *named(PyObject *wanted, const char *argument) {
+    char reason[256] = "";
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(wanted, &length);
+    if (name == NULL && !PyErr_ExceptionMatches(PyExc_UnicodeError))
+        return NULL;
+    const io_backend *backend = NULL;
+    if (name != NULL && strlen(name) == (size_t)length)
+        backend = io_backend_by_name(name);
+    if (backend == NULL) {
+        char names[64] = "";
+        PyErr_Clear(); /* a name that cannot be encoded */
+        for (const io_backend *const *each = io_backends(); *each != NULL; each++) {
+            strncat(names, each == io_backends() ? "" : ", ", sizeof names - strlen(names) - 1);
+            strncat(names, (*each)->name, sizeof names - strlen(names) - 1);
+        }
+        PyErr_Format(PyExc_ValueError, "%s: there is no backend %.100R on this platform, but %s",
+                     argument, wanted, names);
+        return NULL;
+    }
+    return backend->probe(reason, sizeof reason) == 0 ? backend : refuse(name, reason);
+}
+
+/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is not set or empty. */
+static PyObject *of_environment(void) {
+    PyObject *os = PyImport_ImportModule("os");
+    PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");
+    PyObject *name = environment == NULL
+                         ? NULL
+                         : PyObject_CallMethod(environment, "get", "s", "IOCPCORE_BACKEND");
+    Py_XDECREF(environment);
+    Py_XDECREF(os);
+    if (name != NULL && (!PyUnicode_Check(name) || PyUnicode_GET_LENGTH(name) == 0))
+        Py_CLEAR(name);
+    return name;
+}
+
+const io_backend *py_backend_choose(PyObject *wanted) {
+    const char *argument = "backend";
+    if (wanted != Py_None && !PyUnicode_Check(wanted)) {
+        PyErr_Format(PyExc_TypeError, "backend must be a str or None, not %.200s",
+                     Py_TYPE(wanted)->tp_name);
+        return NULL;
+    }
+    if (wanted == Py_None) {
+        argument = "IOCPCORE_BACKEND";
+        wanted = of_environment();
+        if (wanted == NULL)
+            return PyErr_Occurred() ? NULL : best();
+    } else {
+        Py_INCREF(wanted);
+    }
+    const io_backend *backend = named(wanted, argument);
+    Py_DECREF(wanted);
+    return backend;
+}

@@ -1,0 +1,415 @@
+/* port_submit.c: the methods of CompletionPort that submit operations.
+ *
+ * Each sorts its arguments, checks them, finds the association of its handle, and only then enters
+ * the port, fills in an operation and submits it: from there on nothing can fail, and nothing of
+ * Python runs. Submitting does not block, so the interpreter is not released. */
+#include "py/base/py.h"
+
+#define CALLBACK_DOC                                                                      \
+    "\n\ncallback, if given, is what run() calls with the Operation when it is done.\n"   \
+    "Any thread may submit. Raises TypeError or ValueError for bad arguments and for a\n" \
+    "closed port; what the operating system refuses is the operation's own error."
+
+#define SUBMIT_DOC(name, signature, text) \
+    const char py_port_##name##_doc[] = #name "($self, /, " signature ")\n--\n\n" text CALLBACK_DOC
+
+/* ---- from arguments to a submitted operation ------------------------------------------------- */
+
+typedef struct submission {
+    py_operation *operation;
+    py_association *association; /* NULL for posts and timers */
+    io_op *op;
+} submission;
+
+static PyObject *drop(submission *self) {
+    Py_CLEAR(self->operation);
+    Py_CLEAR(self->association);
+    return NULL;
+}
+
+static bool suits(const py_association *association, py_kind kind, const char *name) {
+    bool file = association->handle->type == IO_FILE;
+    if (py_kinds[kind].handle == (file ? PY_SOCKET : PY_FILE)) {
+        PyErr_Format(PyExc_ValueError, file ? "%s is not a socket" : "%s is a socket", name);
+        return false;
+    }
+    return true;
+}
+
+/* The Operation, with its handle and callback. `pinned` is stolen. */
+static bool prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
+                    const char *name, PyObject *callback, PyObject *pinned) {
+    *self = (submission){.operation = NULL};
+    if (callback == Py_None)
+        callback = NULL;
+    if (callback != NULL && !PyCallable_Check(callback)) {
+        PyErr_Format(PyExc_TypeError, "callback must be callable or None, not %.200s",
+                     Py_TYPE(callback)->tp_name);
+    } else {
+        self->operation = py_operation_new((py_port *)port, kind);
+    }
+    if (self->operation == NULL) {
+        Py_XDECREF(pinned);
+        return false;
+    }
+    self->operation->pinned = pinned;
+    self->operation->callback = Py_XNewRef(callback);
+    if (handle == NULL)
+        return true;
+    self->operation->handle = Py_NewRef(handle);
+    self->association = py_handle_find((py_port *)port, handle, name, &self->operation->key);
+    if (self->association == NULL || !suits(self->association, kind, name))
+        drop(self);
+    return self->association != NULL;
+}
+
+/* Enters the port and makes the core's part. False: dropped, with an exception. */
+static bool begin(submission *self) {
+    py_port *port = self->operation->port;
+    if (!py_port_enter(port)) {
+        drop(self);
+        return false;
+    }
+    self->op = io_op_new(&port->port->lane, py_kinds[self->operation->kind].kind, self->operation);
+    if (self->op == NULL) {
+        py_port_leave(port);
+        drop(self);
+        PyErr_NoMemory();
+    }
+    return self->op != NULL;
+}
+
+static PyObject *give_up(submission *self) {
+    io_op_release(self->op);
+    py_port_leave(self->operation->port);
+    drop(self);
+    return PyErr_NoMemory();
+}
+
+/* The core takes the operation over, and with it a reference to the object. */
+static void hand_over(submission *self) {
+    self->operation->op = self->op;
+    Py_INCREF((PyObject *)self->operation);
+}
+
+static PyObject *submit(submission *self) {
+    hand_over(self);
+    io_op_submit(self->op, self->association->handle);
+    py_port_leave(self->operation->port);
+    Py_DECREF((PyObject *)self->association);
+    return (PyObject *)self->operation;
+}
+
+/* Everything that moves bytes between a handle and memory. */
+static PyObject *submit_transfer(submission *self, const py_buffers *buffers, uint64_t offset,
+                                 const io_address *address) {
+    if (!begin(self))
+        return NULL;
+    io_transfer *transfer = (io_transfer *)self->op;
+    if (!py_buffers_fill(buffers, transfer))
+        return give_up(self);
+    transfer->offset = offset;
+    if (address != NULL)
+        ((io_datagram *)transfer)->address = *address;
+    return submit(self);
+}
+
+/* ---- sockets --------------------------------------------------------------------------------- */
+
+static PyObject *receive(PyObject *port, py_kind kind, PyObject *const *values) {
+    submission self;
+    py_buffers buffers = {.pinned = NULL};
+    size_t length;
+    if (!py_arg_length(values[1], "nbytes", &length) || !py_buffers_for_bytes(length, &buffers) ||
+        !prepare(&self, port, kind, values[0], "sock", values[2], buffers.pinned))
+        return NULL;
+    return submit_transfer(&self, &buffers, 0, NULL);
+}
+
+SUBMIT_DOC(recv, "sock, nbytes, *, callback=None",
+           "Receive at most nbytes (1 to 2 GiB - 1) from a stream. The result is bytes; b\"\" is\n"
+           "the end of the stream.");
+
+PyObject *py_port_recv(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                       PyObject *keywords) {
+    static const py_signature signature = {"recv", {"sock", "nbytes", "callback"}, 2, 2};
+    PyObject *values[3];
+    if (!py_parse(&signature, args, count, keywords, values))
+        return NULL;
+    return receive(port, PY_RECV, values);
+}
+
+SUBMIT_DOC(
+    recv_from, "sock, nbytes, *, callback=None",
+    "Receive one datagram. The result is (bytes, address); what does not fit into nbytes is\n"
+    "cut off.");
+
+PyObject *py_port_recv_from(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                            PyObject *keywords) {
+    static const py_signature signature = {"recv_from", {"sock", "nbytes", "callback"}, 2, 2};
+    PyObject *values[3];
+    if (!py_parse(&signature, args, count, keywords, values))
+        return NULL;
+    return receive(port, PY_RECV_FROM, values);
+}
+
+SUBMIT_DOC(recv_into, "sock, buffer, *, callback=None",
+           "Receive into a writable buffer, which stays exported until the operation is done. The\n"
+           "result is the number of bytes; 0 is the end of the stream.");
+
+PyObject *py_port_recv_into(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                            PyObject *keywords) {
+    static const py_signature signature = {"recv_into", {"sock", "buffer", "callback"}, 2, 2};
+    submission self;
+    PyObject *values[3];
+    py_buffers buffers = {.pinned = NULL};
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_buffers_to_write(values[1], "buffer", &buffers) ||
+        !prepare(&self, port, PY_RECV_INTO, values[0], "sock", values[2], buffers.pinned))
+        return NULL;
+    return submit_transfer(&self, &buffers, 0, NULL);
+}
+
+SUBMIT_DOC(send, "sock, data, *, callback=None",
+           "Send all of data: a bytes-like object, or a sequence of them that is sent as one. It\n"
+           "is used in place: do not change it before the operation is done. The result is the\n"
+           "number of bytes.");
+
+PyObject *py_port_send(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                       PyObject *keywords) {
+    static const py_signature signature = {"send", {"sock", "data", "callback"}, 2, 2};
+    submission self;
+    PyObject *values[3];
+    py_buffers buffers = {.pinned = NULL};
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_buffers_to_read(values[1], "data", &buffers) ||
+        !prepare(&self, port, PY_SEND, values[0], "sock", values[2], buffers.pinned))
+        return NULL;
+    return submit_transfer(&self, &buffers, 0, NULL);
+}
+
+SUBMIT_DOC(send_to, "sock, data, address, *, callback=None",
+           "Send data as one datagram to an address with a numeric host. The result is the number\n"
+           "of bytes.");
+
+PyObject *py_port_send_to(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                          PyObject *keywords) {
+    static const py_signature signature = {
+        "send_to", {"sock", "data", "address", "callback"}, 3, 3};
+    submission self;
+    PyObject *values[4];
+    py_buffers buffers = {.pinned = NULL};
+    io_address address = {0};
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_buffers_to_read(values[1], "data", &buffers) ||
+        !prepare(&self, port, PY_SEND_TO, values[0], "sock", values[3], buffers.pinned))
+        return NULL;
+    if (!py_address_parse(values[2], "address", self.association->family, &address))
+        return drop(&self);
+    return submit_transfer(&self, &buffers, 0, &address);
+}
+
+SUBMIT_DOC(connect, "sock, address, *, callback=None",
+           "Connect a stream to an address with a numeric host, or to a path. The result is None.");
+
+PyObject *py_port_connect(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                          PyObject *keywords) {
+    static const py_signature signature = {"connect", {"sock", "address", "callback"}, 2, 2};
+    submission self;
+    PyObject *values[3];
+    io_address address = {0};
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !prepare(&self, port, PY_CONNECT, values[0], "sock", values[2], NULL))
+        return NULL;
+    if (!py_address_parse(values[1], "address", self.association->family, &address))
+        return drop(&self);
+    if (!begin(&self))
+        return NULL;
+    ((io_connect *)self.op)->address = address;
+    return submit(&self);
+}
+
+SUBMIT_DOC(accept, "listener, *, callback=None",
+           "Accept one connection. The result is (socket, address), the socket non-blocking; if\n"
+           "nobody takes the result, it is closed with the Operation.");
+
+PyObject *py_port_accept(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                         PyObject *keywords) {
+    static const py_signature signature = {"accept", {"listener", "callback"}, 1, 1};
+    submission self;
+    PyObject *values[2];
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !prepare(&self, port, PY_ACCEPT, values[0], "listener", values[1], NULL) || !begin(&self))
+        return NULL;
+    return submit(&self);
+}
+
+SUBMIT_DOC(send_file, "sock, file, offset=0, count=None, *, callback=None",
+           "Send count bytes of a file from an offset, or all from there to its end. The file's\n"
+           "own position does not move. The result is the number of bytes.");
+
+PyObject *py_port_send_file(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                            PyObject *keywords) {
+    static const py_signature signature = {
+        "send_file", {"sock", "file", "offset", "count", "callback"}, 4, 2};
+    submission self;
+    PyObject *values[5];
+    uint64_t offset = 0, length = UINT64_MAX;
+    io_native file;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        (values[2] != NULL && !py_arg_offset(values[2], "offset", &offset)) ||
+        (values[3] != NULL && values[3] != Py_None &&
+         !py_arg_offset(values[3], "count", &length)) ||
+        !py_handle_native((py_port *)port, values[1], "file", &file) ||
+        !prepare(&self, port, PY_SEND_FILE, values[0], "sock", values[4], Py_NewRef(values[1])) ||
+        !begin(&self))
+        return NULL;
+    io_send_file *op = (io_send_file *)self.op;
+    op->file = file;
+    op->offset = offset;
+    op->remaining = length;
+    return submit(&self);
+}
+
+SUBMIT_DOC(
+    poll, "sock, events, *, callback=None",
+    "Wait until a socket is ready. events is a mask of selectors.EVENT_READ and EVENT_WRITE\n"
+    "(or select.POLLIN and POLLOUT); the result is those of them that hold.");
+
+PyObject *py_port_poll(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                       PyObject *keywords) {
+    static const py_signature signature = {"poll", {"sock", "events", "callback"}, 2, 2};
+    submission self;
+    PyObject *values[3];
+    long long events;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_arg_integer(values[1], "events", 1, 1 | 2 | 4, &events) ||
+        !prepare(&self, port, PY_POLL, values[0], "sock", values[2], NULL))
+        return NULL;
+    self.operation->events = (uint8_t)events;
+    if (!begin(&self))
+        return NULL;
+    ((io_poll *)self.op)->events =
+        (events & 1 ? IO_READABLE : 0u) | (events & (2 | 4) ? IO_WRITABLE : 0u);
+    return submit(&self);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+SUBMIT_DOC(read, "file, nbytes, offset, *, callback=None",
+           "Read at most nbytes (1 to 2 GiB - 1) at an offset. The result is bytes; b\"\" is the\n"
+           "end of the file.");
+
+PyObject *py_port_read(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                       PyObject *keywords) {
+    static const py_signature signature = {"read", {"file", "nbytes", "offset", "callback"}, 3, 3};
+    submission self;
+    PyObject *values[4];
+    py_buffers buffers = {.pinned = NULL};
+    size_t length;
+    uint64_t offset;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_arg_length(values[1], "nbytes", &length) ||
+        !py_arg_offset(values[2], "offset", &offset) || !py_buffers_for_bytes(length, &buffers) ||
+        !prepare(&self, port, PY_READ, values[0], "file", values[3], buffers.pinned))
+        return NULL;
+    return submit_transfer(&self, &buffers, offset, NULL);
+}
+
+SUBMIT_DOC(read_into, "file, buffer, offset, *, callback=None",
+           "Read at an offset into a writable buffer, which stays exported until the operation is\n"
+           "done. The result is the number of bytes; 0 is the end of the file.");
+
+PyObject *py_port_read_into(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                            PyObject *keywords) {
+    static const py_signature signature = {
+        "read_into", {"file", "buffer", "offset", "callback"}, 3, 3};
+    submission self;
+    PyObject *values[4];
+    py_buffers buffers = {.pinned = NULL};
+    uint64_t offset;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_arg_offset(values[2], "offset", &offset) ||
+        !py_buffers_to_write(values[1], "buffer", &buffers) ||
+        !prepare(&self, port, PY_READ_INTO, values[0], "file", values[3], buffers.pinned))
+        return NULL;
+    return submit_transfer(&self, &buffers, offset, NULL);
+}
+
+SUBMIT_DOC(write, "file, data, offset, *, callback=None",
+           "Write all of data (as for send) at an offset. The result is the number of bytes.");
+
+PyObject *py_port_write(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                        PyObject *keywords) {
+    static const py_signature signature = {"write", {"file", "data", "offset", "callback"}, 3, 3};
+    submission self;
+    PyObject *values[4];
+    py_buffers buffers = {.pinned = NULL};
+    uint64_t offset;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_arg_offset(values[2], "offset", &offset) ||
+        !py_buffers_to_read(values[1], "data", &buffers) ||
+        !prepare(&self, port, PY_WRITE, values[0], "file", values[3], buffers.pinned))
+        return NULL;
+    return submit_transfer(&self, &buffers, offset, NULL);
+}
+
+SUBMIT_DOC(sync, "file, *, callback=None",
+           "Write what the system has buffered of a file to its storage. The result is None.");
+
+PyObject *py_port_sync(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                       PyObject *keywords) {
+    static const py_signature signature = {"sync", {"file", "callback"}, 1, 1};
+    submission self;
+    PyObject *values[2];
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !prepare(&self, port, PY_SYNC, values[0], "file", values[1], NULL) || !begin(&self))
+        return NULL;
+    return submit(&self);
+}
+
+/* ---- no handle ------------------------------------------------------------------------------- */
+
+SUBMIT_DOC(timer, "seconds, *, callback=None",
+           "Complete after a number of seconds, not negative. The result is None.");
+
+PyObject *py_port_timer(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                        PyObject *keywords) {
+    static const py_signature signature = {"timer", {"seconds", "callback"}, 1, 1};
+    submission self;
+    PyObject *values[2];
+    uint64_t delay_ns;
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !py_arg_seconds(values[0], "seconds", &delay_ns) ||
+        !prepare(&self, port, PY_TIMER, NULL, NULL, values[1], NULL) || !begin(&self))
+        return NULL;
+    hand_over(&self);
+    io_timer_submit((io_timer *)self.op, delay_ns);
+    py_port_leave((py_port *)port);
+    return (PyObject *)self.operation;
+}
+
+const char py_port_post_doc[] =
+    "post($self, /, value=None, key=None, *, callback=None)\n--\n\n"
+    "Put a packet into the port: some thread is handed an Operation of kind \"post\" with\n"
+    "this value as its result. Posts of one thread arrive in order.\n\n"
+    "callback, if given, is what run() calls with the Operation. Any thread may post.\n"
+    "Raises ValueError when the port is closed.";
+
+PyObject *py_port_post(PyObject *port, PyObject *const *args, Py_ssize_t count,
+                       PyObject *keywords) {
+    static const py_signature signature = {"post", {"value", "key", "callback"}, 2, 0};
+    submission self;
+    PyObject *values[3];
+    if (!py_parse(&signature, args, count, keywords, values) ||
+        !prepare(&self, port, PY_POST, NULL, NULL, values[2],
+                 Py_NewRef(values[0] != NULL ? values[0] : Py_None)))
+        return NULL;
+    self.operation->key = Py_XNewRef(values[1]);
+    if (!begin(&self))
+        return NULL;
+    self.operation->op = self.op;
+    io_post_submit(self.op); /* takes our reference: nobody else gets the Operation from here */
+    py_port_leave((py_port *)port);
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,202 @@
+/* server.h: servers and connections: what group_type.c, listener_type.c, connection_type.c and
+ * connection_events.c share.
+ *
+ * A *service* is what the connections of one server, or of one kind of client, have in common:
+ * callbacks, framing, limits, figures. The connections of a port are in its registry, which owns
+ * them until they are gone. */
+#ifndef IOCPCORE_PY_SERVER_SERVER_H
+#define IOCPCORE_PY_SERVER_SERVER_H
+
+#include "py/base/py.h"
+#include "net/accepting.h"
+#include "net/connection.h"
+
+typedef enum py_callback {
+    PY_ON_CONNECT,
+    PY_ON_DATA,
+    PY_ON_MESSAGE,
+    PY_ON_EOF,
+    PY_ON_DRAIN,
+    PY_ON_CLOSE,
+    PY_ON_ERROR,
+    PY_ON_FAILED,
+    PY_ON_EMPTY,
+    PY_ON_ACCEPT_ERROR,
+    PY_ON_REFUSED,
+    PY_ON_LOST,
+    PY_CALLBACKS
+} py_callback;
+
+typedef struct py_service {
+    PyObject_HEAD
+    py_port *port;
+    PyObject *callbacks[PY_CALLBACKS]; /* NULL: none */
+    PyObject *framing;                 /* of `frames`, or makes a framer for each connection */
+    const io_framing *frames;
+    PyObject *make_stage;
+    PyObject *get_executor;
+    PyObject *addresses; /* dict: host to bytearray with the number of connections, a size_t; used
+                            under its critical section */
+    io_connection_limits limits;
+    size_t max_connections, max_per_address; /* 0: no limit */
+    uint64_t tick_ns;                        /* of the clock behind the two below */
+    uint32_t idle_ticks, handshake_ticks;    /* 0: no limit */
+    /* Under the registry's lock: */
+    size_t count;        /* connections that are not gone */
+    size_t accepted_now; /* clients that are about to be connections */
+    bool shut;
+    io_timer *clock;                     /* in flight, which holds a reference */
+    uint64_t bytes_received, bytes_sent; /* of those that are gone */
+    /* Figures: */
+    _Atomic uint64_t accepted, refused, failed, closed, aborted, accept_errors, messages, runs;
+    _Atomic uint64_t callback_ns, callback_max_ns;
+} py_service;
+
+/* The beginning of a message whose end has not come. */
+typedef struct py_carry {
+    size_t length, capacity;
+    char data[];
+} py_carry;
+
+typedef union py_peer {
+    struct sockaddr any;
+    struct sockaddr_in inet;
+    struct sockaddr_in6 inet6;
+} py_peer;
+
+typedef struct py_connection {
+    PyObject_HEAD
+    io_connection io;
+    io_link link; /* in the registry */
+    py_service *service;
+    PyObject *context;
+    PyObject *stage;    /* NULL: none */
+    PyObject *framer;   /* of one's own; NULL: none */
+    PyObject *error;    /* why it was ended, if Python knows */
+    PyObject *peername; /* that somebody has asked for, or has set */
+    PyObject *host;     /* it is counted for this key of `addresses`; NULL: not counted */
+    PyObject *timers;   /* of call_later; NULL: none yet */
+    PyObject *input;    /* bytes, or an iterator of messages, not all handed on */
+    PyObject *weak_references;
+    py_carry *carry;
+    uint64_t id;
+    py_peer peer;
+    uint32_t input_used;
+    uint32_t handshake_ticks;
+    uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
+    bool peer_known;
+    bool equipped;            /* it has its framer and its stage */
+    _Atomic bool stage_sends; /* what is sent goes through the stage */
+    bool established;         /* the stage is through */
+    _Atomic bool told;        /* on_connect is, or was, called: from there on others may know it */
+    bool overdue;             /* the clock's: a time limit is up, and its stage is to be told */
+    _Atomic bool ending;      /* no more is taken for sending */
+    _Atomic bool closing;     /* its end has been asked for */
+    _Atomic uint8_t goodbye;  /* py_goodbye */
+} py_connection;
+
+typedef enum py_goodbye {
+    PY_GOODBYE_NONE,
+    PY_GOODBYE_SAID,
+    PY_GOODBYE_CLOSE,
+    PY_GOODBYE_SHUTDOWN
+} py_goodbye;
+
+/* Work for the strand: function() */
+typedef struct py_job {
+    io_job job;
+    PyObject *function;
+} py_job;
+
+typedef struct py_listener {
+    PyObject_HEAD
+    py_service *service;
+    io_link link; /* in the registry */
+    /* Under the registry's lock: */
+    io_handle *handle; /* NULL: closed */
+    io_op *op;         /* an accept, or the timer of a pause */
+    io_timer pause;    /* not made when it is needed: memory may be what is lacking then */
+    io_native waiting; /* accepted, and over max_connections */
+    io_address waiting_peer;
+    int family;
+    io_accepting accepting;
+} py_listener;
+
+extern PyType_Spec py_service_spec, py_listener_spec, py_connection_spec;
+
+/* ---- registry (group_type.c) --------------------------------------------------------------- */
+
+bool py_registry_open(py_registry *registry);
+void py_registry_close(py_registry *registry);
+/* The end of a port. */
+void py_registry_end(py_port *port, bool leaked);
+/* Makes a connection of a native socket, which it takes over, also when it fails. NULL with an
+ * exception, or without one for a client that is refused. A worker begins with it if its strand is
+ * posted here; else the caller does, by py_connection_take(). */
+py_connection *py_service_accept(py_service *service, io_native native, int family,
+                                 const io_address *peer, bool post);
+/* Closes a stream that was accepted, and is nobody's. */
+void py_stream_close(const py_port *port, io_native native, int family);
+void py_service_gone(py_connection *connection); /* out of the registry, with its reference */
+void py_service_tick(io_op *op);                 /* its clock */
+void py_service_collect(io_op *op);              /* the same as the port ends */
+void py_service_report(py_service *service, py_callback which, PyObject *one, PyObject *two);
+
+/* ---- addresses with a limit (hosts.c) -------------------------------------------------------- */
+
+/* One more connection of its peer's address. `number` is how many there are now; 0: it is not
+ * counted. False: there is an exception. */
+bool py_host_count(py_service *service, py_connection *connection, size_t *number);
+/* One fewer, if it was counted. */
+void py_host_uncount(py_service *service, py_connection *connection);
+
+/* ---- listeners (listener_type.c) ------------------------------------------------------------- */
+
+PyObject *py_listener_new(py_service *service, io_native native, int family);
+PyObject *py_listener_new_pipe(py_service *service, PyObject *name); /* Windows */
+/* An accept or a pause has ended. False: an exception is to leave run(). */
+bool py_listener_take(io_op *op);
+void py_listener_collect(io_op *op); /* as the port ends */
+void py_listener_close(py_listener *listener);
+void py_listeners_resume(py_service *service); /* there is room for more connections */
+
+/* ---- connections (connection_type.c, connection_events.c)
+ * ----------------------------------------------- */
+
+py_connection *py_connection_new(py_service *service, const io_address *peer);
+/* Makes its framer and its stage, which calls Python. Where others get the connection before its
+ * first callback, that is done before it is opened; else it is the first thing on the strand. */
+bool py_connection_equip(py_connection *self);
+/* Lets go of both. */
+void py_connection_unequip(py_connection *self);
+/* An operation of a connection: its callbacks. False: an exception is to leave run(). */
+bool py_connection_take(io_op *op);
+/* The same for one that is run already, beginning with this event. */
+bool py_connection_run(py_connection *self, io_connection_event event);
+/* The stage, a new reference, or NULL. For those that are not the strand. */
+PyObject *py_connection_stage(py_connection *self);
+/* Takes a reference of its own. NULL: none from now on, which does not fail. False: there is an
+ * exception, and the stage is as it was. */
+bool py_connection_set_stage(py_connection *self, PyObject *stage);
+void py_connection_release_spent(py_connection *self);
+/* Ends it because of an exception, which it takes over. `polite`: the stage may say goodbye. */
+void py_connection_fail(py_connection *self, PyObject *error, bool polite);
+/* Flushes and closes (`whole`), or ends our stream, through the stage. */
+void py_connection_end(py_connection *self, bool whole, bool linger);
+/* A time limit is up. `politely`: its stage is told, which calls Python. */
+void py_connection_time_out(py_connection *self, bool politely);
+/* Whether its stage has not written everything yet that came before the end. */
+bool py_connection_withholds(const py_connection *self);
+/* Methods of Connection (connection_send.c). */
+extern const char py_connection_send_doc[], py_connection_send_message_doc[],
+    py_connection_send_file_doc[], py_connection_write_doc[];
+PyObject *py_connection_send(PyObject *connection, PyObject *data);
+PyObject *py_connection_send_message(PyObject *connection, PyObject *message);
+PyObject *py_connection_send_file(PyObject *connection, PyObject *const *args, Py_ssize_t count,
+                                  PyObject *keywords);
+PyObject *py_connection_write(PyObject *connection, PyObject *data);
+PyObject *py_connection_peername(py_connection *self);
+/* What on_close is given; a new reference. */
+PyObject *py_connection_reason(py_connection *self);
+
+#endif
