@@ -84,7 +84,7 @@ class Served(Loop):
         self.server = iocpcore.Server(self, backend=backend, workers=1, **options)
         super().__init__(self.server.completion_port)
         self.address = self.server.listen("127.0.0.1", 0)
-        self.server._places.begin()  # as start() does, which has a worker besides
+        self.server._listeners.begin()  # as start() does, which has a worker besides
         if connections:
             self.open(connections)
 

@@ -1,4 +1,4 @@
-"""Connections of clients that have everything in common share one C service.
+"""Connections of clients that have everything in common share one group.
 
 A program with many connections makes most of them in one place, with the same callbacks. Each then
 costs no more than a connection of a server does.
@@ -11,59 +11,59 @@ from types import MethodType
 from typing import Any
 
 from iocpcore import _core
-from iocpcore._core import Service
-from iocpcore._runtime import Engine
+from iocpcore._core import ConnectionGroup
+from iocpcore._runtime import Runtime
 
 
-class Kind:
-    """A service of clients, as a member of its engine for as long as anybody needs it."""
+class ClientGroup:
+    """A group of clients, as a member of its runtime for as long as anybody needs it."""
 
-    def __init__(self, engine: Engine, key: Hashable, options: Mapping[str, Any]) -> None:
-        self._engine = engine
+    def __init__(self, runtime: Runtime, key: Hashable, options: Mapping[str, Any]) -> None:
+        self._runtime = runtime
         self._key = key
-        self._users = 0  # attempts that may still make a connection of this kind
-        self.service: Service = _core.Service(
-            engine.port, on_empty=self._on_empty, reads_on=True, **options
+        self._users = 0  # attempts that may still make a connection of this group
+        self.group: ConnectionGroup = _core.ConnectionGroup(
+            runtime.port, on_empty=self._on_empty, reads_on=True, **options
         )
 
     @property
     def count(self) -> int:
-        return self.service.count
+        return self.group.count
 
     def shutdown(self) -> None:
-        self.service.shutdown()
+        self.group.shutdown()
 
     def abort(self) -> int:
-        return self.service.abort()
+        return self.group.abort()
 
     def release(self) -> None:
         """Of what take() gave: no other connection is made through it."""
-        with self._engine.guard():
+        with self._runtime.guard():
             self._users -= 1
             self._drop_if_unused()
 
     def _on_empty(self) -> None:
-        with self._engine.guard():
+        with self._runtime.guard():
             self._drop_if_unused()
 
     def _drop_if_unused(self) -> None:
-        if self._users == 0 and self.service.count == 0:
-            if self._engine.kinds.get(self._key) is self:
-                del self._engine.kinds[self._key]
-            self._engine.remove(self)
+        if self._users == 0 and self.group.count == 0:
+            if self._runtime.client_groups.get(self._key) is self:
+                del self._runtime.client_groups[self._key]
+            self._runtime.remove(self)
 
 
-def take(engine: Engine, key: Hashable | None, options: Mapping[str, Any]) -> Kind:
-    """The kind of this key, or a new one, to be given back by release(). None: always a new one."""
-    with engine.guard():
-        kind = None if key is None else engine.kinds.get(key)
-        if not isinstance(kind, Kind):
-            kind = Kind(engine, key, options)
-            engine.add(kind)
+def take(runtime: Runtime, key: Hashable | None, options: Mapping[str, Any]) -> ClientGroup:
+    """The group of this key, or a new one; give it back by release(). None: always a new one."""
+    with runtime.guard():
+        group = None if key is None else runtime.client_groups.get(key)
+        if not isinstance(group, ClientGroup):
+            group = ClientGroup(runtime, key, options)
+            runtime.add(group)
             if key is not None:
-                engine.kinds[key] = kind
-        kind._users += 1
-        return kind
+                runtime.client_groups[key] = group
+        group._users += 1
+        return group
 
 
 def identity(value: Any) -> Hashable:
@@ -74,5 +74,5 @@ def identity(value: Any) -> Hashable:
 
 
 def key_of(callbacks: Mapping[str, Callable[..., Any]], *others: Hashable) -> Hashable:
-    """The kind keeps the callbacks, so that no other object gets their identities meanwhile."""
+    """The group keeps the callbacks, so that no other object gets their identities meanwhile."""
     return tuple((name, identity(value)) for name, value in sorted(callbacks.items())), others

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from iocpcore import _core, _validate
-from iocpcore._core import CompletionPort, Connection, Service
+from iocpcore._core import CompletionPort, Connection, ConnectionGroup
 from iocpcore._server_sockets import bind
 
 
@@ -25,7 +25,7 @@ class Stream(Protocol):
 
     handle: Any  # as the port takes it
 
-    def adopt(self, service: Service, context: object) -> Connection:
+    def adopt(self, group: ConnectionGroup, context: object) -> Connection:
         """Make a connection of it. It is given away, also if that raises."""
 
     def close(self) -> None:
@@ -58,12 +58,12 @@ class _SystemStream:
             sock.close()
             raise
 
-    def adopt(self, service: Service, context: object) -> Connection:
+    def adopt(self, group: ConnectionGroup, context: object) -> Connection:
         family, peer = self.handle.family, self._target.address
         with suppress(OSError):  # it has been reset
             peer = self.handle.getpeername()  # of 0.0.0.0, that is another
         self._port.dissociate(self.handle)
-        return service.adopt(self.handle.detach(), family, peer=peer, context=context)
+        return group.adopt(self.handle.detach(), family, peer=peer, context=context)
 
     def close(self) -> None:
         if self.handle.fileno() < 0:
@@ -81,11 +81,11 @@ class _SimulatedStream:
         self._own = True
         self.handle = _core.sim_socket(port)
 
-    def adopt(self, service: Service, context: object) -> Connection:
+    def adopt(self, group: ConnectionGroup, context: object) -> Connection:
         self._port.dissociate(self.handle)
         self._own = False
         peer = self._target.address
-        return service.adopt(self.handle, socket.AF_INET, peer=peer, context=context)
+        return group.adopt(self.handle, socket.AF_INET, peer=peer, context=context)
 
     def close(self) -> None:
         if not self._own:
@@ -101,9 +101,9 @@ class Pipe:
         self.handle = handle
         self._own = True
 
-    def adopt(self, service: Service, context: object) -> Connection:
+    def adopt(self, group: ConnectionGroup, context: object) -> Connection:
         self._own = False
-        return service.adopt(self.handle, socket.AF_UNSPEC, context=context)
+        return group.adopt(self.handle, socket.AF_UNSPEC, context=context)
 
     def close(self) -> None:
         if self._own and sys.platform == "win32":

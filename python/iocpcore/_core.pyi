@@ -203,7 +203,7 @@ class Connection:
 
 # The base of Datagram, which has the two methods that are called from there.
 @disjoint_base
-class Endpoint:
+class DatagramSocket:
     @property
     def closed(self) -> bool: ...
     @property
@@ -230,7 +230,7 @@ class Listener:
     def close(self) -> None: ...
 
 @final
-class Service:
+class ConnectionGroup:
     def __new__(
         cls,
         port: CompletionPort,

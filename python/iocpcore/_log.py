@@ -123,7 +123,7 @@ class _Episode:
         return old
 
 
-class Journal:
+class Log:
     """Writes to the log about one port. Any thread."""
 
     def __init__(self, timer: Timer, clock: Callable[[], float] = time.monotonic) -> None:
@@ -200,35 +200,33 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-class ServerJournal:
-    """The callbacks of a server's service that nobody but the log is told of."""
+class ServerLog:
+    """The callbacks of a server's group that nobody but the log is told of."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, log: Log) -> None:
+        self._log = log
 
     def on_failed(self, conn: Connection, error: BaseException) -> None:
         """TLS, or the time limit for it. (A PROXY header that is wrong has its own line.)"""
         if not isinstance(error, ProxyProtocolError):
             name = shown(conn.peername)
-            self._journal.note(
-                NOT_ESTABLISHED, "connection from %s not established: %s", name, error
-            )
+            self._log.note(NOT_ESTABLISHED, "connection from %s not established: %s", name, error)
 
     def on_accept_error(self, listener: Listener, error: BaseException) -> None:
         """Accepting has failed, and pauses for a moment."""
-        self._journal.note(ACCEPT_FAILURES, "accepting connections pauses: %s", error)
+        self._log.note(ACCEPT_FAILURES, "accepting connections pauses: %s", error)
 
     def on_lost(self, address: object, error: BaseException) -> None:
         name = shown(address)
-        self._journal.note(LOST, "connection from %s closed, it cannot be served: %s", name, error)
+        self._log.note(LOST, "connection from %s closed, it cannot be served: %s", name, error)
 
     def on_refused(self, address: object) -> None:
         """One more connection than max_connections_per_address."""
         host = address[0] if isinstance(address, tuple) else shown(address)
-        self._journal.note(REFUSED, "too many connections from %s: 1 refused", host)
+        self._log.note(REFUSED, "too many connections from %s: 1 refused", host)
 
     def on_bad_header(self, peername: object, error: ProxyProtocolError) -> None:
-        self._journal.note(BAD_HEADERS, "connection from %s closed: %s", shown(peername), error)
+        self._log.note(BAD_HEADERS, "connection from %s closed: %s", shown(peername), error)
 
 
 def shown(address: object) -> str:

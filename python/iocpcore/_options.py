@@ -83,7 +83,7 @@ def check_framing(callbacks: Mapping[str, Any], framing: Framing | None) -> None
 
 
 def limits(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What servers and clients have in common, as the C service takes it.
+    """What servers and clients have in common, as the C group takes it.
 
     Raises TypeError or ValueError that names the argument.
     """

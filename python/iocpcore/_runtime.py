@@ -15,7 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from iocpcore import _process_exit, _validate
 from iocpcore._core import CompletionPort, backends
-from iocpcore._log import Journal
+from iocpcore._log import Log
 from iocpcore._workers import Closed, Stopped, Workers, choose, daemon
 
 logger = logging.getLogger("iocpcore")
@@ -51,7 +51,7 @@ class _Pool(ThreadPoolExecutor):
         return contextvars.Context().run(super().submit, function, *args, **options)
 
 
-class Member(Protocol):
+class Stoppable(Protocol):
     """What lives on a port: a server's connections, its listeners, a client's connection."""
 
     @property
@@ -65,7 +65,7 @@ class Member(Protocol):
         """End at once; how many connections lose something by that."""
 
 
-class Engine:
+class Runtime:
     """One port and its workers. All methods may be called from any thread.
 
     `workers` is None for a port that its user runs: nothing here stops that one.
@@ -75,7 +75,7 @@ class Engine:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
-        self.journal = Journal(port.timer)
+        self.log = Log(port.timer)
         # A KeyboardInterrupt or SystemExit of a callback, or what ended the port.
         self.exit: BaseException | None = None
         self.failure: BaseException | None = None  # of the port, which nobody has ended
@@ -91,18 +91,18 @@ class Engine:
         # not entered by way of the condition, whose exit is Python: without memory it stays taken.)
         self._guard = threading.RLock()
         self._changed = threading.Condition(self._guard)
-        self._members: dict[Member, None] = {}  # in order
-        self.kinds: dict[Hashable, Member] = {}  # see _client_groups.py
+        self._members: dict[Stoppable, None] = {}  # in order
+        self.client_groups: dict[Hashable, Stoppable] = {}  # see _client_groups.py
         self._deadline: float | None = None  # of the stop that is under way
         self._stopped = threading.Event()
         self._when_stopped: list[Callable[[], object]] = []
         self._aborted = 0
         with _registry_lock:
-            _engines[id(port)] = self
+            _runtimes[id(port)] = self
 
     # ---- members
 
-    def add(self, member: Member) -> bool:
+    def add(self, member: Stoppable) -> bool:
         """Let it take part in the end. False: that has begun already."""
         with self._guard:
             if self._deadline is not None:
@@ -110,7 +110,7 @@ class Engine:
             self._members[member] = None
             return True
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: Stoppable) -> None:
         with self._guard:
             self._members.pop(member, None)
             self._changed.notify_all()
@@ -258,7 +258,7 @@ class Engine:
                 self._tear_down()
             finally:
                 try:
-                    self.journal.close()
+                    self.log.close()
                 finally:
                     self._end_is_told()
 
@@ -316,7 +316,7 @@ class Engine:
         if errors:
             raise errors[0]
 
-    def _present(self) -> list[Member]:
+    def _present(self) -> list[Stoppable]:
         with self._guard:
             return list(self._members)
 
@@ -354,33 +354,33 @@ class Engine:
 # ---- all of them --------------------------------------------------------------------------------
 
 _registry_lock = threading.Lock()
-_engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()  # by id(port)
-_running: dict[Engine, None] = {}
-_default: Engine | None = None
+_runtimes: weakref.WeakValueDictionary[int, Runtime] = weakref.WeakValueDictionary()  # by id(port)
+_running: dict[Runtime, None] = {}
+_default: Runtime | None = None
 
 
-def engine_of(port: CompletionPort | None) -> Engine:
-    """The engine of this port; without one, that of the process, which is made when needed."""
+def runtime_of(port: CompletionPort | None) -> Runtime:
+    """The runtime of this port; without one, that of the process, which is made when needed."""
     if port is None:
         return _default_engine()
     if not isinstance(port, CompletionPort):
         raise TypeError(f"completion_port must be a CompletionPort, not {type(port).__name__}")
     with _registry_lock:
-        engine = _engines.get(id(port))
+        runtime = _runtimes.get(id(port))
     if port.closed:
         raise ValueError("completion_port is closed")
-    return engine if engine is not None else Engine(port)
+    return runtime if runtime is not None else Runtime(port)
 
 
-def _default_engine() -> Engine:
+def _default_engine() -> Runtime:
     global _default
     with _default_lock:
         if _default is None or _default.stopping:
             workers, concurrency = choose(None, None)
             # One more than at once, so that a callback of one connection may block.
-            engine = Engine(open_port(concurrency), max(workers, concurrency + 1))
-            engine.start()
-            _default = engine
+            runtime = Runtime(open_port(concurrency), max(workers, concurrency + 1))
+            runtime.start()
+            _default = runtime
         return _default
 
 
@@ -390,17 +390,17 @@ _default_lock = threading.Lock()
 def stop_default(timeout: float = STOP_TIMEOUT) -> int:
     """Stop the port of the process. The next connect() makes another."""
     with _default_lock:
-        engine = _default
-    return 0 if engine is None else engine.stop(timeout)
+        runtime = _default
+    return 0 if runtime is None else runtime.stop(timeout)
 
 
 def _stop_all(limit: float) -> None:
     """At exit: what was queued by then may still be sent."""
     deadline = time.monotonic() + limit
     with _registry_lock:
-        engines = list(_running)
-    for engine in engines:
-        engine.stop(max(0.0, deadline - time.monotonic()))
+        runtimes = list(_running)
+    for runtime in runtimes:
+        runtime.stop(max(0.0, deadline - time.monotonic()))
 
 
 def _forget_all() -> None:
@@ -409,7 +409,7 @@ def _forget_all() -> None:
     _registry_lock = threading.Lock()
     _default_lock = threading.Lock()
     _default = None
-    _engines.clear()
+    _runtimes.clear()
     _running.clear()
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from typing import Any, TypedDict, Unpack
 
 from iocpcore import _client_sockets, _options, _tls, _validate
-from iocpcore._client_groups import Kind, identity, key_of, take
+from iocpcore._client_groups import ClientGroup, identity, key_of, take
 from iocpcore._client_sockets import Stream, Target
 from iocpcore._core import CompletionPort, Connection, Operation
 from iocpcore._log import NOT_CONNECTED, shown
@@ -27,7 +27,7 @@ from iocpcore._options import (
     OnError,
     OnMessage,
 )
-from iocpcore._runtime import Engine, engine_of
+from iocpcore._runtime import Runtime, runtime_of
 from iocpcore._server_sockets import UNIX, WINDOWS, is_path, is_pipe
 from iocpcore._workers import daemon
 
@@ -113,9 +113,9 @@ def connect(
     Any thread may call it. In callbacks rather use connect_nowait().
     """
     plan = _Plan("connect", host, port, options)
-    engine = engine_of(plan.completion_port)
-    with engine.blocking():
-        return Connecting(plan, engine, waited_for=True)._wait()
+    runtime = runtime_of(plan.completion_port)
+    with runtime.blocking():
+        return Connecting(plan, runtime, waited_for=True)._wait()
 
 
 def connect_nowait(
@@ -131,7 +131,7 @@ def connect_nowait(
     meanwhile, nothing is told.
     """
     plan = _Plan("connect_nowait", host, port, options)
-    return Connecting(plan, engine_of(plan.completion_port), waited_for=False)
+    return Connecting(plan, runtime_of(plan.completion_port), waited_for=False)
 
 
 class _Plan:
@@ -192,11 +192,11 @@ class _Plan:
 class Connecting:
     """A connection on its way; what connect_nowait() returns. Any thread may use it."""
 
-    def __init__(self, plan: _Plan, engine: Engine, *, waited_for: bool) -> None:
+    def __init__(self, plan: _Plan, runtime: Runtime, *, waited_for: bool) -> None:
         self._plan = plan
         self._waited_for = waited_for
-        self._engine = engine
-        self._port = engine.port
+        self._runtime = runtime
+        self._port = runtime.port
         self._deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
         self._refusals: list[BaseException] = []  # of addresses that were tried
         self._targets: list[Target] = []  # that were not
@@ -208,19 +208,19 @@ class Connecting:
         self._error: BaseException | None = None
         self._stream: Stream | None = None
         self._timer: Operation | None = None
-        self._kind = self._take_kind()
-        self._service = self._kind.service
+        self._clients = self._take_group()
+        self._group = self._clients.group
         self._begin()
 
-    def _take_kind(self) -> Kind:
-        """Without a stage it needs to know nothing after the adoption: it shares its service."""
+    def _take_group(self) -> ClientGroup:
+        """Without a stage it needs to know nothing after the adoption: it shares its group."""
         plan = self._plan
         key = None
         options: dict[str, Any] = {
             **plan.callbacks,
             **plan.limits,
             "framing": plan.framing,
-            "executor": self._engine.executor if plan.executor is None else plan.get_executor,
+            "executor": self._runtime.executor if plan.executor is None else plan.get_executor,
         }
         if plan.stage is None:
             limits = tuple(plan.limits.values())
@@ -231,7 +231,7 @@ class Connecting:
             options["on_connect"] = self._on_connect
             if "on_close" in plan.callbacks:
                 options["on_close"] = self._on_close
-        return take(self._engine, key, options)
+        return take(self._runtime, key, options)
 
     # ---- for everybody
 
@@ -263,7 +263,7 @@ class Connecting:
     def __repr__(self) -> str:
         return f"<iocpcore.Connecting to {self._plan.name}: {self._state}>"
 
-    # ---- as a member of its engine
+    # ---- as a member of its runtime
 
     @property
     def count(self) -> int:
@@ -287,7 +287,7 @@ class Connecting:
 
     def _begin(self) -> None:
         plan = self._plan
-        if not self._engine.add(self):
+        if not self._runtime.add(self):
             self._fail(self._closing_error())
             return
         if self._deadline is not None and not self._waited_for:
@@ -392,7 +392,7 @@ class Connecting:
             stream.close()
             return
         try:
-            connection = stream.adopt(self._service, self._plan.context)
+            connection = stream.adopt(self._group, self._plan.context)
         except Exception as error:  # whatever it is, somebody waits for an answer
             stream.close()
             with self._lock:
@@ -408,7 +408,7 @@ class Connecting:
         elif self._plan.stage is None:
             self._succeeded()
 
-    # ---- callbacks of a service that has a stage, and no other connection
+    # ---- callbacks of a group that has a stage, and no other connection
 
     def _on_connect(self, connection: Connection) -> object:
         if not self._claim(CONNECTED):
@@ -450,8 +450,8 @@ class Connecting:
         return True
 
     def _succeeded(self) -> None:
-        self._kind.release()
-        self._engine.remove(self)
+        self._clients.release()
+        self._runtime.remove(self)
         self._settled.set()
 
     def _fail(self, error: BaseException) -> bool:
@@ -465,7 +465,7 @@ class Connecting:
             stream.close()
         if connection is not None:
             connection.abort()
-        self._kind.release()
+        self._clients.release()
         self._tell(error)
         self._settled.set()
         return True
@@ -477,7 +477,7 @@ class Connecting:
             if not self._waited_for:
                 notes = getattr(error, "__notes__", ())
                 text = "; ".join([str(error), *notes])
-                self._engine.journal.note(NOT_CONNECTED, "%s", text)
+                self._runtime.log.note(NOT_CONNECTED, "%s", text)
             self._was_told()
             return
 
@@ -495,7 +495,7 @@ class Connecting:
 
     def _was_told(self) -> None:
         self._told = True
-        self._engine.remove(self)
+        self._runtime.remove(self)
 
     def _wait(self) -> Connection:
         try:

@@ -1,4 +1,4 @@
-"""UDP: setting an endpoint up, and what happens seldom. The rest is _core.Endpoint."""
+"""UDP: setting an endpoint up, and what happens seldom. The rest is _core.DatagramSocket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iocpcore import _client_sockets, _core, _options, _signals, _validate
 from iocpcore._client_sockets import Target
 from iocpcore._core import CompletionPort, Operation
 from iocpcore._log import DATAGRAM_ERRORS, shown
-from iocpcore._runtime import engine_of
+from iocpcore._runtime import runtime_of
 from iocpcore._server_sockets import bind, set_reuse_port
 from iocpcore._workers import daemon
 
@@ -26,7 +26,7 @@ PAUSE_MIN, PAUSE_MAX = 0.01, 1.0  # seconds; it doubles
 LARGEST = 65535  # bytes: no datagram is larger, but for IPv6 jumbograms
 
 
-class Datagram(_core.Endpoint):
+class Datagram(_core.DatagramSocket):
     """A UDP endpoint on a port: calls a function for every datagram.
 
     Callbacks, each a keyword argument here or a method of `handler`:
@@ -86,8 +86,8 @@ class Datagram(_core.Endpoint):
         local = _client_sockets.local_target(local_address, socket.SOCK_DGRAM)
         remote = _remote_target(remote_address, local)
         self.context = context
-        self._engine = engine_of(completion_port)
-        self._port = self._engine.port
+        self._runtime = runtime_of(completion_port)
+        self._port = self._runtime.port
         self._remote: Any = None if remote is None else remote.address
         self._lock = threading.Lock()  # when_closed
         self._ended = threading.Event()
@@ -98,7 +98,7 @@ class Datagram(_core.Endpoint):
         self._open(
             self._port, native, family, on_datagram, self._remote, max_size, max_write_buffer
         )
-        if not self._engine.add(self):
+        if not self._runtime.add(self):
             self.close()
             raise ValueError("completion_port is being closed")
         self._receive()
@@ -137,7 +137,7 @@ class Datagram(_core.Endpoint):
         with self._lock:
             told, self._when_closed = self._when_closed, []
         self._ended.set()
-        self._engine.remove(self)
+        self._runtime.remove(self)
         for function in told:
             function()
 
@@ -168,14 +168,14 @@ class Datagram(_core.Endpoint):
         state = "closed" if self.closed else f"at {shown(self._sockname)}"
         return f"<iocpcore.Datagram {state}>"
 
-    # ---- as a member of its engine
+    # ---- as a member of its runtime
 
     count = 0
     """No connections: nobody waits for it to end."""
 
     def shutdown(self) -> None:
         """close(), when the port is being stopped; if it has failed, on_error hears of that."""
-        failure = self._engine.failure
+        failure = self._runtime.failure
         if failure is not None and not self.closed:
             # In a thread of its own, since on_error may take any time and the end may not. Without
             # one, the log has it.
@@ -216,7 +216,7 @@ class Datagram(_core.Endpoint):
         elif of_callback:
             raise error  # to sys.unraisablehook, by the core
         else:
-            self._engine.journal.note(DATAGRAM_ERRORS, "%r: %s", self, error)
+            self._runtime.log.note(DATAGRAM_ERRORS, "%r: %s", self, error)
 
 
 class _Serving:
@@ -227,7 +227,7 @@ class _Serving:
 
     @property
     def exit(self) -> BaseException | None:
-        return self._endpoint._engine.exit
+        return self._endpoint._runtime.exit
 
     @property
     def stopped(self) -> bool:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any, Self
 
 from iocpcore import _core, _options, _server_sockets, _signals, _tls, _validate
-from iocpcore._core import CompletionPort, Connection, Listener, Service
-from iocpcore._log import ServerJournal
+from iocpcore._core import CompletionPort, Connection, ConnectionGroup, Listener
+from iocpcore._log import ServerLog
 from iocpcore._options import (
     Framing,
     OnClose,
@@ -28,7 +28,7 @@ from iocpcore._options import (
     OnMessage,
 )
 from iocpcore._proxy_protocol import Trusted, proxy_stage
-from iocpcore._runtime import STOP_TIMEOUT, Engine, open_port
+from iocpcore._runtime import STOP_TIMEOUT, Runtime, open_port
 from iocpcore._stage import StageFactory
 from iocpcore._workers import choose
 
@@ -139,21 +139,21 @@ class Server:
         self._keepalive = _validate.flag("keepalive", keepalive)
         count, concurrency = choose(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
-        self._engine = Engine(open_port(concurrency, backend), count, executor)
-        self._service = self._make_service(found, ssl, proxy_protocol, framing=framing, **options)
-        self._places = _Places(self._service)
-        self._engine.add(self._places)
-        self._engine.add(self._service)
+        self._runtime = Runtime(open_port(concurrency, backend), count, executor)
+        self._group = self._make_service(found, ssl, proxy_protocol, framing=framing, **options)
+        self._listeners = _Listeners(self._group)
+        self._runtime.add(self._listeners)
+        self._runtime.add(self._group)
         self._born = self._last_time = time.monotonic()
         self._last: dict[str, float] = {}
         self._made = True
 
     def __del__(self) -> None:
-        if not self._made or self._engine.started or self._engine.stopping:
+        if not self._made or self._runtime.started or self._runtime.stopping:
             return
         port = self.completion_port
-        unclosed = self._places.open > 0 or not port.closed
-        self._places.shutdown()
+        unclosed = self._listeners.open > 0 or not port.closed
+        self._listeners.shutdown()
         try:
             port.close(0)
         except RuntimeError:  # it is the parent process's
@@ -167,25 +167,25 @@ class Server:
         ssl: _ssl.SSLContext | None,
         proxy_protocol: Iterable[Trusted] | None,
         **options: Any,
-    ) -> Service:
-        engine = self._engine
-        journal = ServerJournal(engine.journal)
+    ) -> ConnectionGroup:
+        runtime = self._runtime
+        log = ServerLog(runtime.log)
         try:
-            stage: Any = _stage(ssl, proxy_protocol, options["max_write_buffer"], journal)
-            return _core.Service(
-                engine.port,
+            stage: Any = _stage(ssl, proxy_protocol, options["max_write_buffer"], log)
+            return _core.ConnectionGroup(
+                runtime.port,
                 **found,
                 stage=stage,
-                on_failed=journal.on_failed,
-                on_accept_error=journal.on_accept_error,
-                on_refused=journal.on_refused,
-                on_lost=journal.on_lost,
-                on_empty=engine.changed,
-                executor=engine.executor,
+                on_failed=log.on_failed,
+                on_accept_error=log.on_accept_error,
+                on_refused=log.on_refused,
+                on_lost=log.on_lost,
+                on_empty=runtime.changed,
+                executor=runtime.executor,
                 **options,
             )
         except BaseException:
-            engine.port.close()
+            runtime.port.close()
             raise
 
     # ---- listening
@@ -217,7 +217,7 @@ class Server:
         """
         backlog = _server_sockets.check_backlog(backlog)
         _validate.flag("reuse_port", reuse_port)
-        if self._engine.stopping:
+        if self._runtime.stopping:
             raise RuntimeError("the server was stopped")
         if self.completion_port.closed:
             raise ValueError("port is closed")
@@ -226,24 +226,24 @@ class Server:
         if isinstance(host, str) and _server_sockets.is_pipe(host, port):
             if sys.platform != "win32":
                 raise ValueError("host must not be a pipe: named pipes do not exist here")
-            return self._places.add(self._service.listen_pipe(host), host)
+            return self._listeners.add(self._group.listen_pipe(host), host)
         if isinstance(host, socket.socket):
             if port is not None:
                 raise TypeError("port must not be given with a socket")
-            return self._places.take(_server_sockets.take_socket(host, backlog, self._keepalive))
+            return self._listeners.take(_server_sockets.take_socket(host, backlog, self._keepalive))
         if host is not None and _server_sockets.is_path(host, port):
             if reuse_port:
                 raise ValueError("reuse_port is for TCP")
-            return self._places.take(_server_sockets.listen_path(host, backlog))
+            return self._listeners.take(_server_sockets.listen_path(host, backlog))
         number = _validate.port_number(port)
-        return self._places.take(
+        return self._listeners.take(
             _server_sockets.listen_host(host, number, backlog, reuse_port, self._keepalive)
         )
 
     def _listen_sim(self) -> Any:
         """The simulation has a network of its own, and chooses the address."""
         native, address = _core.sim_listener(self.completion_port)
-        return self._places.add(self._service.listen(native, socket.AF_INET), address)
+        return self._listeners.add(self._group.listen(native, socket.AF_INET), address)
 
     # ---- beginning and end
 
@@ -252,8 +252,8 @@ class Server:
 
         Raises RuntimeError after stop(), and if the system has no threads left.
         """
-        self._places.begin()
-        if not self._engine.start():
+        self._listeners.begin()
+        if not self._runtime.start():
             raise RuntimeError("the server was stopped, and cannot be started again")
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
@@ -269,7 +269,7 @@ class Server:
         the same. In a callback of this server it returns 0 at once, and the rest goes on without
         it; serve_forever() returns when it is done.
         """
-        return self._engine.stop(timeout)
+        return self._runtime.stop(timeout)
 
     def serve_forever(self, *, stop_timeout: float = STOP_TIMEOUT) -> None:
         """Start, and return when the server has been stopped; at once if it was before.
@@ -284,10 +284,10 @@ class Server:
         the system says when other code has closed its descriptor (OSError).
         """
         stop_timeout = _validate.duration("stop_timeout", stop_timeout)
-        if not self._places.addresses and not self._engine.stopping:
+        if not self._listeners.addresses and not self._runtime.stopping:
             raise RuntimeError("there is nothing to serve: call listen() first")
-        self._places.begin()
-        _signals.serve(self._engine, stop_timeout)
+        self._listeners.begin()
+        _signals.serve(self._runtime, stop_timeout)
 
     def __enter__(self) -> Self:
         self.start()
@@ -297,16 +297,16 @@ class Server:
         self.stop()
 
     def __repr__(self) -> str:
-        engine = self._engine
+        runtime = self._runtime
         state = (
-            f"failed: {engine.failure}"
-            if engine.failure is not None
+            f"failed: {runtime.failure}"
+            if runtime.failure is not None
             else "stopped"
-            if engine.stopped
+            if runtime.stopped
             else "stopping"
-            if engine.stopping
+            if runtime.stopping
             else "running"
-            if engine.started
+            if runtime.started
             else "not started"
         )
         return f"<iocpcore.Server {state}, {self.completion_port.backend}, {self.addresses}>"
@@ -316,12 +316,12 @@ class Server:
     @property
     def completion_port(self) -> CompletionPort:
         """The port that everything here lives on; for ``connect(completion_port=...)``, timers."""
-        return self._engine.port
+        return self._runtime.port
 
     @property
     def addresses(self) -> tuple[Any, ...]:
         """Every address that it listens on, or did before it was stopped."""
-        return tuple(self._places.addresses)
+        return tuple(self._listeners.addresses)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -330,7 +330,7 @@ class Server:
         From just before on_connect until on_close has returned. Before that, during a TLS handshake
         or until a PROXY header has come, they are only counted: ``stats()["establishing"]``.
         """
-        return self._service.connections()
+        return self._group.connections()
 
     def stats(self) -> dict[str, float]:
         """Figures for monitoring.
@@ -340,7 +340,7 @@ class Server:
         for each count that only grows its growth per second since the last call, as
         ``..._per_second``; ``interval`` is how long ago that was, in seconds.
         """
-        figures: dict[str, float] = dict(self._service.stats())
+        figures: dict[str, float] = dict(self._group.stats())
         port = self.completion_port.stats()
         now = time.monotonic()
         with self._lock:
@@ -352,17 +352,17 @@ class Server:
         }
         figures.update({f"port_{name}": value for name, value in port.items()})
         figures.update(rates)
-        running = self._engine.started and not self._engine.ending
+        running = self._runtime.started and not self._runtime.ending
         figures.update(
             running=int(running),
-            listeners=self._places.open,
+            listeners=self._listeners.open,
             uptime=now - self._born,
             interval=interval,
         )
         return figures
 
 
-class _Places:
+class _Listeners:
     """Where a server listens. That ends first when it stops.
 
     Before the server starts its sockets are held here, and clients wait in their backlogs. Were
@@ -371,8 +371,8 @@ class _Places:
 
     count = 0  # no connections
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, group: ConnectionGroup) -> None:
+        self._group = group
         self._lock = threading.Lock()
         self._began = self._ended = False
         self._waiting: list[_server_sockets.Listening] = []
@@ -411,7 +411,7 @@ class _Places:
         opened: list[Listener] = []
         try:
             for item in found:
-                opened.append(self._service.listen(item.sock.fileno(), item.sock.family))
+                opened.append(self._group.listen(item.sock.fileno(), item.sock.family))
                 item.sock.detach()
         except BaseException:
             for listener in opened:
@@ -464,9 +464,9 @@ def _stage(
     ssl: _ssl.SSLContext | None,
     proxy_protocol: Iterable[Trusted] | None,
     max_write_buffer: int,
-    journal: ServerJournal,
+    log: ServerLog,
 ) -> StageFactory | None:
     stage = None if ssl is None else _tls.server_stage(ssl, max_write_buffer)
     if proxy_protocol is None:
         return stage
-    return proxy_stage(proxy_protocol, stage, on_refused=journal.on_bad_header)
+    return proxy_stage(proxy_protocol, stage, on_refused=log.on_bad_header)

@@ -62,7 +62,7 @@ def simulated(ends_at_zero):
 
 
 def serve(server, handle, address):
-    server._places.add(server._service.listen(handle, socket.AF_INET), address)
+    server._listeners.add(server._group.listen(handle, socket.AF_INET), address)
     server.start()
 
 

@@ -132,7 +132,7 @@ def test_a_peer_that_is_not_numbers_only(make_server, plain):
     sock = plain(listening)
     sock.setblocking(False)
     peer = sock.getpeername()
-    conn = server._service.adopt(sock.detach(), socket.AF_INET, peer=("127.0.0.1%lo", 5))
+    conn = server._group.adopt(sock.detach(), socket.AF_INET, peer=("127.0.0.1%lo", 5))
     assert repr(conn) == f"<iocpcore.Connection {conn.id}>"
     assert conn.peername == peer
 
@@ -196,20 +196,20 @@ def test_connections_that_are_alike_share_what_they_can(make_server, dial, clien
     """Of many connections each costs little; nothing is kept when all are gone."""
     server = make_server(on_data=echo)
     port = server.completion_port if backend == "sim" else client_port()
-    engine = _runtime.engine_of(port)
+    runtime = _runtime.runtime_of(port)
     ends = Events()
 
     def end(conn: Connection, error: BaseException | None) -> None:
         ends.add(conn.context)
 
     conns = [dial(server, on_close=end, context=number) for number in range(10)]
-    assert len(engine.kinds) == 1
+    assert len(runtime.client_groups) == 1
     other = dial(server, on_close=end, write_high=300_000, context=10)
-    assert len(engine.kinds) == 2
+    assert len(runtime.client_groups) == 2
     for conn in (*conns, other):
         conn.close()
     assert sorted(ends.wait(11)) == list(range(11))
-    wait_until(lambda: not engine.kinds, "the end of both kinds")
+    wait_until(lambda: not runtime.client_groups, "the end of both kinds")
     wait_until(lambda: not server.connections, "the end of all")
 
 
@@ -290,7 +290,7 @@ def test_a_server_that_stops_meanwhile(net, make_server):
     thread = threading.Thread(target=wait)
     thread.start()
     wait_until(
-        lambda: sum(isinstance(one, Connecting) for one in list(server._engine._members)) == 2,
+        lambda: sum(isinstance(one, Connecting) for one in list(server._runtime._members)) == 2,
         "both attempts",
     )
     assert server.stop(LIMIT) == 0

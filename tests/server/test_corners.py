@@ -50,7 +50,7 @@ def test_connections_are_whole_when_they_are_listed(make_server):
 @pytest.mark.system
 def test_connection_that_comes_when_the_end_has_begun(make_server, plain):
     server = make_server(on_data=lambda conn, data: None)
-    server._service.shutdown()  # an accept was under way, and the listener is not closed yet
+    server._group.shutdown()  # an accept was under way, and the listener is not closed yet
     try:
         assert plain(server).recv(1) == b""
     except ConnectionResetError:  # perhaps while it connects
@@ -185,7 +185,7 @@ def test_forked_child_leaves_the_socket_file(make_server, tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            server._places.shutdown()
+            server._listeners.shutdown()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -233,7 +233,7 @@ def test_an_interrupt_in_get_many(make_server):
 
     server = make_server(on_connect=on_connect, start=False)
     server.listen("127.0.0.1", 0)
-    server._places.begin()  # and no worker of its own
+    server._listeners.begin()  # and no worker of its own
     port = server.completion_port
     clients = [socket.create_connection(address, LIMIT) for address in server.addresses]
     with pytest.raises(KeyboardInterrupt):

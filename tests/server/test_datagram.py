@@ -351,7 +351,7 @@ def test_many_errors_and_the_log(endpoint, caplog):
     with caplog.at_level(logging.DEBUG, "iocpcore"):
         sender = endpoint(remote_address=address)
         wait_until(lambda: sender.send_to(b"x") and sender.stats()["errors"] > 20, "errors")
-        sender._engine.journal.close()  # whose timer would outlive the endpoint
+        sender._runtime.log.close()  # whose timer would outlive the endpoint
     messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
     assert "refused" in messages[0]
     assert len(messages) == 2

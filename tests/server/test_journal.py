@@ -13,7 +13,7 @@ from typing import Any
 import iocpcore
 import pytest
 from iocpcore import _log
-from iocpcore._log import INTERVAL, Journal, Kind, ServerJournal, escaped, shown
+from iocpcore._log import INTERVAL, Kind, Log, ServerLog, escaped, shown
 from support.certificates import server_context
 from support.system import LIMIT, wait_until
 
@@ -82,30 +82,30 @@ def lines(world: World) -> Iterator[Lines]:
 
 
 @pytest.fixture
-def journal(world: World, lines: Lines) -> Journal:
-    return Journal(world.timer, lambda: world.now)
+def log(world: World, lines: Lines) -> Log:
+    return Log(world.timer, lambda: world.now)
 
 
 # ---- the policy ---------------------------------------------------------------------------------
 
 
-def test_one_event(world, journal, lines):
+def test_one_event(world, log, lines):
     """It is all in its line, and needs no timer."""
-    journal.note(EVENTS, "%s of %s", "a", "b")
+    log.note(EVENTS, "%s of %s", "a", "b")
     assert lines.texts == ["a of b"]
     assert not world.timers
     for number in range(5):
         world.pass_time(11)
-        journal.note(EVENTS, "%d", number)
+        log.note(EVENTS, "%d", number)
     assert lines.texts == ["a of b", "0", "1", "2", "3", "4"]
     assert not world.timers
 
 
-def test_the_second_of_an_interval(world, journal, lines):
+def test_the_second_of_an_interval(world, log, lines):
     """It is told at its end, ten seconds after the first."""
-    journal.note(EVENTS, "one")
+    log.note(EVENTS, "one")
     world.pass_time(7)
-    journal.note(EVENTS, "two")
+    log.note(EVENTS, "two")
     world.pass_time(2.9)
     assert lines.texts == ["one"]
     world.pass_time(0.2)
@@ -115,10 +115,10 @@ def test_the_second_of_an_interval(world, journal, lines):
     assert not world.timers
 
 
-def test_a_flood(world, journal, lines):
+def test_a_flood(world, log, lines):
     """A line when it begins, one every ten seconds, and the rest when it is over."""
     for number in range(2500):
-        journal.note(EVENTS, "number %d", number)
+        log.note(EVENTS, "number %d", number)
         world.pass_time(0.01)
     assert lines.texts == [
         "number 0",
@@ -133,14 +133,14 @@ def test_a_flood(world, journal, lines):
     assert not world.timers
 
 
-def test_lines_are_ten_seconds_apart(world, journal, lines):
+def test_lines_are_ten_seconds_apart(world, log, lines):
     """Whatever the rhythm of the events is, also right behind the last line."""
     for pause in (0.3, 3, 9.9, 10.1, 11, 19.9, 20.1, 35):
         for kind in (EVENTS, STATE):
             lines.lines.clear()
             for _ in range(60):
                 for _ in range(3):
-                    journal.note(kind, "it")
+                    log.note(kind, "it")
                 world.pass_time(pause)
             times = [at for at, _ in lines.lines]
             gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
@@ -149,18 +149,18 @@ def test_lines_are_ten_seconds_apart(world, journal, lines):
             assert not world.timers
 
 
-def test_every_event_is_counted(world, journal, lines):
+def test_every_event_is_counted(world, log, lines):
     for _ in range(7):
-        journal.note(EVENTS, "it")
+        log.note(EVENTS, "it")
         world.pass_time(4)
     world.pass_time(100)
     assert lines.texts[-1] == f"events: no more; 7 in all, {7 - len(lines.lines) + 1} not shown"
 
 
-def test_a_state(world, journal, lines):
+def test_a_state(world, log, lines):
     """It begins, and is over after ten seconds without; what is in between is counted."""
     for _ in range(100):
-        journal.note(STATE, "it pauses: why")
+        log.note(STATE, "it pauses: why")
         world.pass_time(5)
     assert lines.texts == ["it pauses: why"]
     world.pass_time(9)
@@ -168,44 +168,44 @@ def test_a_state(world, journal, lines):
     world.pass_time(10)
     assert lines.texts[1:] == ["it goes on: it had failed 100 times"]
     world.pass_time(100)
-    journal.note(STATE, "it pauses: again")
+    log.note(STATE, "it pauses: again")
     world.pass_time(100)
     assert lines.texts[2:] == ["it pauses: again", "it goes on: it had failed once"]
     assert not world.timers
 
 
-def test_kinds_are_apart(world, journal, lines):
+def test_kinds_are_apart(world, log, lines):
     for _ in range(5):
-        journal.note(EVENTS, "one")
-        journal.note(STATE, "other")
+        log.note(EVENTS, "one")
+        log.note(STATE, "other")
     assert lines.texts == ["one", "other"]
 
 
-def test_the_end_of_the_port(world, journal, lines):
+def test_the_end_of_the_port(world, log, lines):
     """What was left out is told then."""
     for number in range(5):
-        journal.note(EVENTS, "number %d", number)
-    journal.note(STATE, "it pauses")
-    journal.close()
+        log.note(EVENTS, "number %d", number)
+    log.note(STATE, "it pauses")
+    log.close()
     assert lines.texts == [
         "number 0",
         "it pauses",
         "events: 4 more until the end, the last one: number 4",
     ]
     assert not world.timers
-    journal.close()
+    log.close()
     for number in range(100):  # of connections that end with it
-        journal.note(EVENTS, "late %d", number)
+        log.note(EVENTS, "late %d", number)
     assert len(lines.texts) == 3
     assert not world.timers
 
 
 @pytest.mark.parametrize("error", [ValueError("port is closed"), MemoryError(), RuntimeError()])
-def test_without_timers(world, journal, lines, error):
+def test_without_timers(world, log, lines, error):
     """The next event after ten seconds is the one that tells."""
     world.refuse = error
     for number in range(25):
-        journal.note(EVENTS, "number %d", number)
+        log.note(EVENTS, "number %d", number)
         world.pass_time(1)
     assert lines.texts == [
         "number 0",
@@ -214,24 +214,24 @@ def test_without_timers(world, journal, lines, error):
     ]
 
 
-def test_a_timer_that_fails(world, journal, lines):
+def test_a_timer_that_fails(world, log, lines):
     """It is not the end of ten seconds."""
-    journal.note(EVENTS, "one")
-    journal.note(EVENTS, "two")
+    log.note(EVENTS, "one")
+    log.note(EVENTS, "two")
     (timer,) = world.timers
     timer.error = MemoryError()
     timer.callback(timer)
     assert lines.texts == ["one"]
 
 
-def test_a_timer_that_is_late(world, journal, lines):
+def test_a_timer_that_is_late(world, log, lines):
     """The next event has told already, and ten seconds begin anew with that."""
-    journal.note(EVENTS, "one")
-    journal.note(EVENTS, "two")
+    log.note(EVENTS, "one")
+    log.note(EVENTS, "two")
     (late,) = world.timers
     world.now += 15
-    journal.note(EVENTS, "three")
-    journal.note(EVENTS, "four")
+    log.note(EVENTS, "three")
+    log.note(EVENTS, "four")
     late.error = None  # it was too late to cancel it
     late.callback(late)
     world.pass_time(9)
@@ -240,28 +240,28 @@ def test_a_timer_that_is_late(world, journal, lines):
     assert lines.texts == ["one", "three (1 more of them in 10 s)", "four"]
 
 
-def test_what_is_not_to_be_logged_costs_nothing(world, journal, lines):
-    journal.note(Kind(logging.DEBUG, "details"), "%d", "no number")
+def test_what_is_not_to_be_logged_costs_nothing(world, log, lines):
+    log.note(Kind(logging.DEBUG, "details"), "%d", "no number")
     assert not world.timers
     assert not lines.texts
 
 
-def test_a_handler_that_notes_something(world, journal):
+def test_a_handler_that_notes_something(world, log):
     """No lock is held while it is called."""
 
     class Noting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if len(seen) < 5:
                 seen.append(record.getMessage())
-                journal.note(EVENTS, "within")
-                journal.close()
+                log.note(EVENTS, "within")
+                log.close()
 
     seen: list[str] = []
     handler = Noting()
     logger = logging.getLogger("iocpcore")
     logger.addHandler(handler)
     try:
-        journal.note(EVENTS, "one")
+        log.note(EVENTS, "one")
     finally:
         logger.removeHandler(handler)
     assert seen[0] == "one"
@@ -270,11 +270,11 @@ def test_a_handler_that_notes_something(world, journal):
 def test_many_threads(lines):
     """Each event is counted once, and there is one first line."""
     world = World()
-    journal = Journal(world.timer, lambda: world.now)
+    log = Log(world.timer, lambda: world.now)
 
     def note() -> None:
         for _ in range(500):
-            journal.note(EVENTS, "it")
+            log.note(EVENTS, "it")
 
     threads = [threading.Thread(target=note) for _ in range(4)]
     for thread in threads:
@@ -315,17 +315,17 @@ def test_addresses_as_people_write_them():
     assert shown("") == shown(b"") == shown(None) == "a local process"
 
 
-def test_every_line_of_a_server_is_escaped(journal, lines):
+def test_every_line_of_a_server_is_escaped(log, lines):
     conn: Any = SimpleNamespace(peername=NASTY)
-    told = ServerJournal(journal)
+    told = ServerLog(log)
     told.on_failed(conn, ValueError(NASTY))
     told.on_accept_error(conn, OSError(NASTY))
     told.on_lost(NASTY, OSError(NASTY))
     told.on_refused(NASTY)
     told.on_refused((NASTY, 1))
     told.on_bad_header(NASTY, iocpcore.ProxyProtocolError(NASTY))
-    journal.note(_log.NOT_CONNECTED, "%s", NASTY)
-    journal.close()
+    log.note(_log.NOT_CONNECTED, "%s", NASTY)
+    log.close()
     assert len(lines.texts) >= 6
     for text in lines.texts:
         assert text.isprintable()
@@ -416,4 +416,4 @@ def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch)
 def test_no_timer_without_events(make_server, dial):
     server = make_server(on_data=lambda conn, data: conn.send(data))
     dial(server).close()
-    assert not server._engine.journal._episodes
+    assert not server._runtime.log._episodes

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from iocpcore import _tls
-from iocpcore._log import Journal, ServerJournal
+from iocpcore._log import Log, ServerLog
 from iocpcore._proxy_protocol import (
     V1_MAX,
     V2_MAX,
@@ -367,7 +367,7 @@ class Connection:
 
 def stage(trusted: Any, then: Any = None) -> Any:
     """As a server makes it, with its lines in the log."""
-    told = ServerJournal(Journal(lambda seconds, callback: SimpleNamespace(cancel=bool)))
+    told = ServerLog(Log(lambda seconds, callback: SimpleNamespace(cancel=bool)))
     return proxy_stage(trusted, then, on_refused=told.on_bad_header)
 
 

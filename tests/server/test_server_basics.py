@@ -430,7 +430,7 @@ def test_statistics(make_server, dial):
         conn.send_message(b"123")
     events.wait(5)
     # They are counted when the callbacks have returned, a little after what these have sent.
-    wait_until(lambda: server._service.stats()["messages"] == 5, "the figures")
+    wait_until(lambda: server._group.stats()["messages"] == 5, "the figures")
     stats = server.stats()
     assert stats["accepted"] == stats["connections"] == stats["listeners"] == 1
     assert stats["messages"] == 5

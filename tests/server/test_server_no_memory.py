@@ -22,7 +22,7 @@ MOMENTS = range(60)  # which allocation is refused, while the last client goes
 def server(make_server, unraisable):
     """It takes one client of an address, and is run by serve(), in the test's own thread."""
     server = make_server(on_data=Connection.send, max_connections_per_address=1, start=False)
-    server._places.begin()
+    server._listeners.begin()
     return server
 
 

@@ -100,4 +100,4 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
 
 def _report(server: Server, conn: Connection, error: BaseException) -> None:
     """A message that is too large, say. The connection is closed after this."""
-    server._engine.journal.note(FAILURES, "iocpcore: %s: %s", shown(conn.peername), error)
+    server._runtime.log.note(FAILURES, "iocpcore: %s: %s", shown(conn.peername), error)

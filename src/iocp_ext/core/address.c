@@ -39,7 +39,7 @@ int io_address_unix(io_address *address, const char *path, size_t length) {
     return -IOE_AFNOSUPPORT; /* Python has no AF_UNIX there either */
 }
 
-static void split_unix(const io_address *address, io_address_parts *parts) {
+static void address_split_unix(const io_address *address, io_address_parts *parts) {
     (void)address;
     (void)parts;
 }
@@ -59,7 +59,7 @@ int io_address_unix(io_address *address, const char *path, size_t length) {
     return 0;
 }
 
-static void split_unix(const io_address *address, io_address_parts *parts) {
+static void address_split_unix(const io_address *address, io_address_parts *parts) {
     const struct sockaddr_un *un = (const struct sockaddr_un *)&address->storage;
     size_t start = offsetof(struct sockaddr_un, sun_path);
     size_t length = address->length > start ? address->length - start : 0;
@@ -87,7 +87,7 @@ void io_address_split(const io_address *address, io_address_parts *parts) {
         parts->flow_info = ntohl(in6->sin6_flowinfo);
         parts->scope_id = in6->sin6_scope_id;
     } else if (parts->family == AF_UNIX) {
-        split_unix(address, parts);
+        address_split_unix(address, parts);
     }
 }
 

@@ -16,14 +16,14 @@ typedef struct io_buffer { /* in front of the memory, or inside it while it is f
     uint32_t unused;
 } io_buffer;
 
-static size_t class_bytes(uint32_t size_class) {
+static size_t buffer_class_bytes(uint32_t size_class) {
     return (size_t)1 << (SMALLEST_SHIFT + size_class);
 }
 
 /* From the largest on: most receives are of that size. */
-static uint32_t class_for(size_t size) {
+static uint32_t buffer_class_for(size_t size) {
     uint32_t size_class = CLASSES - 1;
-    while (size_class > 0 && class_bytes(size_class - 1) >= size)
+    while (size_class > 0 && buffer_class_bytes(size_class - 1) >= size)
         size_class--;
     return size_class;
 }
@@ -41,7 +41,7 @@ void io_buffer_pool_close(io_buffer_pool *pool) {
     }
 }
 
-static io_buffer *take(io_buffer_pool *pool, uint32_t size_class) {
+static io_buffer *buffer_take(io_buffer_pool *pool, uint32_t size_class) {
     io_buffer *buffer =
         atomic_exchange_explicit(&pool->last[size_class], NULL, memory_order_acquire);
     if (buffer != NULL)
@@ -53,17 +53,17 @@ static io_buffer *take(io_buffer_pool *pool, uint32_t size_class) {
         pool->free_count[size_class]--;
     }
     io_lock_release(&pool->lock);
-    return buffer != NULL ? buffer : malloc(sizeof(io_buffer) + class_bytes(size_class));
+    return buffer != NULL ? buffer : malloc(sizeof(io_buffer) + buffer_class_bytes(size_class));
 }
 
 void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
-    uint32_t size_class = class_for(size);
-    size_t bytes = sizeof(io_buffer) + class_bytes(size_class);
+    uint32_t size_class = buffer_class_for(size);
+    size_t bytes = sizeof(io_buffer) + buffer_class_bytes(size_class);
     io_buffer *buffer;
     if (io_guard_enabled())
         buffer = io_guard_alloc(bytes);
     else
-        buffer = take(pool, size_class);
+        buffer = buffer_take(pool, size_class);
     if (buffer == NULL)
         return NULL;
     buffer->size_class = size_class;
@@ -73,7 +73,7 @@ void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
 void io_buffer_release(io_buffer_pool *pool, void *memory) {
     io_buffer *buffer = (io_buffer *)memory - 1;
     uint32_t size_class = buffer->size_class;
-    size_t bytes = class_bytes(size_class);
+    size_t bytes = buffer_class_bytes(size_class);
     if (io_guard_enabled()) {
         io_guard_free(buffer, sizeof *buffer + bytes);
         return;

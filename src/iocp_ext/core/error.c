@@ -21,13 +21,13 @@ typedef struct meaning {
     int portable;
 } meaning;
 
-static const name names[] = {
+static const name error_names[] = {
 #define X(name, number, windows, text) {(number), (windows), (text)},
     IO_ERRORS(X)
 #undef X
 };
 
-static const meaning windows_codes[] = {
+static const meaning error_windows_codes[] = {
     {1, IOE_INVAL},  /* ERROR_INVALID_FUNCTION */
     {3, IOE_NOENT},  /* ERROR_PATH_NOT_FOUND */
     {14, IOE_NOMEM}, /* ERROR_OUTOFMEMORY */
@@ -95,7 +95,7 @@ static const meaning windows_codes[] = {
     {10111, IOE_CANCELED},       /* WSA_E_CANCELLED */
 };
 
-static const meaning nt_statuses[] = {
+static const meaning error_nt_statuses[] = {
     {0x80000005, IOE_MSGSIZE},      /* STATUS_BUFFER_OVERFLOW: a datagram that was cut off */
     {0x8000000A, IOE_CANCELED},     /* STATUS_HANDLES_CLOSED (Wine) */
     {0xC0000005, IOE_FAULT},        /* STATUS_ACCESS_VIOLATION */
@@ -166,22 +166,22 @@ enum {
     NT_WARNING = 2,
 };
 
-static int look_up(const meaning *table, size_t count, uint32_t code) {
+static int error_look_up(const meaning *table, size_t count, uint32_t code) {
     for (size_t i = 0; i < count; i++)
         if (table[i].code == code)
             return table[i].portable;
     return IOE_OTHER;
 }
 
-static const name *find(int portable) {
-    for (size_t i = 0; i < COUNT(names); i++)
-        if (names[i].portable == portable)
-            return &names[i];
+static const name *error_find(int portable) {
+    for (size_t i = 0; i < COUNT(error_names); i++)
+        if (error_names[i].portable == portable)
+            return &error_names[i];
     return NULL;
 }
 
 /* Codes that are not in the table are the system's own on Linux, and it knows their texts. */
-static const char *system_text(int portable) {
+static const char *error_system_text(int portable) {
 #ifdef __GLIBC__
     const char *text = strerrordesc_np(portable);
     return text ? text : "Unknown error";
@@ -192,22 +192,22 @@ static const char *system_text(int portable) {
 }
 
 const char *io_error_text(int portable) {
-    const name *found = find(portable);
-    return found ? found->text : system_text(portable);
+    const name *found = error_find(portable);
+    return found ? found->text : error_system_text(portable);
 }
 
 uint32_t io_error_to_windows(int portable) {
-    const name *found = find(portable);
+    const name *found = error_find(portable);
     return found ? found->windows : 0;
 }
 
 int io_error_from_windows(uint32_t code) {
     if (code == 0)
         return 0;
-    for (size_t i = 0; i < COUNT(names); i++)
-        if (names[i].windows == code)
-            return names[i].portable;
-    return look_up(windows_codes, COUNT(windows_codes), code);
+    for (size_t i = 0; i < COUNT(error_names); i++)
+        if (error_names[i].windows == code)
+            return error_names[i].portable;
+    return error_look_up(error_windows_codes, COUNT(error_windows_codes), code);
 }
 
 int io_error_from_ntstatus(uint32_t status) {
@@ -216,5 +216,5 @@ int io_error_from_ntstatus(uint32_t status) {
     /* NTSTATUS_FROM_WIN32: a Win32 code in an envelope. */
     if (status >> 16 == 0xC007)
         return io_error_from_windows(status & 0xFFFF);
-    return look_up(nt_statuses, COUNT(nt_statuses), status);
+    return error_look_up(error_nt_statuses, COUNT(error_nt_statuses), status);
 }

@@ -20,7 +20,7 @@ typedef struct io_file_pool {
     bool closing;
 } io_file_pool;
 
-static void run(void *argument) {
+static void file_pool_run(void *argument) {
     io_file_pool *pool = argument;
     io_mutex_lock(&pool->lock);
     for (;;) {
@@ -46,7 +46,7 @@ static void run(void *argument) {
     io_mutex_unlock(&pool->lock);
 }
 
-static io_file_pool *pool_open(void) {
+static io_file_pool *file_pool_open(void) {
     io_file_pool *pool = calloc(1, sizeof *pool);
     if (pool == NULL)
         return NULL;
@@ -68,24 +68,24 @@ no_lock:
     return NULL;
 }
 
-static io_file_pool *pool_of(io_port *port) {
+static io_file_pool *file_pool_of(io_port *port) {
     io_lock_acquire(&port->slab_lock);
     if (port->file_pool == NULL)
-        port->file_pool = pool_open();
+        port->file_pool = file_pool_open();
     io_file_pool *pool = port->file_pool;
     io_lock_release(&port->slab_lock);
     return pool;
 }
 
 int io_file_pool_submit(io_op *op, int64_t (*work)(io_op *op, uint32_t *os_error)) {
-    io_file_pool *pool = pool_of(op->lane->port);
+    io_file_pool *pool = file_pool_of(op->lane->port);
     if (pool == NULL)
         return -IOE_NOMEM;
     io_transfer *transfer = (io_transfer *)op;
     int error = 0;
     io_mutex_lock(&pool->lock);
     if (pool->waiting_count >= (size_t)pool->idle && pool->threads < THREADS_MAX) {
-        error = io_thread_start(run, pool);
+        error = io_thread_start(file_pool_run, pool);
         pool->threads += error == 0;
     }
     if (pool->threads > 0) { /* slower with fewer threads than wanted, but it goes on */
@@ -101,7 +101,7 @@ int io_file_pool_submit(io_op *op, int64_t (*work)(io_op *op, uint32_t *os_error
 }
 
 bool io_file_pool_cancel(io_op *op) {
-    io_file_pool *pool = pool_of(op->lane->port);
+    io_file_pool *pool = file_pool_of(op->lane->port);
     io_transfer *transfer = (io_transfer *)op;
     io_mutex_lock(&pool->lock);
     /* A started operation's link points at itself. */

@@ -16,19 +16,19 @@
 
 enum { PAGE = 4096 };
 
-static _Atomic int enabled = -1;
+static _Atomic int guard_enabled = -1;
 
 bool io_guard_enabled(void) {
-    int value = atomic_load_explicit(&enabled, memory_order_relaxed);
+    int value = atomic_load_explicit(&guard_enabled, memory_order_relaxed);
     if (value < 0) {
         const char *asked = getenv("IOCPCORE_GUARD");
         value = asked != NULL && asked[0] == '1';
-        atomic_store_explicit(&enabled, value, memory_order_relaxed);
+        atomic_store_explicit(&guard_enabled, value, memory_order_relaxed);
     }
     return value != 0;
 }
 
-static size_t pages(size_t size) {
+static size_t guard_pages(size_t size) {
     return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
@@ -37,31 +37,31 @@ enum { HELD_MAX = 16384 };
 static struct {
     void *memory;
     size_t size;
-} held[HELD_MAX];
-static size_t held_next;
-static _Atomic bool held_locked;
+} guard_held[HELD_MAX];
+static size_t guard_held_next;
+static _Atomic bool guard_held_locked;
 
-static void held_lock(void) {
-    while (atomic_exchange_explicit(&held_locked, true, memory_order_acquire)) {
+static void guard_held_lock(void) {
+    while (atomic_exchange_explicit(&guard_held_locked, true, memory_order_acquire)) {
     }
 }
 
-static void held_unlock(void) {
-    atomic_store_explicit(&held_locked, false, memory_order_release);
+static void guard_held_unlock(void) {
+    atomic_store_explicit(&guard_held_locked, false, memory_order_release);
 }
 
 #ifdef _WIN32
 
 void *io_guard_alloc(size_t size) {
-    return VirtualAlloc(NULL, pages(size), MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    return VirtualAlloc(NULL, guard_pages(size), MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
 }
 
-static void protect(void *memory, size_t size) {
+static void guard_protect(void *memory, size_t size) {
     if (!VirtualFree(memory, size, MEM_DECOMMIT))
         abort();
 }
 
-static void unmap(void *memory, size_t size) {
+static void guard_unmap(void *memory, size_t size) {
     (void)size;
     if (!VirtualFree(memory, 0, MEM_RELEASE))
         abort();
@@ -71,18 +71,18 @@ static void unmap(void *memory, size_t size) {
 
 void *io_guard_alloc(size_t size) {
     void *memory =
-        mmap(NULL, pages(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mmap(NULL, guard_pages(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-static void protect(void *memory, size_t size) {
+static void guard_protect(void *memory, size_t size) {
     /* A fresh mapping in its place: no access, no memory, and it merges with its neighbours. */
     if (mmap(memory, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
              0) == MAP_FAILED)
         abort();
 }
 
-static void unmap(void *memory, size_t size) {
+static void guard_unmap(void *memory, size_t size) {
     if (munmap(memory, size) != 0)
         abort();
 }
@@ -90,15 +90,15 @@ static void unmap(void *memory, size_t size) {
 #endif
 
 void io_guard_free(void *memory, size_t size) {
-    size = pages(size);
-    protect(memory, size);
-    held_lock();
-    void *oldest = held[held_next].memory;
-    size_t oldest_size = held[held_next].size;
-    held[held_next].memory = memory;
-    held[held_next].size = size;
-    held_next = (held_next + 1) % HELD_MAX;
-    held_unlock();
+    size = guard_pages(size);
+    guard_protect(memory, size);
+    guard_held_lock();
+    void *oldest = guard_held[guard_held_next].memory;
+    size_t oldest_size = guard_held[guard_held_next].size;
+    guard_held[guard_held_next].memory = memory;
+    guard_held[guard_held_next].size = size;
+    guard_held_next = (guard_held_next + 1) % HELD_MAX;
+    guard_held_unlock();
     if (oldest != NULL)
-        unmap(oldest, oldest_size);
+        guard_unmap(oldest, oldest_size);
 }

@@ -24,7 +24,7 @@ struct io_handle_chunk {
     io_handle handles[HANDLES_PER_CHUNK];
 };
 
-static int direction_of(uint8_t kind) {
+static int handle_queue_direction_of(uint8_t kind) {
     switch (kind) {
     case IO_RECV:
     case IO_RECEIVE:
@@ -41,18 +41,18 @@ static int direction_of(uint8_t kind) {
     }
 }
 
-static bool kernel_queues(const io_handle *handle) {
+static bool handle_queue_kernel_queues(const io_handle *handle) {
     return (handle->lane->backend->flags & IO_KERNEL_QUEUES) != 0;
 }
 
 /* Whether the operation at the head keeps the next one from being submitted. */
-static bool holds_back(const io_handle *handle, const io_op *op) {
-    return !kernel_queues(handle) || op->kind == IO_SEND_FILE;
+static bool handle_queue_holds_back(const io_handle *handle, const io_op *op) {
+    return !handle_queue_kernel_queues(handle) || op->kind == IO_SEND_FILE;
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
-static void advance_vecs(io_transfer *transfer, size_t moved) {
+static void handle_queue_advance_vecs(io_transfer *transfer, size_t moved) {
     while (moved > 0) {
         size_t length = io_vec_length(transfer->vecs);
         if (moved < length) {
@@ -66,7 +66,7 @@ static void advance_vecs(io_transfer *transfer, size_t moved) {
 }
 
 /* Notes that `result` bytes were moved. True: there is more to do. */
-static bool wants_more(io_op *op, int64_t result) {
+static bool handle_queue_wants_more(io_op *op, int64_t result) {
     uint64_t moved = (uint64_t)result;
     if (op->kind == IO_SEND || op->kind == IO_WRITE) {
         io_transfer *transfer = (io_transfer *)op;
@@ -74,7 +74,7 @@ static bool wants_more(io_op *op, int64_t result) {
         transfer->offset += moved;
         if (moved == 0 || transfer->transferred >= transfer->length)
             return false;
-        advance_vecs(transfer, (size_t)moved);
+        handle_queue_advance_vecs(transfer, (size_t)moved);
         return true;
     }
     if (op->kind == IO_SEND_FILE) {
@@ -88,7 +88,7 @@ static bool wants_more(io_op *op, int64_t result) {
     return false;
 }
 
-static int64_t final_result(const io_op *op, int64_t result) {
+static int64_t handle_queue_final_result(const io_op *op, int64_t result) {
     if (op->kind == IO_SEND || op->kind == IO_WRITE)
         return (int64_t)((const io_transfer *)op)->transferred;
     if (op->kind == IO_SEND_FILE)
@@ -99,13 +99,13 @@ static int64_t final_result(const io_op *op, int64_t result) {
 /* ---- the two ends of an operation ------------------------------------------------------------ */
 
 /* The one exit: the operation leaves its handle and is ready to be handed out. */
-static void complete(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
+static void handle_queue_complete(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
     io_port *port = op->lane->port;
-    int direction = direction_of(op->kind);
+    int direction = handle_queue_direction_of(op->kind);
     if (direction >= 0 && op->state == IO_OP_QUEUED)
         handle->waiting[direction]--;
-    else if (direction >= 0 && holds_back(handle, op))
+    else if (direction >= 0 && handle_queue_holds_back(handle, op))
         handle->busy[direction] = false;
     handle->in_flight--;
     if (op->kind == IO_SEND_FILE && ((io_send_file *)op)->held)
@@ -122,12 +122,12 @@ static void complete(io_op *op, int64_t result, uint32_t os_error, io_list *done
 }
 
 /* Gives the operation to the backend, and again while it ends at once with more to do. */
-static void start(io_op *op, io_list *done) {
+static void handle_queue_start(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
-    int direction = direction_of(op->kind);
+    int direction = handle_queue_direction_of(op->kind);
     if (op->state == IO_OP_QUEUED && direction >= 0) {
         handle->waiting[direction]--;
-        handle->busy[direction] = holds_back(handle, op);
+        handle->busy[direction] = handle_queue_holds_back(handle, op);
     }
     atomic_store_explicit(&op->state, IO_OP_SUBMITTED, memory_order_relaxed);
     op->flags &= (uint8_t)~IO_OP_YIELD;
@@ -136,15 +136,15 @@ static void start(io_op *op, io_list *done) {
         if (answer == IO_PENDING)
             return;
         if (answer < 0) {
-            complete(op, answer, op->os_error, done);
+            handle_queue_complete(op, answer, op->os_error, done);
             return;
         }
-        if (!wants_more(op, op->result)) {
-            complete(op, final_result(op, op->result), 0, done);
+        if (!handle_queue_wants_more(op, op->result)) {
+            handle_queue_complete(op, handle_queue_final_result(op, op->result), 0, done);
             return;
         }
         if (op->flags & IO_OP_CANCEL_ASKED) {
-            complete(op, -IOE_CANCELED, 0, done);
+            handle_queue_complete(op, -IOE_CANCELED, 0, done);
             return;
         }
         if (round >= ROUNDS_MAX)
@@ -153,7 +153,7 @@ static void start(io_op *op, io_list *done) {
 }
 
 /* Starts what has become the head of the queue. */
-static void pump(io_handle *handle, int direction, io_list *done) {
+static void handle_queue_pump(io_handle *handle, int direction, io_list *done) {
     io_list *queue = &handle->queue[direction];
     io_link *link = queue->next;
     while (handle->waiting[direction] > 0 && !handle->busy[direction]) {
@@ -161,10 +161,10 @@ static void pump(io_handle *handle, int direction, io_list *done) {
         io_link *next = link->next;
         if (op->state == IO_OP_QUEUED) {
             if (handle->closing || handle->native_gone) {
-                complete(op, -IOE_CANCELED, 0, done);
+                handle_queue_complete(op, -IOE_CANCELED, 0, done);
             } else {
                 op->flags |= IO_OP_RESUBMITTED;
-                start(op, done);
+                handle_queue_start(op, done);
             }
         }
         link = next;
@@ -172,7 +172,7 @@ static void pump(io_handle *handle, int direction, io_list *done) {
 }
 
 /* The slot may be used for another file. */
-static void handle_free(io_handle *handle) {
+static void handle_queue_free(io_handle *handle) {
     io_lane *lane = handle->lane;
     io_mutex_lock(&lane->handles_lock);
     io_list_remove(&handle->link);
@@ -180,20 +180,20 @@ static void handle_free(io_handle *handle) {
     io_mutex_unlock(&lane->handles_lock);
 }
 
-static void close_if_idle(io_handle *handle) {
+static void handle_queue_close_if_idle(io_handle *handle) {
     if (!handle->closing || !handle->open || handle->in_flight > 0)
         return;
     handle->lane->backend->handle_close(handle, !handle->native_gone);
     handle->open = false;
     if (!handle->held)
-        handle_free(handle);
+        handle_queue_free(handle);
 }
 
 /* What ends at once is in `done`. */
-static void submit(io_op *op, io_handle *handle, io_list *done) {
+static void handle_queue_submit(io_op *op, io_handle *handle, io_list *done) {
     io_lane *lane = op->lane; /* once it is submitted, another thread may take and release it */
     io_port *port = lane->port;
-    int direction = direction_of(op->kind);
+    int direction = handle_queue_direction_of(op->kind);
     op->handle = handle;
     op->retries = 0;
     atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
@@ -211,15 +211,15 @@ static void submit(io_op *op, io_handle *handle, io_list *done) {
     if (error) {
         if (direction >= 0)
             handle->waiting[direction]++;
-        complete(op, error, op->os_error, done);
+        handle_queue_complete(op, error, op->os_error, done);
     } else if (direction < 0) {
         io_list_push_back(&handle->others, &op->link);
-        start(op, done);
+        handle_queue_start(op, done);
     } else {
         io_list_push_back(&handle->queue[direction], &op->link);
         handle->waiting[direction]++;
         if (!handle->busy[direction])
-            start(op, done);
+            handle_queue_start(op, done);
     }
     io_lock_release(&handle->lock);
 }
@@ -228,7 +228,7 @@ void io_op_submit(io_op *op, io_handle *handle) {
     io_lane *lane = op->lane;
     io_list done;
     io_list_init(&done);
-    submit(op, handle, &done);
+    handle_queue_submit(op, handle, &done);
     io_lane_push(lane, &done);
 }
 
@@ -236,7 +236,7 @@ bool io_op_submit_now(io_op *op, io_handle *handle) {
     io_lane *lane = op->lane;
     io_list done;
     io_list_init(&done);
-    submit(op, handle, &done);
+    handle_queue_submit(op, handle, &done);
     if (io_list_empty(&done))
         return false;
     io_list_remove(&op->link);
@@ -256,7 +256,7 @@ void io_receive_now(io_receive *receive) {
 uint64_t io_op_progress(io_op *op) {
     io_handle *handle = op->handle;
     io_lock_acquire(&handle->lock);
-    uint64_t moved = (uint64_t)final_result(op, 0);
+    uint64_t moved = (uint64_t)handle_queue_final_result(op, 0);
     io_lock_release(&handle->lock);
     return moved;
 }
@@ -264,51 +264,52 @@ uint64_t io_op_progress(io_op *op) {
 /* ---- what backends report -------------------------------------------------------------------- */
 
 /* The operation goes on, unless somebody wants its end. Under the handle's lock. */
-static void go_on(io_op *op, io_list *done) {
+static void handle_queue_go_on(io_op *op, io_list *done) {
     if (op->flags & IO_OP_CANCEL_ASKED || op->handle->native_gone) {
-        complete(op, -IOE_CANCELED, 0, done);
+        handle_queue_complete(op, -IOE_CANCELED, 0, done);
         return;
     }
     op->flags |= IO_OP_RESUBMITTED;
-    start(op, done);
+    handle_queue_start(op, done);
 }
 
 /* What may follow when an operation has ended. Under the handle's lock. */
-static void settle(io_handle *handle, int direction, io_list *done) {
+static void handle_queue_settle(io_handle *handle, int direction, io_list *done) {
     if (direction >= 0)
-        pump(handle, direction, done);
-    close_if_idle(handle);
+        handle_queue_pump(handle, direction, done);
+    handle_queue_close_if_idle(handle);
 }
 
 void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
-    int direction = direction_of(op->kind);
+    int direction = handle_queue_direction_of(op->kind);
     io_lock_acquire(&handle->lock);
-    if (result < 0 || !wants_more(op, result))
-        complete(op, result < 0 ? result : final_result(op, result), os_error, done);
+    if (result < 0 || !handle_queue_wants_more(op, result))
+        handle_queue_complete(op, result < 0 ? result : handle_queue_final_result(op, result),
+                              os_error, done);
     else
-        go_on(op, done);
-    settle(handle, direction, done);
+        handle_queue_go_on(op, done);
+    handle_queue_settle(handle, direction, done);
     io_lock_release(&handle->lock);
 }
 
 void io_op_retry(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
-    int direction = direction_of(op->kind);
+    int direction = handle_queue_direction_of(op->kind);
     io_lock_acquire(&handle->lock);
-    go_on(op, done);
-    settle(handle, direction, done);
+    handle_queue_go_on(op, done);
+    handle_queue_settle(handle, direction, done);
     io_lock_release(&handle->lock);
 }
 
-static void retry_head(io_handle *handle, int direction, io_list *done) {
+static void handle_queue_retry_head(io_handle *handle, int direction, io_list *done) {
     io_link *head = handle->queue[direction].next;
     if (handle->busy[direction] && head != &handle->queue[direction]) {
         io_op *op = IO_CONTAINER(head, io_op, link);
         op->flags |= IO_OP_RESUBMITTED;
-        start(op, done);
+        handle_queue_start(op, done);
     }
-    pump(handle, direction, done);
+    handle_queue_pump(handle, direction, done);
 }
 
 void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
@@ -318,18 +319,18 @@ void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
         (uint16_t)handle->generation == (uint16_t)(token >> GENERATION_SHIFT)) {
         handle->ready |= (uint8_t)events;
         if (events & IO_READABLE)
-            retry_head(handle, IO_IN, done);
+            handle_queue_retry_head(handle, IO_IN, done);
         if (events & IO_WRITABLE)
-            retry_head(handle, IO_OUT, done);
+            handle_queue_retry_head(handle, IO_OUT, done);
         for (io_link *link = handle->others.next, *next; link != &handle->others; link = next) {
             io_op *op = IO_CONTAINER(link, io_op, link);
             next = link->next;
             if (op->kind == IO_POLL) {
                 op->flags |= IO_OP_RESUBMITTED;
-                start(op, done);
+                handle_queue_start(op, done);
             }
         }
-        close_if_idle(handle);
+        handle_queue_close_if_idle(handle);
     }
     io_lock_release(&handle->lock);
 }
@@ -345,17 +346,17 @@ void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error) {
 /* ---- cancel ---------------------------------------------------------------------------------- */
 
 /* Under the handle's lock. */
-static void cancel(io_op *op, io_list *done) {
+static void handle_queue_cancel(io_op *op, io_list *done) {
     if (op->state == IO_OP_QUEUED) {
-        complete(op, -IOE_CANCELED, 0, done);
+        handle_queue_complete(op, -IOE_CANCELED, 0, done);
     } else if (!(op->flags & IO_OP_CANCEL_ASKED)) {
         op->flags |= IO_OP_CANCEL_ASKED;
         if (op->lane->backend->cancel(op) == IO_DONE)
-            complete(op, -IOE_CANCELED, 0, done);
+            handle_queue_complete(op, -IOE_CANCELED, 0, done);
     }
 }
 
-static bool cancel_timer(io_op *op, io_list *done) {
+static bool handle_queue_cancel_timer(io_op *op, io_list *done) {
     io_lane *lane = op->lane;
     bool pending;
     io_mutex_lock(&lane->lock);
@@ -379,14 +380,14 @@ bool io_op_cancel(io_op *op) {
     io_list done;
     io_list_init(&done);
     if (handle == NULL) {
-        pending = op->kind == IO_TIMER && cancel_timer(op, &done);
+        pending = op->kind == IO_TIMER && handle_queue_cancel_timer(op, &done);
     } else {
         io_lock_acquire(&handle->lock);
         pending = op->state == IO_OP_QUEUED || op->state == IO_OP_SUBMITTED;
         if (pending) {
-            int direction = direction_of(op->kind);
-            cancel(op, &done);
-            settle(handle, direction, &done);
+            int direction = handle_queue_direction_of(op->kind);
+            handle_queue_cancel(op, &done);
+            handle_queue_settle(handle, direction, &done);
         }
         io_lock_release(&handle->lock);
     }
@@ -394,33 +395,33 @@ bool io_op_cancel(io_op *op) {
     return pending;
 }
 
-static void cancel_list(io_list *list, io_list *done) {
+static void handle_queue_cancel_list(io_list *list, io_list *done) {
     for (io_link *link = list->next, *next; link != list; link = next) {
         next = link->next;
-        cancel(IO_CONTAINER(link, io_op, link), done);
+        handle_queue_cancel(IO_CONTAINER(link, io_op, link), done);
     }
 }
 
 /* Under the handle's lock. Those behind the head first: they would start when it ends. */
-static void cancel_all(io_handle *handle, io_list *done) {
+static void handle_queue_cancel_all(io_handle *handle, io_list *done) {
     for (int direction = 0; direction < IO_DIRECTIONS; direction++) {
         io_list *queue = &handle->queue[direction];
         for (io_link *link = queue->next, *next; link != queue; link = next) {
             io_op *op = IO_CONTAINER(link, io_op, link);
             next = link->next;
             if (op->state == IO_OP_QUEUED)
-                complete(op, -IOE_CANCELED, 0, done);
+                handle_queue_complete(op, -IOE_CANCELED, 0, done);
         }
-        cancel_list(queue, done);
+        handle_queue_cancel_list(queue, done);
     }
-    cancel_list(&handle->others, done);
+    handle_queue_cancel_list(&handle->others, done);
 }
 
 void io_handle_cancel(io_handle *handle) {
     io_list done;
     io_list_init(&done);
     io_lock_acquire(&handle->lock);
-    cancel_all(handle, &done);
+    handle_queue_cancel_all(handle, &done);
     io_lock_release(&handle->lock);
     io_lane_push(handle->lane, &done);
 }
@@ -432,7 +433,7 @@ uint64_t io_handle_token(const io_handle *handle) {
 }
 
 /* Under handles_lock. */
-static bool handles_grow(io_lane *lane) {
+static bool handle_queue_handles_grow(io_lane *lane) {
     struct io_handle_chunk *chunk = calloc(1, sizeof *chunk);
     if (chunk == NULL)
         return false;
@@ -447,11 +448,11 @@ static bool handles_grow(io_lane *lane) {
 }
 
 /* A handle that is owned has its type and family already. */
-static int open_handle(io_lane *lane, io_native native, bool owned, io_handle_type type, int family,
-                       io_handle **out, uint32_t *os_error) {
+static int handle_queue_open(io_lane *lane, io_native native, bool owned, io_handle_type type,
+                             int family, io_handle **out, uint32_t *os_error) {
     io_mutex_lock(&lane->handles_lock);
     io_link *link = NULL;
-    if (!io_list_empty(&lane->free_handles) || handles_grow(lane)) {
+    if (!io_list_empty(&lane->free_handles) || handle_queue_handles_grow(lane)) {
         link = io_list_pop_front(&lane->free_handles);
         io_list_push_back(&lane->handles, link);
     }
@@ -481,7 +482,7 @@ static int open_handle(io_lane *lane, io_native native, bool owned, io_handle_ty
     handle->held = error == 0 && !owned;
     io_lock_release(&handle->lock);
     if (error) {
-        handle_free(handle);
+        handle_queue_free(handle);
         return error;
     }
     *out = handle;
@@ -489,17 +490,17 @@ static int open_handle(io_lane *lane, io_native native, bool owned, io_handle_ty
 }
 
 int io_handle_open(io_lane *lane, io_native native, io_handle **handle, uint32_t *os_error) {
-    return open_handle(lane, native, false, IO_STREAM, 0, handle, os_error);
+    return handle_queue_open(lane, native, false, IO_STREAM, 0, handle, os_error);
 }
 
 int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
                     uint32_t *os_error) {
-    return open_handle(lane, native, true, IO_STREAM, family, handle, os_error);
+    return handle_queue_open(lane, native, true, IO_STREAM, family, handle, os_error);
 }
 
 int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_handle **handle,
                              uint32_t *os_error) {
-    return open_handle(lane, native, true, IO_DATAGRAM, family, handle, os_error);
+    return handle_queue_open(lane, native, true, IO_DATAGRAM, family, handle, os_error);
 }
 
 /* A handle's slot is used again when it is neither open nor named by anybody. */
@@ -509,7 +510,7 @@ void io_handle_release(io_handle *handle) {
     bool unused = !handle->open;
     io_lock_release(&handle->lock);
     if (unused)
-        handle_free(handle);
+        handle_queue_free(handle);
 }
 
 int io_handle_forget(io_handle *handle, bool native_gone) {
@@ -524,26 +525,26 @@ int io_handle_forget(io_handle *handle, bool native_gone) {
     return busy ? -IOE_BUSY : 0;
 }
 
-static void close_handle(io_handle *handle, bool native_gone) {
+static void handle_queue_close_native(io_handle *handle, bool native_gone) {
     io_list done;
     io_list_init(&done);
     io_lock_acquire(&handle->lock);
     if (handle->open && !handle->closing) {
         handle->closing = true;
         handle->native_gone = native_gone;
-        cancel_all(handle, &done);
-        close_if_idle(handle);
+        handle_queue_cancel_all(handle, &done);
+        handle_queue_close_if_idle(handle);
     }
     io_lock_release(&handle->lock);
     io_lane_push(handle->lane, &done);
 }
 
 void io_handle_close(io_handle *handle) {
-    close_handle(handle, false);
+    handle_queue_close_native(handle, false);
 }
 
 void io_handle_abandon(io_handle *handle) {
-    close_handle(handle, true);
+    handle_queue_close_native(handle, true);
 }
 
 /* ---- the port's end -------------------------------------------------------------------------- */

@@ -126,8 +126,8 @@ typedef enum io_sink {
     IO_SINK_OPERATION,  /* the user's own; `owner` says which */
     IO_SINK_CONNECTION, /* connection.h: `owner` is the io_connection */
     IO_SINK_LISTENER,   /* listener.h: `owner` is the io_listener */
-    IO_SINK_SERVICE,    /* a service's clock; `owner` is whose */
-    IO_SINK_ENDPOINT,   /* a datagram endpoint's */
+    IO_SINK_GROUP,      /* a group's clock; `owner` is whose */
+    IO_SINK_DATAGRAM,   /* a datagram socket's */
 } io_sink;
 
 /* The head that every operation has; the larger types below begin with it. */

@@ -77,7 +77,7 @@ io_worker *lane_find_parked(io_lane *lane, bool runs) {
 }
 
 /* Whether the caller is to wake the driver, with or without the lock. */
-static bool driver_needs_wake(io_lane *lane) {
+static bool lane_driver_needs_wake(io_lane *lane) {
     if (!lane->waiting || lane->woken)
         return false;
     lane->woken = true;
@@ -85,19 +85,19 @@ static bool driver_needs_wake(io_lane *lane) {
     return true;
 }
 
-static void wake_driver(io_lane *lane) {
-    if (driver_needs_wake(lane))
+static void lane_wake_driver(io_lane *lane) {
+    if (lane_driver_needs_wake(lane))
         lane->backend->wake(lane);
 }
 
 /* Waking a second worker costs more than a few short callbacks do. */
-static bool worth_a_switch(const io_lane *lane) {
+static bool lane_worth_a_switch(const io_lane *lane) {
     return lane->ready_count * lane->callback_ns >= WORTH_A_SWITCH_NS;
 }
 
 /* Somebody must see to what is ready, and somebody must drive: wakes the parked thread that should,
  * or tells (true) that the driver is to be woken. */
-static bool wake_parked(io_lane *lane) {
+static bool lane_wake_parked(io_lane *lane) {
     bool work = lane->ready_count > 0;
     if ((work || !lane->driven) && !io_list_empty(&lane->parked)) {
         io_worker *getter = lane_find_parked(lane, false);
@@ -106,16 +106,16 @@ static bool wake_parked(io_lane *lane) {
             return false;
         }
         io_worker *worker = lane->running < lane->concurrency ? lane_find_parked(lane, true) : NULL;
-        if (worker != NULL && (lane->running == 0 ? !lane->waiting : worth_a_switch(lane))) {
+        if (worker != NULL && (lane->running == 0 ? !lane->waiting : lane_worth_a_switch(lane))) {
             lane_unpark(worker);
             return false;
         }
     }
-    return work && driver_needs_wake(lane);
+    return work && lane_driver_needs_wake(lane);
 }
 
 void lane_kick(io_lane *lane) {
-    if (wake_parked(lane))
+    if (lane_wake_parked(lane))
         lane->backend->wake(lane);
 }
 
@@ -139,7 +139,7 @@ void io_lane_push(io_lane *lane, io_list *done) {
     }
     io_mutex_lock(&lane->lock);
     io_lane_append(lane, done);
-    bool wake = wake_parked(lane);
+    bool wake = lane_wake_parked(lane);
     io_mutex_unlock(&lane->lock);
     if (wake) /* a system call, and whom it wakes wants the lock */
         lane->backend->wake(lane);
@@ -165,24 +165,24 @@ void io_lane_wake_all(io_lane *lane) {
     while (!io_list_empty(&lane->parked))
         lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
     uint32_t wakes = lane->kernel_waiters;
-    wake_driver(lane);
+    lane_wake_driver(lane);
     io_cond_broadcast(&lane->left);
     io_mutex_unlock(&lane->lock);
     while (wakes-- > 0)
         lane->backend->wake(lane);
 }
 
-static uint64_t earlier(uint64_t a_ns, uint64_t b_ns) {
+static uint64_t lane_earlier(uint64_t a_ns, uint64_t b_ns) {
     return a_ns < b_ns ? a_ns : b_ns;
 }
 
 /* When the wait is to end for a look at signals. Virtual time knows no signals. */
-static uint64_t recheck_at(const io_lane *lane, const io_wait *wait) {
+static uint64_t lane_recheck_at(const io_lane *lane, const io_wait *wait) {
     bool rechecks = wait->recheck_ns != 0 && lane->backend->now == NULL;
     return rechecks ? io_clock_ns() + wait->recheck_ns : IO_NEVER;
 }
 
-static bool due(uint64_t recheck_ns) {
+static bool lane_due(uint64_t recheck_ns) {
     return recheck_ns != IO_NEVER && io_clock_ns() >= recheck_ns;
 }
 
@@ -190,12 +190,12 @@ bool lane_wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_
     io_lane *lane = thread->lane;
 #ifndef _WIN32
     if (thread->main) {
-        uint64_t recheck_ns = recheck_at(lane, wait);
+        uint64_t recheck_ns = lane_recheck_at(lane, wait);
         io_mutex_unlock(&lane->lock);
         bool interrupted =
-            io_wake_wait(lane->main_wake, earlier(deadline_ns, recheck_ns), wait->mask);
+            io_wake_wait(lane->main_wake, lane_earlier(deadline_ns, recheck_ns), wait->mask);
         io_mutex_lock(&lane->lock);
-        return interrupted || due(recheck_ns);
+        return interrupted || lane_due(recheck_ns);
     }
 #endif
     (void)wait;
@@ -217,12 +217,12 @@ int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait 
 
 /* The system is short of something. Whatever else a wait may say, it will say again: its descriptor
  * is closed, or another file's by now, or completions were lost. */
-static bool may_pass(int error) {
+static bool lane_may_pass(int error) {
     return error == IOE_NOMEM || error == IOE_NOBUFS || error == IOE_AGAIN || error == IOE_BUSY ||
            error == IOE_MFILE || error == IOE_NFILE;
 }
 
-static void pause_waiting(io_lane *lane, uint64_t deadline_ns) {
+static void lane_pause_waiting(io_lane *lane, uint64_t deadline_ns) {
     uint64_t end_ns = lane->failed_ns + LANE_PAUSE_NS;
     if (lane->backend->now == NULL && deadline_ns < end_ns)
         end_ns = deadline_ns;
@@ -243,21 +243,21 @@ int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
     if (error == -IOE_CLOSED && lane_port_open(lane))
         error = -IOE_BADF; /* somebody else has closed the queue */
     lane->stats.wait_failures++;
-    if (!may_pass(-error)) {
+    if (!lane_may_pass(-error)) {
         lane->broken = -error; /* who leaves the lane wakes the next one, which finds that */
         return error;
     }
     if (lane->wait_error == 0) /* errors that take turns are told as one failure */
         lane->wait_error = -error;
     lane->failed_ns = io_clock_ns();
-    pause_waiting(lane, deadline_ns);
+    lane_pause_waiting(lane, deadline_ns);
     return -IOE_INTR;
 }
 
 /* ---- driving --------------------------------------------------------------------------------- */
 
 /* Under lane->lock. */
-static void collect_timers(io_lane *lane, uint64_t now_ns, io_list *done) {
+static void lane_collect_timers(io_lane *lane, uint64_t now_ns, io_list *done) {
     io_timer *timer;
     while ((timer = io_timer_heap_first(&lane->timers)) != NULL && timer->deadline_ns <= now_ns) {
         io_timer_heap_remove(&lane->timers, timer);
@@ -269,7 +269,7 @@ static void collect_timers(io_lane *lane, uint64_t now_ns, io_list *done) {
 
 uint64_t io_lane_fire_timers(io_lane *lane, io_list *done) {
     io_mutex_lock(&lane->lock);
-    collect_timers(lane, io_lane_now(lane), done);
+    lane_collect_timers(lane, io_lane_now(lane), done);
     io_timer *first = io_timer_heap_first(&lane->timers);
     uint64_t deadline_ns = first ? first->deadline_ns : IO_NEVER;
     io_mutex_unlock(&lane->lock);
@@ -279,11 +279,11 @@ uint64_t io_lane_fire_timers(io_lane *lane, io_list *done) {
 int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     io_list done;
     io_list_init(&done);
-    uint64_t recheck_ns = deadline_ns == 0 ? IO_NEVER : recheck_at(lane, wait);
+    uint64_t recheck_ns = deadline_ns == 0 ? IO_NEVER : lane_recheck_at(lane, wait);
     io_timer *first = io_timer_heap_first(&lane->timers);
     if (first != NULL)
-        deadline_ns = earlier(deadline_ns, first->deadline_ns);
-    deadline_ns = earlier(deadline_ns, recheck_ns);
+        deadline_ns = lane_earlier(deadline_ns, first->deadline_ns);
+    deadline_ns = lane_earlier(deadline_ns, recheck_ns);
     lane->driven = true;
     lane->waiting = deadline_ns != 0;
     lane->dispatched = 0;
@@ -295,10 +295,10 @@ int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     io_lane_append(lane, &done);
     error = lane_waited(lane, error, deadline_ns);
     if (lane->timers.count > 0) {
-        collect_timers(lane, io_lane_now(lane), &done);
+        lane_collect_timers(lane, io_lane_now(lane), &done);
         io_lane_append(lane, &done);
     }
-    return error == 0 && due(recheck_ns) ? -IOE_INTR : error;
+    return error == 0 && lane_due(recheck_ns) ? -IOE_INTR : error;
 }
 
 int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worker) {
@@ -342,7 +342,7 @@ void lane_repost_surplus(io_lane *lane, size_t keep) {
 
 /* ---- getters --------------------------------------------------------------------------------- */
 
-static int take_many(io_lane *lane, io_op **ops, int maximum) {
+static int lane_take_many(io_lane *lane, io_op **ops, int maximum) {
     int count = 0;
     while (count < maximum && lane->ready_count > 0)
         ops[count++] = lane_take_ready(lane);
@@ -350,16 +350,16 @@ static int take_many(io_lane *lane, io_op **ops, int maximum) {
     return count;
 }
 
-static bool passed(const io_lane *lane, uint64_t deadline_ns) {
+static bool lane_passed(const io_lane *lane, uint64_t deadline_ns) {
     return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
 }
 
 /* A wait has ended early, and there is no time for another one: nothing has come. */
-static bool given_up(const io_lane *lane, int error, uint64_t deadline_ns) {
-    return error == -IOE_INTR && passed(lane, deadline_ns);
+static bool lane_given_up(const io_lane *lane, int error, uint64_t deadline_ns) {
+    return error == -IOE_INTR && lane_passed(lane, deadline_ns);
 }
 
-static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
+static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
     int count = 0;
     io_mutex_lock(&lane->lock);
     for (;;) {
@@ -367,18 +367,18 @@ static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maxim
             count = -IOE_CLOSED;
             break;
         }
-        if ((count = take_many(lane, ops, maximum)) > 0)
+        if ((count = lane_take_many(lane, ops, maximum)) > 0)
             break;
         if (lane->broken) {
             count = -lane->broken;
             break;
         }
         int error = lane_wait_shared(lane, wait, maximum, false);
-        if (error && !given_up(lane, error, wait->deadline_ns)) {
+        if (error && !lane_given_up(lane, error, wait->deadline_ns)) {
             count = error;
             break;
         }
-        if (lane->ready_count == 0 && lane_port_open(lane) && passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && lane_port_open(lane) && lane_passed(lane, wait->deadline_ns))
             break;
     }
     lane_repost_surplus(lane, 0);
@@ -387,12 +387,13 @@ static int get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maxim
 }
 
 /* A getter that neither drives nor finds anything ready. */
-static bool park_getter(io_worker *self, const io_wait *wait) {
+static bool lane_park_getter(io_worker *self, const io_wait *wait) {
     io_lane *lane = self->lane;
     bool interrupted = false;
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
-    while (self->parked && !interrupted && lane_port_open(lane) && !passed(lane, wait->deadline_ns))
+    while (self->parked && !interrupted && lane_port_open(lane) &&
+           !lane_passed(lane, wait->deadline_ns))
         interrupted = lane_wait_parked(self, wait, wait->deadline_ns);
     if (self->parked)
         io_list_remove(&self->parked_link);
@@ -400,7 +401,7 @@ static bool park_getter(io_worker *self, const io_wait *wait) {
     return interrupted;
 }
 
-static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int maximum) {
+static int lane_get_driven(io_worker *self, const io_wait *wait, io_op **ops, int maximum) {
     io_lane *lane = self->lane;
     bool asked = false; /* the kernel, at least once: a poll with timeout 0 does that too */
     for (;;) {
@@ -408,16 +409,16 @@ static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int max
             return -IOE_CLOSED;
         bool last = lane->broken || lane->driven || lane->dispatched < LANE_BURST;
         if (lane->ready_count > 0 && last)
-            return take_many(lane, ops, maximum);
+            return lane_take_many(lane, ops, maximum);
         if (lane->broken)
             return -lane->broken;
-        if (lane->ready_count == 0 && asked && passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && asked && lane_passed(lane, wait->deadline_ns))
             return 0;
         if (!lane->driven) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             if (error && lane->ready_count == 0)
-                return given_up(lane, error, wait->deadline_ns) ? 0 : error;
-        } else if (wait->deadline_ns == 0 || park_getter(self, wait)) {
+                return lane_given_up(lane, error, wait->deadline_ns) ? 0 : error;
+        } else if (wait->deadline_ns == 0 || lane_park_getter(self, wait)) {
             return wait->deadline_ns == 0 ? 0 : -IOE_INTR;
         }
         asked = true;
@@ -426,13 +427,13 @@ static int get_driven(io_worker *self, const io_wait *wait, io_op **ops, int max
 
 int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
     if (lane_shared(lane))
-        return get_shared(lane, wait, ops, maximum);
+        return lane_get_shared(lane, wait, ops, maximum);
     io_worker self;
     int count = lane_thread_init(&self, lane, false, wait);
     if (count)
         return count;
     io_mutex_lock(&lane->lock);
-    count = get_driven(&self, wait, ops, maximum);
+    count = lane_get_driven(&self, wait, ops, maximum);
     lane_kick(lane);
     io_mutex_unlock(&lane->lock);
     io_cond_destroy(&self.wake);
@@ -458,7 +459,7 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
         io_list_push_back(&done, &timer->op.link);
     } else if (timer->index == 0) {
         set_ns = timer->deadline_ns;
-        wake_driver(lane);
+        lane_wake_driver(lane);
     }
     io_mutex_unlock(&lane->lock);
     if (set_ns != 0 && lane->backend->set_timer)
@@ -484,7 +485,7 @@ bool io_timer_withdraw(io_timer *timer) {
 }
 
 /* At once, not when it is needed: there may be no descriptors left then. */
-static int open_wake(io_lane *lane) {
+static int lane_open_wake(io_lane *lane) {
 #ifndef _WIN32
     lane->main_wake = io_wake_open();
     if (lane->main_wake < 0)
@@ -513,7 +514,7 @@ int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32
         goto no_handles_lock;
     if (io_cond_init(&lane->left))
         goto no_condition;
-    error = open_wake(lane);
+    error = lane_open_wake(lane);
     if (error == 0)
         return 0;
     io_cond_destroy(&lane->left);

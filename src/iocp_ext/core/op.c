@@ -55,7 +55,7 @@ struct io_slab {
     void *memory; /* as malloc gave it */
 };
 
-static const char *const kind_names[IO_KINDS] = {
+static const char *const op_kind_names[IO_KINDS] = {
     [IO_POST] = "post",       [IO_TIMER] = "timer",         [IO_POLL] = "poll",
     [IO_RECV] = "recv",       [IO_SEND] = "send",           [IO_ACCEPT] = "accept",
     [IO_CONNECT] = "connect", [IO_RECV_FROM] = "recv_from", [IO_SEND_TO] = "send_to",
@@ -64,15 +64,15 @@ static const char *const kind_names[IO_KINDS] = {
 };
 
 const char *io_kind_name(io_kind kind) {
-    return kind_names[kind];
+    return op_kind_names[kind];
 }
 
-static int class_of(uint8_t kind) {
+static int op_class_of(uint8_t kind) {
     return kind == IO_POST || kind == IO_TIMER || kind == IO_POLL ? SMALL : LARGE;
 }
 
 /* Under slab_lock. */
-static bool slab_grow(io_port *port, int size_class) {
+static bool op_slab_grow(io_port *port, int size_class) {
     size_t size = op_size[size_class];
     struct io_slab *slab = malloc(sizeof *slab);
     void *memory = calloc(1, size * SLAB_OPERATIONS + IO_CACHE_LINE);
@@ -95,10 +95,10 @@ static bool slab_grow(io_port *port, int size_class) {
     return true;
 }
 
-static io_op *slab_take(io_port *port, int size_class) {
+static io_op *op_slab_take(io_port *port, int size_class) {
     io_lock_acquire(&port->slab_lock);
     io_op *op = NULL;
-    if (port->free_ops[size_class] != NULL || slab_grow(port, size_class)) {
+    if (port->free_ops[size_class] != NULL || op_slab_grow(port, size_class)) {
         op = port->free_ops[size_class];
         port->free_ops[size_class] = (io_op *)op->link.next;
         UNPOISON(op + 1, op_size[size_class] - sizeof *op);
@@ -108,9 +108,9 @@ static io_op *slab_take(io_port *port, int size_class) {
 }
 
 io_op *io_op_new(io_lane *lane, io_kind kind, void *owner) {
-    int size_class = class_of((uint8_t)kind);
+    int size_class = op_class_of((uint8_t)kind);
     io_op *op = io_guard_enabled() ? io_guard_alloc(op_size[size_class])
-                                   : slab_take(lane->port, size_class);
+                                   : op_slab_take(lane->port, size_class);
     if (op == NULL)
         return NULL;
     uint32_t generation = op->generation;
@@ -150,7 +150,7 @@ void io_receive_release(io_receive *receive) {
 
 void io_op_release(io_op *op) {
     io_port *port = op->lane->port;
-    int size_class = class_of(op->kind);
+    int size_class = op_class_of(op->kind);
     if (io_port_forked(port))
         return; /* its locks may be held for ever */
     if (size_class == LARGE && op->kind != IO_ACCEPT && op->kind != IO_CONNECT &&

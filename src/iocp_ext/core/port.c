@@ -12,31 +12,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Atomic uint32_t fork_generation;
+static _Atomic uint32_t port_fork_generation;
 
 #ifndef _WIN32
-static void count_fork(void) {
-    atomic_fetch_add_explicit(&fork_generation, 1, memory_order_relaxed);
+static void port_count_fork(void) {
+    atomic_fetch_add_explicit(&port_fork_generation, 1, memory_order_relaxed);
 }
 
-static void watch_forks(void) {
+static void port_watch_forks(void) {
     /* Without memory for the handler a forked child is not recognised; nothing else suffers. */
-    (void)pthread_atfork(NULL, NULL, count_fork);
+    (void)pthread_atfork(NULL, NULL, port_count_fork);
 }
 
-static void watch_forks_once(void) {
+static void port_watch_forks_once(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
+    pthread_once(&once, port_watch_forks);
 }
 #else
-static void watch_forks_once(void) {}
+static void port_watch_forks_once(void) {}
 #endif
 
 bool io_port_forked(const io_port *port) {
-    return port->fork_generation != atomic_load_explicit(&fork_generation, memory_order_relaxed);
+    return port->fork_generation !=
+           atomic_load_explicit(&port_fork_generation, memory_order_relaxed);
 }
 
-static const io_backend *const backends[] = {
+static const io_backend *const port_backends[] = {
 #ifdef _WIN32
     &io_backend_iocp,
 #else
@@ -48,11 +49,11 @@ static const io_backend *const backends[] = {
 };
 
 const io_backend *const *io_backends(void) {
-    return backends;
+    return port_backends;
 }
 
 const io_backend *io_backend_by_name(const char *name) {
-    for (const io_backend *const *backend = backends; *backend != NULL; backend++)
+    for (const io_backend *const *backend = port_backends; *backend != NULL; backend++)
         if (strcmp((*backend)->name, name) == 0)
             return *backend;
     return NULL;
@@ -62,12 +63,12 @@ const io_backend *io_backend_by_name(const char *name) {
 
 int io_port_open(io_port **out, const io_backend *backend, uint32_t concurrency,
                  uint32_t *os_error) {
-    watch_forks_once();
+    port_watch_forks_once();
     io_port *port = calloc(1, sizeof *port);
     if (port == NULL)
         return -IOE_NOMEM;
     port->backend = backend;
-    port->fork_generation = atomic_load_explicit(&fork_generation, memory_order_relaxed);
+    port->fork_generation = atomic_load_explicit(&port_fork_generation, memory_order_relaxed);
     port->state = IO_PORT_OPEN;
     int error = io_lane_open(&port->lane, port, backend, concurrency);
     if (error)
@@ -122,7 +123,7 @@ bool io_port_begin_close(io_port *port) {
 }
 
 /* Under lane->lock. */
-static void cancel_timers(io_lane *lane, io_list *done) {
+static void port_cancel_timers(io_lane *lane, io_list *done) {
     io_timer *timer;
     while ((timer = io_timer_heap_first(&lane->timers)) != NULL) {
         io_timer_heap_remove(&lane->timers, timer);
@@ -133,13 +134,13 @@ static void cancel_timers(io_lane *lane, io_list *done) {
     }
 }
 
-static void cancel_handle(io_handle *handle, void *context) {
+static void port_cancel_handle(io_handle *handle, void *context) {
     (void)context;
     io_handle_cancel(handle);
 }
 
 /* Operations that have been submitted and have not come back. Under lane->lock. */
-static size_t owned_by_kernel(const io_port *port) {
+static size_t port_owned_by_kernel(const io_port *port) {
     return (size_t)atomic_load(&port->in_flight) - port->lane.ready_count;
 }
 
@@ -156,14 +157,14 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     bool deserted;
     while (!(deserted = atomic_load(&port->users) == 0) && io_clock_ns() < limit_ns)
         io_cond_wait(&lane->left, &lane->lock, limit_ns);
-    cancel_timers(lane, &done);
+    port_cancel_timers(lane, &done);
     io_lane_append(lane, &done);
     io_mutex_unlock(&lane->lock);
-    io_handles_each(lane, cancel_handle, NULL);
+    io_handles_each(lane, port_cancel_handle, NULL);
 
     io_mutex_lock(&lane->lock);
     /* At least one look, so that a limit of 0 still collects what is finished. */
-    for (bool looked = false; owned_by_kernel(port) > 0; looked = true) {
+    for (bool looked = false; port_owned_by_kernel(port) > 0; looked = true) {
         uint64_t now_ns = io_clock_ns();
         if (!deserted || (looked && now_ns >= limit_ns))
             break;
@@ -180,7 +181,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         if (error && error != -IOE_INTR)
             break;
     }
-    size_t owned = owned_by_kernel(port);
+    size_t owned = port_owned_by_kernel(port);
     io_mutex_unlock(&lane->lock);
     return deserted ? owned : owned + 1;
 }
@@ -191,7 +192,7 @@ typedef struct remaining {
 } remaining;
 
 /* The next one that has not been visited. It may still complete, but nobody will hear of it. */
-static io_op *next_leaked(io_handle *handle) {
+static io_op *port_next_leaked(io_handle *handle) {
     io_list *lists[] = {&handle->queue[IO_IN], &handle->queue[IO_OUT], &handle->others};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         for (io_link *link = lists[i]->next; link != lists[i]; link = link->next) {
@@ -205,12 +206,12 @@ static io_op *next_leaked(io_handle *handle) {
     return NULL;
 }
 
-static void visit_handle(io_handle *handle, void *context) {
+static void port_visit_handle(io_handle *handle, void *context) {
     remaining *rest = context;
     io_op *op;
     do {
         io_lock_acquire(&handle->lock);
-        op = next_leaked(handle);
+        op = port_next_leaked(handle);
         io_lock_release(&handle->lock);
         if (op != NULL)
             rest->visit(op, true, rest->context);
@@ -230,11 +231,11 @@ void io_port_take_remaining(io_port *port, void (*visit)(io_op *op, bool leaked,
             break;
         visit(IO_CONTAINER(link, io_op, link), false, context);
     }
-    io_handles_each(lane, visit_handle, &rest);
+    io_handles_each(lane, port_visit_handle, &rest);
     atomic_store(&port->in_flight, 0);
 }
 
-static void close_backend_handle(io_handle *handle, void *context) {
+static void port_close_backend_handle(io_handle *handle, void *context) {
     (void)context;
     handle->lane->backend->handle_close(handle, false);
     handle->open = false;
@@ -243,7 +244,7 @@ static void close_backend_handle(io_handle *handle, void *context) {
 void io_port_finish_close(io_port *port, size_t leaked) {
     io_lane *lane = &port->lane;
     if (leaked == 0) {
-        io_handles_each(lane, close_backend_handle, NULL);
+        io_handles_each(lane, port_close_backend_handle, NULL);
         if (port->file_pool != NULL)
             io_file_pool_close(port->file_pool);
         lane->backend->lane_close(lane);
@@ -267,7 +268,7 @@ void io_port_destroy(io_port *port) {
 
 /* ---- statistics ------------------------------------------------------------------------------ */
 
-static void count_handle(io_handle *handle, void *context) {
+static void port_count_handle(io_handle *handle, void *context) {
     (void)handle;
     ++*(size_t *)context;
 }
@@ -287,7 +288,7 @@ void io_port_stats(io_port *port, io_port_figures *figures) {
     figures->workers = lane->worker_count;
     io_mutex_unlock(&lane->lock);
     size_t handles = 0;
-    io_handles_each(lane, count_handle, &handles);
+    io_handles_each(lane, port_count_handle, &handles);
     figures->handles = handles;
 }
 

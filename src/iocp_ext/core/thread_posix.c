@@ -36,7 +36,7 @@ typedef struct start {
     void *argument;
 } start;
 
-static void *run(void *argument) {
+static void *thread_posix_run(void *argument) {
     start begin = *(start *)argument;
     free(argument);
     begin.function(begin.argument);
@@ -58,7 +58,7 @@ int io_thread_start(void (*function)(void *argument), void *argument) {
     io_signals saved;
     io_signals_block(&saved);
     pthread_t thread;
-    int failed = pthread_create(&thread, &attributes, run, begin);
+    int failed = pthread_create(&thread, &attributes, thread_posix_run, begin);
     io_signals_restore(&saved);
     pthread_attr_destroy(&attributes);
     if (failed)
@@ -88,7 +88,7 @@ bool io_wake_signal(int wake) {
     return true;
 }
 
-static void forget_wakes(int wake) {
+static void thread_posix_forget_wakes(int wake) {
     uint64_t count;
     for (int i = 0; i < INTERRUPTIONS_MAX; i++)
         if (read(wake, &count, sizeof count) >= 0 || errno != EINTR)
@@ -108,7 +108,7 @@ bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
         const struct timespec pause = {0, (long)(10 * IO_NS_PER_MS)};
         interrupted = ppoll(NULL, 0, &pause, mask) < 0 && errno == EINTR;
     } else if (ready > 0) {
-        forget_wakes(wake);
+        thread_posix_forget_wakes(wake);
     }
     return interrupted;
 }

@@ -12,7 +12,7 @@ typedef struct start {
     void *argument;
 } start;
 
-static unsigned __stdcall run(void *argument) {
+static unsigned __stdcall thread_windows_run(void *argument) {
     start begin = *(start *)argument;
     free(argument);
     begin.function(begin.argument);
@@ -26,7 +26,7 @@ int io_thread_start(void (*function)(void *argument), void *argument) {
     begin->function = function;
     begin->argument = argument;
     /* Not CreateThread: the C library frees what it keeps for a thread only in its own. */
-    uintptr_t thread = _beginthreadex(NULL, 0, run, begin, 0, NULL);
+    uintptr_t thread = _beginthreadex(NULL, 0, thread_windows_run, begin, 0, NULL);
     if (thread == 0) {
         free(begin);
         return -IOE_AGAIN;

@@ -6,39 +6,39 @@
 
 #include <stdlib.h>
 
-static bool before(const io_timer *a, const io_timer *b) {
+static bool timer_before(const io_timer *a, const io_timer *b) {
     return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns : a->order < b->order;
 }
 
-static void place(io_timer_heap *heap, io_timer *timer, size_t index) {
+static void timer_place(io_timer_heap *heap, io_timer *timer, size_t index) {
     heap->items[index] = timer;
     timer->index = index;
 }
 
-static void sift_up(io_timer_heap *heap, io_timer *timer, size_t index) {
+static void timer_sift_up(io_timer_heap *heap, io_timer *timer, size_t index) {
     while (index > 0) {
         size_t parent = (index - 1) / 2;
-        if (!before(timer, heap->items[parent]))
+        if (!timer_before(timer, heap->items[parent]))
             break;
-        place(heap, heap->items[parent], index);
+        timer_place(heap, heap->items[parent], index);
         index = parent;
     }
-    place(heap, timer, index);
+    timer_place(heap, timer, index);
 }
 
-static void sift_down(io_timer_heap *heap, io_timer *timer, size_t index) {
+static void timer_sift_down(io_timer_heap *heap, io_timer *timer, size_t index) {
     for (;;) {
         size_t child = 2 * index + 1;
         if (child >= heap->count)
             break;
-        if (child + 1 < heap->count && before(heap->items[child + 1], heap->items[child]))
+        if (child + 1 < heap->count && timer_before(heap->items[child + 1], heap->items[child]))
             child++;
-        if (!before(heap->items[child], timer))
+        if (!timer_before(heap->items[child], timer))
             break;
-        place(heap, heap->items[child], index);
+        timer_place(heap, heap->items[child], index);
         index = child;
     }
-    place(heap, timer, index);
+    timer_place(heap, timer, index);
 }
 
 bool io_timer_heap_push(io_timer_heap *heap, io_timer *timer) {
@@ -51,7 +51,7 @@ bool io_timer_heap_push(io_timer_heap *heap, io_timer *timer) {
         heap->capacity = capacity;
     }
     timer->order = heap->next_order++;
-    sift_up(heap, timer, heap->count++);
+    timer_sift_up(heap, timer, heap->count++);
     return true;
 }
 
@@ -60,10 +60,10 @@ void io_timer_heap_remove(io_timer_heap *heap, io_timer *timer) {
     io_timer *last = heap->items[--heap->count];
     if (last == timer)
         return;
-    if (index > 0 && before(last, heap->items[(index - 1) / 2]))
-        sift_up(heap, last, index);
+    if (index > 0 && timer_before(last, heap->items[(index - 1) / 2]))
+        timer_sift_up(heap, last, index);
     else
-        sift_down(heap, last, index);
+        timer_sift_down(heap, last, index);
 }
 
 io_timer *io_timer_heap_first(const io_timer_heap *heap) {

@@ -28,7 +28,7 @@ int io_worker_enter(io_worker *worker, io_lane *lane) {
     return 0;
 }
 
-static void drop_slot(io_worker *worker) {
+static void worker_drop_slot(io_worker *worker) {
     if (worker->slot)
         worker->lane->running--;
     worker->slot = false;
@@ -39,7 +39,7 @@ void io_worker_leave(io_worker *worker) {
     if (io_port_forked(lane->port))
         return;
     io_mutex_lock(&lane->lock);
-    drop_slot(worker);
+    worker_drop_slot(worker);
     io_list_remove(&worker->link);
     lane->worker_count--;
     if (!lane_shared(lane))
@@ -50,7 +50,7 @@ void io_worker_leave(io_worker *worker) {
 }
 
 /* The watcher's look at all callbacks. True: it is to run in a stuck worker's place. */
-static bool look(io_lane *lane, bool *any) {
+static bool worker_look(io_lane *lane, bool *any) {
     bool needed = !lane->driven || lane->ready_count > 0;
     *any = false;
     for (io_link *link = lane->workers.next; link != &lane->workers; link = link->next) {
@@ -63,7 +63,7 @@ static bool look(io_lane *lane, bool *any) {
         } else if (needed) {
             if (lane->running >= lane->concurrency) {
                 worker->lost = true;
-                drop_slot(worker);
+                worker_drop_slot(worker);
                 lane->stats.handovers++;
             }
             return true;
@@ -73,7 +73,7 @@ static bool look(io_lane *lane, bool *any) {
 }
 
 /* One wait of a parked worker, as the watcher or not. True: interrupted. */
-static bool watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
+static bool worker_watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
     io_lane *lane = self->lane;
     if (lane->watcher == NULL) {
         lane->watcher = self;
@@ -87,7 +87,7 @@ static bool watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
     bool interrupted = lane_wait_parked(self, wait, tick);
     lane->watcher_asleep = false;
     bool any = false;
-    if (self->parked && look(lane, &any)) {
+    if (self->parked && worker_look(lane, &any)) {
         io_list_remove(&self->parked_link);
         self->parked = false;
     }
@@ -95,16 +95,16 @@ static bool watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
     return interrupted;
 }
 
-static bool park_worker(io_worker *self, const io_wait *wait) {
+static bool worker_park(io_worker *self, const io_wait *wait) {
     io_lane *lane = self->lane;
     bool interrupted = false;
     int idle_ticks = 0;
-    drop_slot(self);
+    worker_drop_slot(self);
     self->parked = true;
     io_list_push_front(&lane->parked, &self->parked_link);
     lane_kick(lane);
     while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane))
-        interrupted = watch(self, wait, &idle_ticks);
+        interrupted = worker_watch(self, wait, &idle_ticks);
     if (self->parked)
         io_list_remove(&self->parked_link);
     self->parked = false;
@@ -120,7 +120,7 @@ static bool park_worker(io_worker *self, const io_wait *wait) {
 /* How many completions a worker that is alone asks for. To look for several costs more than to look
  * for one if there are no more, so that is tried now and then, and again while it brings several.
  */
-static int look_for(io_worker *self) {
+static int worker_look_for(io_worker *self) {
     if (self->brought > 1)
         return self->brought > LANE_BURST / 2 ? LANE_BURST : 2 * (int)self->brought;
     if (self->single_looks == 0)
@@ -129,7 +129,7 @@ static int look_for(io_worker *self) {
     return 1;
 }
 
-static void looked(io_worker *self, int maximum, uint32_t brought) {
+static void worker_looked(io_worker *self, int maximum, uint32_t brought) {
     self->brought = brought;
     if (maximum > 1 && brought < 2)
         self->single_looks = SINGLE_LOOKS;
@@ -147,9 +147,9 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
         if (lane->ready_count > 0)
             return 1;
         bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
-        int maximum = alone ? look_for(self) : 1;
+        int maximum = alone ? worker_look_for(self) : 1;
         int error = lane_wait_shared(lane, wait, maximum, true);
-        looked(self, maximum, (uint32_t)lane->ready_count);
+        worker_looked(self, maximum, (uint32_t)lane->ready_count);
         lane_repost_surplus(lane, 1);
         if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
             return error ? error : -IOE_INTR;
@@ -180,7 +180,7 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
             lane_kick(lane);
             if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
                 return error ? error : -IOE_INTR;
-        } else if (wait->deadline_ns == 0 || park_worker(self, wait)) {
+        } else if (wait->deadline_ns == 0 || worker_park(self, wait)) {
             return -IOE_INTR;
         }
     }
@@ -206,7 +206,7 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
 }
 
 /* How long callbacks take is only of interest where two may run at once. */
-static void time_callback(io_worker *worker) {
+static void worker_time_callback(io_worker *worker) {
     io_lane *lane = worker->lane;
     if (lane->concurrency == 1 || lane_shared(lane))
         return;
@@ -226,7 +226,7 @@ io_op *io_worker_take(io_worker *worker) {
     if (io_port_forked(lane->port))
         return NULL; /* by the callback, in whose child we are */
     io_mutex_lock(&lane->lock);
-    time_callback(worker);
+    worker_time_callback(worker);
     worker->state = IO_WORKER_CORE;
     bool again = lane_port_open(lane) && !lane_port_stopping(lane) && !worker->lost;
     worker->lost = false;

@@ -17,13 +17,13 @@ enum {
 #define PAUSE_MOST_NS (100 * IO_NS_PER_MS) /* long enough for others to give something back */
 
 /* A client that is gone. Of a pipe's, its end is said to be broken. */
-static bool client_lost(int error) {
+static bool accepting_client_lost(int error) {
     return error == IOE_CONNABORTED || error == IOE_CONNRESET || error == IOE_NETRESET ||
            error == IOE_PIPE;
 }
 
 bool io_accept_again(io_accept *accept, int error) {
-    return (error == IOE_INTR || client_lost(error)) && ++accept->attempts < ATTEMPTS_MAX;
+    return (error == IOE_INTR || accepting_client_lost(error)) && ++accept->attempts < ATTEMPTS_MAX;
 }
 
 uint64_t io_accepting_pause(io_accepting *self, int64_t result) {
@@ -31,7 +31,7 @@ uint64_t io_accepting_pause(io_accepting *self, int64_t result) {
         *self = (io_accepting){0};
         return 0;
     }
-    if (client_lost((int)-result) && self->lost < LOST_MAX) {
+    if (accepting_client_lost((int)-result) && self->lost < LOST_MAX) {
         self->lost++;
         return 0;
     }

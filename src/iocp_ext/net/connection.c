@@ -14,40 +14,40 @@
 #define LOOKS_MAX 6                      /* times twice as long */
 #define LINGER_NS (2 * IO_NS_PER_SECOND) /* for the peer to read what it was sent */
 
-static bool run_here(const io_connection *self) {
+static bool connection_run_here(const io_connection *self) {
     return self->running && self->runner == io_thread_self();
 }
 
 /* Whatever may submit is between these two. False: the port is closed, or the parent process's, and
  * its end is this connection's. */
-static bool enter(io_connection *self) {
+static bool connection_enter(io_connection *self) {
     return io_port_enter(self->strand.lane->port) == 0;
 }
 
-static void leave(io_connection *self) {
+static void connection_leave(io_connection *self) {
     io_port_leave(self->strand.lane->port);
 }
 
 /* Word was left: a worker is to come, unless the runner will see it. */
-static void unlock_and_call(io_connection *self) {
-    bool post =
-        !self->running && !self->scheduled && self->phase != IO_CONNECTION_CLOSED && enter(self);
+static void connection_unlock_and_call(io_connection *self) {
+    bool post = !self->running && !self->scheduled && self->phase != IO_CONNECTION_CLOSED &&
+                connection_enter(self);
     if (post)
         self->scheduled = true;
     io_lock_release(&self->lock);
     if (post) {
         io_post_submit(&self->strand);
-        leave(self);
+        connection_leave(self);
     }
 }
 
-static void set_hold(io_connection *self, uint8_t holds) {
+static void connection_set_hold(io_connection *self, uint8_t holds) {
     atomic_fetch_or_explicit(&self->hold, holds, memory_order_relaxed);
 }
 
-static void end(io_connection *self) {
+static void connection_end(io_connection *self) {
     self->phase = IO_CONNECTION_ENDING;
-    set_hold(self, IO_HOLD_CLOSING);
+    connection_set_hold(self, IO_HOLD_CLOSING);
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -69,32 +69,33 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
 
 /* The kernel tells one call of a reset, and says EPIPE to sends that come later: perhaps before the
  * one that was told has come to us. */
-static bool explains(const io_connection *self, io_connection_cause cause, int error) {
+static bool connection_explains(const io_connection *self, io_connection_cause cause, int error) {
     return cause == IO_CAUSE_RECEIVE && error == IOE_CONNRESET && self->cause == IO_CAUSE_SEND &&
            self->error == IOE_PIPE;
 }
 
-static void broken(io_connection *self, io_connection_cause cause, int error, uint32_t os_error) {
-    bool first = self->cause == IO_CAUSE_NONE || explains(self, cause, error);
+static void connection_broken(io_connection *self, io_connection_cause cause, int error,
+                              uint32_t os_error) {
+    bool first = self->cause == IO_CAUSE_NONE || connection_explains(self, cause, error);
     if (first && self->phase == IO_CONNECTION_OPEN) {
         self->cause = (uint8_t)cause;
         self->error = error;
         self->os_error = os_error;
     }
-    end(self);
+    connection_end(self);
 }
 
 /* Nobody wants what arrives. */
-static bool discards(const io_connection *self) {
+static bool connection_discards(const io_connection *self) {
     return self->phase != IO_CONNECTION_OPEN || self->hold & IO_HOLD_CLOSING;
 }
 
-static void received(io_connection *self) {
+static void connection_received(io_connection *self) {
     io_op *op = &self->receive.op;
     self->receiving = false;
     self->input_start = 0;
     if (op->result == IO_RECEIVE_READY) {
-        bool held = !discards(self) && !io_connection_delivers(self);
+        bool held = !connection_discards(self) && !io_connection_delivers(self);
         if (held || self->phase >= IO_CONNECTION_ENDING)
             return; /* it stays where it is */
         io_receive_now(&self->receive);
@@ -104,7 +105,7 @@ static void received(io_connection *self) {
     if (op->result > 0) {
         self->bytes_received += (uint64_t)op->result;
         self->idle_ticks = 0;
-        if (discards(self))
+        if (connection_discards(self))
             io_receive_release(&self->receive);
     } else if (op->result == 0) {
         self->eof = true;
@@ -112,15 +113,15 @@ static void received(io_connection *self) {
         if (self->send_failed && self->error != IOE_PIPE)
             self->eof_told = true;
     } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_ENDING) {
-        broken(self, IO_CAUSE_RECEIVE, (int)-op->result, op->os_error);
+        connection_broken(self, IO_CAUSE_RECEIVE, (int)-op->result, op->os_error);
     }
 }
 
-static void note(io_connection *self, io_op *op) {
+static void connection_note(io_connection *self, io_op *op) {
     if (op == &self->strand) {
         self->scheduled = false;
     } else if (op == &self->receive.op) {
-        received(self);
+        connection_received(self);
     } else if (op == (io_op *)self->timer) {
         if (op->result != -IOE_CANCELED)
             self->linger_over = true;
@@ -132,7 +133,7 @@ static void note(io_connection *self, io_op *op) {
 }
 
 /* Under the lock. */
-static bool run(io_connection *self) {
+static bool connection_run(io_connection *self) {
     bool idle = !self->running;
     if (idle) {
         self->running = true;
@@ -143,19 +144,19 @@ static bool run(io_connection *self) {
 
 /* ---- running: what the user is to hear of ---------------------------------------------------- */
 
-static bool has_room(const io_connection *self) {
+static bool connection_has_room(const io_connection *self) {
     return self->room_asked && self->phase == IO_CONNECTION_OPEN &&
            self->bytes_queued <= self->limits->write_low;
 }
 
-static bool in_flight(const io_connection *self) {
+static bool connection_in_flight(const io_connection *self) {
     return self->receiving || self->timer != NULL || self->send != NULL || self->scheduled;
 }
 
 /* When its port was closed, threads may still have operations of it in their hands: the last of
  * them tells. Not so what the kernel has kept. */
-static io_connection_event at_the_end(io_connection *self) {
-    if (self->closed_told || (in_flight(self) && !self->leaked))
+static io_connection_event connection_at_the_end(io_connection *self) {
+    if (self->closed_told || (connection_in_flight(self) && !self->leaked))
         return IO_CONNECTION_IDLE;
     if (!self->receiving)
         io_receive_release(&self->receive);
@@ -167,21 +168,21 @@ static io_connection_event at_the_end(io_connection *self) {
 
 /* A send that has ended and was not taken yet may have been told of a reset, after which a receive
  * finds an end that is none. */
-static bool send_will_tell(const io_connection *self) {
+static bool connection_send_will_tell(const io_connection *self) {
     return self->send != NULL &&
            atomic_load_explicit(&self->send->state, memory_order_relaxed) == IO_OP_COMPLETED;
 }
 
-static io_connection_event for_embedder(io_connection *self) {
+static io_connection_event connection_for_embedder(io_connection *self) {
     if (self->phase == IO_CONNECTION_CLOSED)
-        return at_the_end(self);
+        return connection_at_the_end(self);
     if (!self->started) {
         self->started = true;
         return IO_CONNECTION_STARTED;
     }
     if (self->jobs_head != NULL && self->established)
         return IO_CONNECTION_JOBS;
-    if (has_room(self)) {
+    if (connection_has_room(self)) {
         self->room_asked = false;
         return IO_CONNECTION_ROOM;
     }
@@ -198,7 +199,7 @@ static io_connection_event for_embedder(io_connection *self) {
         return IO_CONNECTION_INPUT;
     if (self->input_kept)
         return IO_CONNECTION_INPUT;
-    if (self->eof && !self->eof_told && !send_will_tell(self)) {
+    if (self->eof && !self->eof_told && !connection_send_will_tell(self)) {
         self->eof_told = true;
         return IO_CONNECTION_EOF;
     }
@@ -207,10 +208,10 @@ static io_connection_event for_embedder(io_connection *self) {
 
 /* ---- running: what the socket is to do ------------------------------------------------------- */
 
-static void receive(io_connection *self) {
+static void connection_receive(io_connection *self) {
     if (self->receiving || self->eof)
         return;
-    if (discards(self))
+    if (connection_discards(self))
         io_receive_release(&self->receive);
     else if (self->receive.buffer != NULL || self->input_kept || !io_connection_delivers(self))
         return;
@@ -218,13 +219,13 @@ static void receive(io_connection *self) {
     io_op_submit(&self->receive.op, self->handle);
 }
 
-static void end_stream(io_connection *self) {
+static void connection_end_stream(io_connection *self) {
     self->ended = true;
     if (self->strand.lane->backend->shutdown(self->handle) != 0)
         self->no_linger = true; /* there is nobody to wait for */
 }
 
-static void start_timer(io_connection *self, uint64_t delay_ns) {
+static void connection_start_timer(io_connection *self, uint64_t delay_ns) {
     if (self->timer != NULL || self->linger_over)
         return;
     io_op *op = io_op_new(self->strand.lane, IO_TIMER, self);
@@ -238,46 +239,46 @@ static void start_timer(io_connection *self, uint64_t delay_ns) {
 }
 
 /* It is not needed any more. If it has just fired, it comes all the same. */
-static void drop_timer(io_connection *self) {
+static void connection_drop_timer(io_connection *self) {
     if (self->timer != NULL && io_timer_withdraw(self->timer))
         self->timer = NULL;
 }
 
 /* Each of these: true in another phase, which is to be seen to as well. */
-static bool progress_open(io_connection *self) {
+static bool connection_progress_open(io_connection *self) {
     outbox_flush(self);
     if (self->end_asked && !self->ended && outbox_empty(self) && !self->send_failed)
-        end_stream(self);
+        connection_end_stream(self);
     /* Broken for sending, what has arrived is still read, also after a pause. */
     bool useless = self->send_failed && (self->eof_told || self->hold & IO_HOLD_CLOSING);
     if (useless || (self->ended && self->eof_told)) {
-        end(self);
+        connection_end(self);
         return true;
     }
-    receive(self);
+    connection_receive(self);
     return false;
 }
 
-static bool progress_flushing(io_connection *self) {
+static bool connection_progress_flushing(io_connection *self) {
     if (self->limited)
-        start_timer(self, LINGER_NS);
+        connection_start_timer(self, LINGER_NS);
     outbox_flush(self);
     if (self->send_failed || (self->limited && self->linger_over)) {
-        end(self);
+        connection_end(self);
         return true;
     }
     if (outbox_empty(self)) {
         if (!self->ended) /* also if only the close is left: a forked child has the socket, too */
-            end_stream(self);
+            connection_end_stream(self);
         self->phase = IO_CONNECTION_LINGERING;
         return true;
     }
-    receive(self);
+    connection_receive(self);
     return false;
 }
 
 /* Whether the system still has something of ours; as long as that gets less, it is no silence. */
-static bool unsent(io_connection *self) {
+static bool connection_unsent(io_connection *self) {
     const io_backend *backend = self->strand.lane->backend;
     uint32_t left = backend->unsent != NULL ? backend->unsent(self->handle, false) : 0;
     if (left != self->sent_seen) {
@@ -293,27 +294,27 @@ static bool unsent(io_connection *self) {
 /* A closed socket answers what its peer sends with a reset, and that throws away what is on its way
  * to the peer. So the peer gets everything first, at its own speed, and only then its time to end
  * its stream. Most peers do that at once, before it is looked whether they have everything. */
-static bool progress_lingering(io_connection *self) {
+static bool connection_progress_lingering(io_connection *self) {
     bool waits = !self->limited && !self->delivered;
     if (waits && !self->eof && (self->linger_over || self->no_linger)) {
-        self->delivered = !unsent(self);
+        self->delivered = !connection_unsent(self);
         self->linger_over = false;
         waits = !self->delivered;
     }
     if (self->eof || (!waits && (self->no_linger || self->linger_over))) {
-        end(self);
+        connection_end(self);
         return true;
     }
-    start_timer(self, waits ? LOOK_NS << self->looks : LINGER_NS);
+    connection_start_timer(self, waits ? LOOK_NS << self->looks : LINGER_NS);
     if (self->linger_over) { /* there is no timer to be had */
-        end(self);
+        connection_end(self);
         return true;
     }
-    receive(self);
+    connection_receive(self);
     return false;
 }
 
-static void close_socket(io_connection *self) {
+static void connection_close_socket(io_connection *self) {
     io_handle *handle = self->handle;
     bool reset = self->aborted || self->send_failed || !outbox_empty(self);
     self->handle = NULL;
@@ -323,31 +324,31 @@ static void close_socket(io_connection *self) {
 }
 
 /* Nothing may be in flight when the socket is closed, nor when the connection is gone. */
-static bool progress_ending(io_connection *self) {
+static bool connection_progress_ending(io_connection *self) {
     if (self->receiving)
         (void)io_op_cancel(&self->receive.op);
-    drop_timer(self);
+    connection_drop_timer(self);
     if (self->send != NULL)
         (void)io_op_cancel(self->send);
-    if (in_flight(self))
+    if (connection_in_flight(self))
         return false;
-    close_socket(self);
+    connection_close_socket(self);
     outbox_drop(self);
     io_receive_release(&self->receive);
     self->phase = IO_CONNECTION_CLOSED;
     return true;
 }
 
-static bool progress(io_connection *self) {
+static bool connection_progress(io_connection *self) {
     switch ((io_connection_phase)self->phase) {
     case IO_CONNECTION_OPEN:
-        return progress_open(self);
+        return connection_progress_open(self);
     case IO_CONNECTION_FLUSHING:
-        return progress_flushing(self);
+        return connection_progress_flushing(self);
     case IO_CONNECTION_LINGERING:
-        return progress_lingering(self);
+        return connection_progress_lingering(self);
     case IO_CONNECTION_ENDING:
-        return progress_ending(self);
+        return connection_progress_ending(self);
     case IO_CONNECTION_CLOSED:
         break;
     }
@@ -355,20 +356,20 @@ static bool progress(io_connection *self) {
 }
 
 /* Leaves the lock. */
-static io_connection_event next_event(io_connection *self) {
-    io_connection_event event = for_embedder(self);
-    if (event == IO_CONNECTION_IDLE && enter(self)) {
+static io_connection_event connection_next_event(io_connection *self) {
+    io_connection_event event = connection_for_embedder(self);
+    if (event == IO_CONNECTION_IDLE && connection_enter(self)) {
         bool again;
         do {
-            again = progress(self);
-            event = for_embedder(self);
+            again = connection_progress(self);
+            event = connection_for_embedder(self);
         } while (event == IO_CONNECTION_IDLE && again);
-        leave(self);
+        connection_leave(self);
     }
     if (event == IO_CONNECTION_IDLE)
         self->running = false;
     if (event == IO_CONNECTION_IDLE && outbox_has_more(self))
-        unlock_and_call(self);
+        connection_unlock_and_call(self);
     else
         io_lock_release(&self->lock);
     return event;
@@ -376,22 +377,22 @@ static io_connection_event next_event(io_connection *self) {
 
 io_connection_event io_connection_taken(io_connection *self, io_op *op) {
     io_lock_acquire(&self->lock);
-    note(self, op);
-    if (run(self))
-        return next_event(self);
+    connection_note(self, op);
+    if (connection_run(self))
+        return connection_next_event(self);
     io_lock_release(&self->lock);
     return IO_CONNECTION_IDLE;
 }
 
 io_connection_event io_connection_next(io_connection *self) {
     io_lock_acquire(&self->lock);
-    return next_event(self);
+    return connection_next_event(self);
 }
 
 void io_connection_establish(io_connection *self) {
     io_lock_acquire(&self->lock);
     self->established = true;
-    set_hold(self, self->holds_early);
+    connection_set_hold(self, self->holds_early);
     io_lock_release(&self->lock);
 }
 
@@ -425,41 +426,41 @@ void io_connection_end_input(io_connection *self) {
 
 /* ---- what anybody may ask for ---------------------------------------------------------------- */
 
-static bool takes(io_connection *self) {
+static bool connection_takes(io_connection *self) {
     if (self->phase != IO_CONNECTION_OPEN || self->end_asked || self->send_failed)
         return false;
     if (self->bytes_queued < self->limits->max_write_buffer)
         return true;
-    broken(self, IO_CAUSE_OVERFLOW, IOE_NOBUFS, 0);
+    connection_broken(self, IO_CAUSE_OVERFLOW, IOE_NOBUFS, 0);
     self->aborted = true;
     return false;
 }
 
 /* After something was queued. Leaves the lock. */
-static void send_now(io_connection *self) {
-    bool here = run_here(self);
-    if ((!here || outbox_high(self)) && enter(self)) {
+static void connection_send_now(io_connection *self) {
+    bool here = connection_run_here(self);
+    if ((!here || outbox_high(self)) && connection_enter(self)) {
         outbox_flush(self);
-        leave(self);
+        connection_leave(self);
     }
     if (!here && (self->drain_due || self->send_failed || outbox_has_more(self) ||
                   self->phase != IO_CONNECTION_OPEN))
-        unlock_and_call(self);
+        connection_unlock_and_call(self);
     else
         io_lock_release(&self->lock);
 }
 
 int io_connection_send(io_connection *self, io_piece *pieces, size_t count) {
     io_lock_acquire(&self->lock);
-    if (!takes(self)) {
-        unlock_and_call(self);
+    if (!connection_takes(self)) {
+        connection_unlock_and_call(self);
         return 0;
     }
     if (!outbox_append(self, pieces, count)) {
         io_lock_release(&self->lock);
         return -IOE_NOMEM;
     }
-    send_now(self);
+    connection_send_now(self);
     return 1;
 }
 
@@ -468,8 +469,8 @@ int io_connection_check_file(const io_connection *self, io_native file) {
     return backend->check_file != NULL ? backend->check_file(file) : 0;
 }
 
-static io_chunk *file_chunk(io_connection *self, io_native native, uint64_t offset, uint64_t count,
-                            int *error, uint32_t *os_error) {
+static io_chunk *connection_file_chunk(io_connection *self, io_native native, uint64_t offset,
+                                       uint64_t count, int *error, uint32_t *os_error) {
     io_lane *lane = self->strand.lane;
     io_op *op = io_op_new(lane, IO_SEND_FILE, self);
     if (op == NULL)
@@ -497,24 +498,24 @@ int io_connection_send_file(io_connection *self, io_native file, uint64_t offset
                             uint32_t *os_error) {
     int error = -IOE_NOMEM;
     io_lock_acquire(&self->lock);
-    if (!takes(self)) {
-        unlock_and_call(self);
+    if (!connection_takes(self)) {
+        connection_unlock_and_call(self);
         return 0;
     }
-    io_chunk *chunk = file_chunk(self, file, offset, count, &error, os_error);
+    io_chunk *chunk = connection_file_chunk(self, file, offset, count, &error, os_error);
     if (chunk == NULL) {
         io_lock_release(&self->lock);
         return error;
     }
     outbox_append_chunk(self, chunk);
-    send_now(self);
+    connection_send_now(self);
     return 1;
 }
 
 void io_connection_ask_for_room(io_connection *self) {
     io_lock_acquire(&self->lock);
     self->room_asked = true;
-    unlock_and_call(self);
+    connection_unlock_and_call(self);
 }
 
 io_chunk *io_connection_take_spent(io_connection *self) {
@@ -527,10 +528,10 @@ io_chunk *io_connection_take_spent(io_connection *self) {
     return spent;
 }
 
-static void flush_and_close(io_connection *self, bool linger) {
+static void connection_flush_and_close(io_connection *self, bool linger) {
     if (self->phase == IO_CONNECTION_OPEN) {
         self->phase = IO_CONNECTION_FLUSHING;
-        set_hold(self, IO_HOLD_CLOSING);
+        connection_set_hold(self, IO_HOLD_CLOSING);
     }
     if (!linger)
         self->no_linger = true;
@@ -538,22 +539,22 @@ static void flush_and_close(io_connection *self, bool linger) {
 
 void io_connection_close(io_connection *self, bool linger) {
     io_lock_acquire(&self->lock);
-    flush_and_close(self, linger);
-    unlock_and_call(self);
+    connection_flush_and_close(self, linger);
+    connection_unlock_and_call(self);
 }
 
 void io_connection_silence(io_connection *self, bool linger) {
     io_lock_acquire(&self->lock);
-    set_hold(self, IO_HOLD_CLOSING);
+    connection_set_hold(self, IO_HOLD_CLOSING);
     if (!linger)
         self->no_linger = true;
-    unlock_and_call(self);
+    connection_unlock_and_call(self);
 }
 
 void io_connection_shutdown(io_connection *self) {
     io_lock_acquire(&self->lock);
     self->end_asked = true;
-    unlock_and_call(self);
+    connection_unlock_and_call(self);
 }
 
 bool io_connection_abort(io_connection *self) {
@@ -561,9 +562,9 @@ bool io_connection_abort(io_connection *self) {
     bool ends = self->phase < IO_CONNECTION_ENDING;
     if (ends) {
         self->aborted = true;
-        end(self);
+        connection_end(self);
     }
-    unlock_and_call(self);
+    connection_unlock_and_call(self);
     return ends;
 }
 
@@ -576,9 +577,9 @@ bool io_connection_give_up(io_connection *self, bool more) {
         loses = more || !outbox_empty(self) ||
                 (backend->unsent != NULL && backend->unsent(self->handle, true) > 0);
         self->aborted = loses;
-        end(self);
+        connection_end(self);
     }
-    unlock_and_call(self);
+    connection_unlock_and_call(self);
     return loses;
 }
 
@@ -590,8 +591,8 @@ bool io_connection_fail(io_connection *self, io_connection_cause cause, int erro
         self->error = error;
     }
     self->limited = true;
-    flush_and_close(self, true);
-    unlock_and_call(self);
+    connection_flush_and_close(self, true);
+    connection_unlock_and_call(self);
     return first;
 }
 
@@ -600,11 +601,11 @@ void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
     if (!self->established) /* it still has to receive what establishes it */
         self->holds_early = held ? self->holds_early | holds : self->holds_early & (uint8_t)~holds;
     else if (held)
-        set_hold(self, holds);
+        connection_set_hold(self, holds);
     else
         atomic_fetch_and_explicit(&self->hold, (uint8_t)~holds, memory_order_relaxed);
     if (!held && self->established)
-        unlock_and_call(self);
+        connection_unlock_and_call(self);
     else
         io_lock_release(&self->lock);
 }
@@ -622,7 +623,7 @@ bool io_connection_post(io_connection *self, io_job *job) {
     else
         self->jobs_head = job;
     self->jobs_tail = job;
-    unlock_and_call(self);
+    connection_unlock_and_call(self);
     return true;
 }
 
@@ -650,7 +651,7 @@ uint32_t io_connection_tick(io_connection *self) {
 
 void io_connection_collected(io_connection *self, io_op *op) {
     io_lock_acquire(&self->lock);
-    note(self, op);
+    connection_note(self, op);
     io_lock_release(&self->lock);
 }
 
@@ -665,11 +666,11 @@ bool io_connection_orphaned(io_connection *self, bool leaked) {
             self->os_error = 0;
         }
         self->phase = IO_CONNECTION_CLOSED;
-        set_hold(self, IO_HOLD_CLOSING);
+        connection_set_hold(self, IO_HOLD_CLOSING);
         if (self->handle != NULL)
-            close_socket(self);
+            connection_close_socket(self);
     }
-    bool tell = !self->closed_told && run(self);
+    bool tell = !self->closed_told && connection_run(self);
     io_lock_release(&self->lock);
     return tell;
 }

@@ -198,7 +198,7 @@ void io_connection_hold(io_connection *self, uint8_t holds, bool held);
 /* A job for the strand. False: it is closed, and nobody will do it. */
 bool io_connection_post(io_connection *self, io_job *job);
 io_job *io_connection_take_jobs(io_connection *self);
-/* The clock of its service has moved on: how long nothing has, in ticks. */
+/* The clock of its group has moved on: how long nothing has, in ticks. */
 uint32_t io_connection_tick(io_connection *self);
 /* The end of its port, which has taken all operations: notes one, */
 void io_connection_collected(io_connection *self, io_op *op);

@@ -9,13 +9,13 @@
 
 #define NOWHERE SIZE_MAX
 
-static size_t smaller(size_t a, size_t b) {
+static size_t framing_smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
 /* ---- a length in front ----------------------------------------------------------------------- */
 
-static uint64_t header_value(const io_framing *framing, const char *header) {
+static uint64_t framing_header_value(const io_framing *framing, const char *header) {
     const unsigned char *bytes = (const unsigned char *)header;
     uint64_t value = 0;
     if (framing->little_endian) {
@@ -29,8 +29,8 @@ static uint64_t header_value(const io_framing *framing, const char *header) {
 }
 
 /* The size of the message behind a header, without the header. */
-static int message_size(const io_framing *framing, const char *header, size_t *size) {
-    uint64_t value = header_value(framing, header);
+static int framing_message_size(const io_framing *framing, const char *header, size_t *size) {
+    uint64_t value = framing_header_value(framing, header);
     uint64_t included = framing->includes_header ? framing->header_size : 0;
     int error = value < included ? -IOE_INVAL : 0;
     if (error == 0) {
@@ -41,12 +41,12 @@ static int message_size(const io_framing *framing, const char *header, size_t *s
     return error;
 }
 
-static int next_by_length(const io_framing *framing, const char *data, size_t length,
-                          io_frame *frame) {
+static int framing_next_by_length(const io_framing *framing, const char *data, size_t length,
+                                  io_frame *frame) {
     size_t header_size = framing->header_size;
     if (length < header_size)
         return 0;
-    int error = message_size(framing, data, &frame->size);
+    int error = framing_message_size(framing, data, &frame->size);
     if (error)
         return error;
     frame->start = header_size;
@@ -54,27 +54,27 @@ static int next_by_length(const io_framing *framing, const char *data, size_t le
     return length >= frame->total;
 }
 
-static int64_t join_by_length(const io_framing *framing, const char *held, size_t held_length,
-                              const char *more, size_t more_length, bool *complete,
-                              size_t *wanted) {
+static int64_t framing_join_by_length(const io_framing *framing, const char *held,
+                                      size_t held_length, const char *more, size_t more_length,
+                                      bool *complete, size_t *wanted) {
     char header[IO_FRAME_HEADER_MAX];
     size_t header_size = framing->header_size;
-    size_t from_held = smaller(held_length, header_size);
+    size_t from_held = framing_smaller(held_length, header_size);
     size_t from_more = header_size - from_held;
     if (more_length < from_more)
         return (int64_t)more_length;
     memcpy(header, held, from_held);
     memcpy(header + from_held, more, from_more);
-    int error = message_size(framing, header, wanted);
+    int error = framing_message_size(framing, header, wanted);
     if (error)
         return error;
     *wanted += header_size;
     size_t missing = *wanted - held_length;
     *complete = more_length >= missing;
-    return (int64_t)smaller(more_length, missing);
+    return (int64_t)framing_smaller(more_length, missing);
 }
 
-static int wrap_by_length(const io_framing *framing, size_t size, char *header) {
+static int framing_wrap_by_length(const io_framing *framing, size_t size, char *header) {
     size_t header_size = framing->header_size;
     if (size > framing->max_size)
         return -IOE_MSGSIZE;
@@ -92,7 +92,7 @@ static int wrap_by_length(const io_framing *framing, size_t size, char *header) 
 
 /* Where the first delimiter begins. Looks for its last byte: what a delimiter ends with ("\n") is
  * at least as rare in messages as what it begins with. */
-static size_t find(const io_framing *framing, const char *data, size_t length) {
+static size_t framing_find(const io_framing *framing, const char *data, size_t length) {
     size_t before = (size_t)framing->delimiter_length - 1;
     for (size_t at = before; at < length;) {
         const char *last = memchr(data + at, framing->delimiter[before], length - at);
@@ -113,11 +113,11 @@ typedef struct border_bytes {
     size_t first, length; /* bytes of the first piece, and of both */
 } border_bytes;
 
-static void border_of(const io_framing *framing, const char *first, size_t first_length,
-                      const char *second, size_t second_length, border_bytes *border) {
+static void framing_border_of(const io_framing *framing, const char *first, size_t first_length,
+                              const char *second, size_t second_length, border_bytes *border) {
     size_t most = (size_t)framing->delimiter_length - 1;
-    size_t from_second = smaller(second_length, most);
-    border->first = smaller(first_length, most);
+    size_t from_second = framing_smaller(second_length, most);
+    border->first = framing_smaller(first_length, most);
     border->length = border->first + from_second;
     memcpy(border->bytes, first + (first_length - border->first), border->first);
     memcpy(border->bytes + border->first, second, from_second);
@@ -125,47 +125,48 @@ static void border_of(const io_framing *framing, const char *first, size_t first
 
 /* More than max_size bytes have come, without a delimiter: whether their end, of which `tail` is
  * at least what can be the beginning of one, is the beginning of one that is still in time. */
-static bool may_end(const io_framing *framing, size_t come, const char *tail, size_t tail_length) {
-    size_t most = smaller(tail_length, (size_t)framing->delimiter_length - 1);
+static bool framing_may_end(const io_framing *framing, size_t come, const char *tail,
+                            size_t tail_length) {
+    size_t most = framing_smaller(tail_length, (size_t)framing->delimiter_length - 1);
     for (size_t part = come - framing->max_size; part <= most; part++)
         if (memcmp(tail + (tail_length - part), framing->delimiter, part) == 0)
             return true;
     return false;
 }
 
-static void delimited(const io_framing *framing, size_t total, io_frame *frame) {
+static void framing_delimited(const io_framing *framing, size_t total, io_frame *frame) {
     frame->start = 0;
     frame->size = framing->keep ? total : total - framing->delimiter_length;
     frame->total = total;
 }
 
-static int next_by_delimiter(const io_framing *framing, const char *data, size_t length,
-                             io_frame *frame) {
+static int framing_next_by_delimiter(const io_framing *framing, const char *data, size_t length,
+                                     io_frame *frame) {
     size_t largest = framing->max_size + framing->delimiter_length;
-    size_t at = find(framing, data, smaller(length, largest));
+    size_t at = framing_find(framing, data, framing_smaller(length, largest));
     if (at != NOWHERE) {
-        delimited(framing, at + framing->delimiter_length, frame);
+        framing_delimited(framing, at + framing->delimiter_length, frame);
         return 1;
     }
     frame->size = 0;
-    if (length <= framing->max_size || may_end(framing, length, data, length))
+    if (length <= framing->max_size || framing_may_end(framing, length, data, length))
         return 0;
     return -IOE_MSGSIZE;
 }
 
-static int64_t join_by_delimiter(const io_framing *framing, const char *held, size_t held_length,
-                                 const char *more, size_t more_length, bool *complete,
-                                 size_t *wanted) {
+static int64_t framing_join_by_delimiter(const io_framing *framing, const char *held,
+                                         size_t held_length, const char *more, size_t more_length,
+                                         bool *complete, size_t *wanted) {
     size_t largest = framing->max_size + framing->delimiter_length;
     size_t come = held_length + more_length;
-    size_t in_time = smaller(more_length, largest - held_length);
+    size_t in_time = framing_smaller(more_length, largest - held_length);
     size_t end = 0;
     border_bytes border;
-    border_of(framing, held, held_length, more, in_time, &border);
-    size_t at = find(framing, border.bytes, border.length);
+    framing_border_of(framing, held, held_length, more, in_time, &border);
+    size_t at = framing_find(framing, border.bytes, border.length);
     if (at != NOWHERE)
         end = at + framing->delimiter_length - border.first;
-    else if ((at = find(framing, more, in_time)) != NOWHERE)
+    else if ((at = framing_find(framing, more, in_time)) != NOWHERE)
         end = at + framing->delimiter_length;
     if (end > 0) {
         *complete = true;
@@ -175,16 +176,16 @@ static int64_t join_by_delimiter(const io_framing *framing, const char *held, si
     if (come <= framing->max_size)
         return (int64_t)more_length;
     bool all_of_it = more_length < framing->delimiter_length; /* in the border */
-    if (all_of_it ? may_end(framing, come, border.bytes, border.length)
-                  : may_end(framing, come, more, more_length))
+    if (all_of_it ? framing_may_end(framing, come, border.bytes, border.length)
+                  : framing_may_end(framing, come, more, more_length))
         return (int64_t)more_length;
     return -IOE_MSGSIZE;
 }
 
-static int wrap_by_delimiter(const io_framing *framing, const char *message, size_t size,
-                             size_t *trailer_size) {
+static int framing_wrap_by_delimiter(const io_framing *framing, const char *message, size_t size,
+                                     size_t *trailer_size) {
     size_t length = framing->delimiter_length;
-    size_t at = find(framing, message, size);
+    size_t at = framing_find(framing, message, size);
     if (framing->keep && at != NOWHERE && at + length == size) {
         *trailer_size = 0;
         return at > framing->max_size ? -IOE_MSGSIZE : 0;
@@ -195,18 +196,18 @@ static int wrap_by_delimiter(const io_framing *framing, const char *message, siz
         return -IOE_MSGSIZE;
     /* "\r\n" before "\r\n\r\n": the receiver would see the end two bytes early. */
     border_bytes border;
-    border_of(framing, message, size, framing->delimiter, length - 1, &border);
+    framing_border_of(framing, message, size, framing->delimiter, length - 1, &border);
     *trailer_size = length;
-    return find(framing, border.bytes, border.length) == NOWHERE ? 0 : -IOE_INVAL;
+    return framing_find(framing, border.bytes, border.length) == NOWHERE ? 0 : -IOE_INVAL;
 }
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
 int io_framing_next(const io_framing *framing, const char *data, size_t length, io_frame *frame) {
     if (framing->kind == IO_FRAMING_LENGTH)
-        return next_by_length(framing, data, length, frame);
+        return framing_next_by_length(framing, data, length, frame);
     if (framing->kind == IO_FRAMING_DELIMITER)
-        return next_by_delimiter(framing, data, length, frame);
+        return framing_next_by_delimiter(framing, data, length, frame);
     frame->start = 0;
     frame->size = frame->total = framing->max_size;
     return length >= framing->max_size;
@@ -217,19 +218,21 @@ int64_t io_framing_join(const io_framing *framing, const char *held, size_t held
     *complete = false;
     *wanted = 0;
     if (framing->kind == IO_FRAMING_LENGTH)
-        return join_by_length(framing, held, held_length, more, more_length, complete, wanted);
+        return framing_join_by_length(framing, held, held_length, more, more_length, complete,
+                                      wanted);
     if (framing->kind == IO_FRAMING_DELIMITER)
-        return join_by_delimiter(framing, held, held_length, more, more_length, complete, wanted);
+        return framing_join_by_delimiter(framing, held, held_length, more, more_length, complete,
+                                         wanted);
     size_t missing = framing->max_size - held_length;
     *wanted = framing->max_size;
     *complete = more_length >= missing;
-    return (int64_t)smaller(more_length, missing);
+    return (int64_t)framing_smaller(more_length, missing);
 }
 
 void io_framing_whole(const io_framing *framing, const char *data, size_t length, io_frame *frame) {
     (void)data; /* the length tells it all */
     if (framing->kind == IO_FRAMING_DELIMITER) {
-        delimited(framing, length, frame);
+        framing_delimited(framing, length, frame);
         return;
     }
     frame->start = framing->kind == IO_FRAMING_LENGTH ? framing->header_size : 0;
@@ -241,9 +244,9 @@ int io_framing_wrap(const io_framing *framing, const char *message, size_t size,
                     char header[IO_FRAME_HEADER_MAX], size_t *header_size, size_t *trailer_size) {
     *header_size = *trailer_size = 0;
     if (framing->kind == IO_FRAMING_DELIMITER)
-        return wrap_by_delimiter(framing, message, size, trailer_size);
+        return framing_wrap_by_delimiter(framing, message, size, trailer_size);
     if (framing->kind == IO_FRAMING_FIXED)
         return size == framing->max_size ? 0 : -IOE_MSGSIZE;
     *header_size = framing->header_size;
-    return wrap_by_length(framing, size, header);
+    return framing_wrap_by_length(framing, size, header);
 }

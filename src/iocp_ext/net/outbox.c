@@ -23,12 +23,12 @@ enum {
 
 /* ---- the queue ------------------------------------------------------------------------------- */
 
-static io_buffer_pool *pool_of(const io_connection *self) {
+static io_buffer_pool *outbox_pool_of(const io_connection *self) {
     return &self->strand.lane->port->buffers;
 }
 
 io_chunk *outbox_new_chunk(io_connection *self, size_t room) {
-    io_chunk *chunk = io_buffer_acquire(pool_of(self), sizeof *chunk + room);
+    io_chunk *chunk = io_buffer_acquire(outbox_pool_of(self), sizeof *chunk + room);
     if (chunk == NULL)
         return NULL;
     *chunk = (io_chunk){.data = (char *)(chunk + 1), .room = room};
@@ -41,7 +41,7 @@ void io_chunk_free(io_connection *self, io_chunk *chunk) {
             io_native_close_file(((io_send_file *)chunk->file)->file);
         io_op_release(chunk->file);
     }
-    io_buffer_release(pool_of(self), chunk);
+    io_buffer_release(outbox_pool_of(self), chunk);
 }
 
 void outbox_append_chunk(io_connection *self, io_chunk *chunk) {
@@ -54,12 +54,12 @@ void outbox_append_chunk(io_connection *self, io_chunk *chunk) {
     self->queue_tail = chunk;
 }
 
-static bool copied(const io_piece *piece) {
+static bool outbox_copied(const io_piece *piece) {
     return piece->owner == NULL || piece->length <= COPIED_MAX;
 }
 
 /* Into as many chunks as it takes: the pool has none that are larger. */
-static bool append_copy(io_connection *self, const char *data, size_t length) {
+static bool outbox_append_copy(io_connection *self, const char *data, size_t length) {
     while (length > 0) {
         io_chunk *tail = self->queue_tail;
         if (tail == NULL || tail->room == 0) {
@@ -79,9 +79,9 @@ static bool append_copy(io_connection *self, const char *data, size_t length) {
     return true;
 }
 
-static bool append(io_connection *self, io_piece *piece) {
-    if (copied(piece))
-        return append_copy(self, piece->data, piece->length);
+static bool outbox_append_piece(io_connection *self, io_piece *piece) {
+    if (outbox_copied(piece))
+        return outbox_append_copy(self, piece->data, piece->length);
     io_chunk *chunk = outbox_new_chunk(self, 0);
     if (chunk == NULL)
         return false;
@@ -93,7 +93,7 @@ static bool append(io_connection *self, io_piece *piece) {
 }
 
 /* Takes back what was appended behind `tail`, which had `length` bytes. */
-static void take_back(io_connection *self, io_chunk *tail, uint64_t length) {
+static void outbox_take_back(io_connection *self, io_chunk *tail, uint64_t length) {
     io_chunk *chunk = tail != NULL ? tail->next : self->queue_head;
     if (tail != NULL) {
         tail->room += (size_t)(tail->length - length);
@@ -115,20 +115,20 @@ bool outbox_append(io_connection *self, io_piece *pieces, size_t count) {
     uint64_t length = tail != NULL ? tail->length : 0;
     uint64_t total = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!append(self, &pieces[i])) {
-            take_back(self, tail, length);
+        if (!outbox_append_piece(self, &pieces[i])) {
+            outbox_take_back(self, tail, length);
             return false;
         }
         total += pieces[i].length;
     }
     for (size_t i = 0; i < count; i++)
-        if (!copied(&pieces[i]))
+        if (!outbox_copied(&pieces[i]))
             pieces[i].owner = NULL;
     self->bytes_queued += total;
     return true;
 }
 
-static void pop(io_connection *self) {
+static void outbox_pop(io_connection *self) {
     io_chunk *chunk = self->queue_head;
     self->queue_head = chunk->next;
     if (self->queue_head == NULL)
@@ -144,7 +144,7 @@ static void pop(io_connection *self) {
 }
 
 /* Takes what was sent out of the queue. */
-static void consume(io_connection *self, uint64_t bytes) {
+static void outbox_consume(io_connection *self, uint64_t bytes) {
     self->bytes_queued -= bytes;
     while (bytes > 0) {
         io_chunk *chunk = self->queue_head;
@@ -153,28 +153,28 @@ static void consume(io_connection *self, uint64_t bytes) {
         chunk->length -= part;
         bytes -= part;
         if (chunk->length == 0)
-            pop(self);
+            outbox_pop(self);
     }
 }
 
 void outbox_drop(io_connection *self) {
     while (self->queue_head != NULL)
-        pop(self);
+        outbox_pop(self);
     self->bytes_queued = 0;
 }
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
 /* A file's operation is in its chunk, which is not needed any longer. */
-static io_op *file_op(io_connection *self) {
+static io_op *outbox_file_op(io_connection *self) {
     io_op *op = self->queue_head->file;
     self->queue_head->file = NULL;
-    pop(self);
+    outbox_pop(self);
     return op;
 }
 
 /* What the next send takes, up to a file: the vectors and their length together. */
-static uint32_t gather(const io_connection *self, io_vec *vecs, uint64_t *length) {
+static uint32_t outbox_gather(const io_connection *self, io_vec *vecs, uint64_t *length) {
     uint32_t count = 0;
     *length = 0;
     for (io_chunk *chunk = self->queue_head;
@@ -188,13 +188,13 @@ static uint32_t gather(const io_connection *self, io_vec *vecs, uint64_t *length
     return count;
 }
 
-static io_op *data_op(io_connection *self) {
+static io_op *outbox_data_op(io_connection *self) {
     io_op *op = io_op_new(self->strand.lane, IO_SEND, self);
     io_transfer *transfer = (io_transfer *)op;
     io_vec vecs[VECS_MAX];
     if (op == NULL)
         return NULL;
-    transfer->vec_count = gather(self, vecs, &transfer->length);
+    transfer->vec_count = outbox_gather(self, vecs, &transfer->length);
     if (!io_transfer_reserve(transfer, transfer->vec_count)) {
         io_op_release(op);
         return NULL;
@@ -203,7 +203,7 @@ static io_op *data_op(io_connection *self) {
     return op;
 }
 
-static void failed(io_connection *self, int error, uint32_t os_error) {
+static void outbox_failed(io_connection *self, int error, uint32_t os_error) {
     self->send_failed = true;
     if (self->eof && error != IOE_PIPE) /* it was none, see received() */
         self->eof_told = true;
@@ -215,15 +215,15 @@ static void failed(io_connection *self, int error, uint32_t os_error) {
     outbox_drop(self);
 }
 
-static void account(io_connection *self, io_kind kind, int64_t result, uint32_t os_error) {
+static void outbox_account(io_connection *self, io_kind kind, int64_t result, uint32_t os_error) {
     self->idle_ticks = 0;
     self->sent_seen = 0;
     if (result < 0) {
-        failed(self, (int)-result, os_error);
+        outbox_failed(self, (int)-result, os_error);
     } else {
         self->bytes_sent += (uint64_t)result;
         if (kind == IO_SEND)
-            consume(self, (uint64_t)result);
+            outbox_consume(self, (uint64_t)result);
     }
     if (self->above && self->bytes_queued <= self->limits->write_low &&
         self->files_queued <= FILES_LOW) {
@@ -237,40 +237,40 @@ void outbox_sent(io_connection *self, io_op *op) {
     self->send = NULL;
     if (op->kind == IO_SEND_FILE)
         self->files_queued--;
-    account(self, (io_kind)op->kind, op->result, op->os_error);
+    outbox_account(self, (io_kind)op->kind, op->result, op->os_error);
     io_op_release(op);
 }
 
 /* Nothing but the stream's end comes behind what is queued. */
-static bool ends_behind(const io_connection *self) {
+static bool outbox_ends_behind(const io_connection *self) {
     return (self->phase == IO_CONNECTION_FLUSHING || self->end_asked) && !self->ended;
 }
 
 /* Without an operation, which most sends do not need. False: that does not do. */
-static bool send_at_once(io_connection *self) {
+static bool outbox_send_at_once(io_connection *self) {
     const io_backend *backend = self->strand.lane->backend;
     io_vec vecs[VECS_MAX];
     uint64_t length;
     uint32_t os_error = 0;
     if (backend->send_now == NULL || self->queue_head->file != NULL)
         return false;
-    uint32_t count = gather(self, vecs, &length);
-    bool last = ends_behind(self) && self->files_queued == 0 && length == self->bytes_queued;
+    uint32_t count = outbox_gather(self, vecs, &length);
+    bool last = outbox_ends_behind(self) && self->files_queued == 0 && length == self->bytes_queued;
     int64_t sent = backend->send_now(self->handle, vecs, count, NULL, last, &os_error);
     if (sent == -IOE_AGAIN)
         return false;
-    account(self, IO_SEND, sent, os_error);
+    outbox_account(self, IO_SEND, sent, os_error);
     return sent < 0 || (uint64_t)sent == length;
 }
 
 void outbox_flush(io_connection *self) {
     uint64_t share_end = self->bytes_sent + SHARE_BYTES;
     while (outbox_has_more(self) && self->bytes_sent < share_end) {
-        if (send_at_once(self))
+        if (outbox_send_at_once(self))
             continue;
-        io_op *op = self->queue_head->file != NULL ? file_op(self) : data_op(self);
+        io_op *op = self->queue_head->file != NULL ? outbox_file_op(self) : outbox_data_op(self);
         if (op == NULL) {
-            account(self, IO_SEND, -IOE_NOMEM, 0);
+            outbox_account(self, IO_SEND, -IOE_NOMEM, 0);
             return;
         }
         op->sink = IO_SINK_CONNECTION;

@@ -27,13 +27,13 @@ enum {
     DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
 
-static int failed(io_op *op) {
+static int linux_socket_failed(io_op *op) {
     op->os_error = (uint32_t)errno;
     return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno; /* portable codes are Linux's */
 }
 
 /* Whether a call is made again because a signal has interrupted it. */
-static bool interrupted(ssize_t result, int *count) {
+static bool linux_socket_interrupted(ssize_t result, int *count) {
     return result < 0 && errno == EINTR && ++*count < INTERRUPTIONS_MAX;
 }
 
@@ -66,7 +66,7 @@ void io_native_close_file(io_native native) {
 }
 
 /* lseek alone would say yes for an eventfd and the like. */
-static bool seeks(int fd, mode_t mode) {
+static bool linux_socket_seeks(int fd, mode_t mode) {
     return S_ISREG(mode) || S_ISBLK(mode) || S_ISDIR(mode) ||
            (S_ISCHR(mode) && lseek(fd, 0, SEEK_CUR) >= 0);
 }
@@ -85,7 +85,7 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     handle->type = IO_FILE;
     handle->backend.word[POSIX_FILE] = -1;
     if (!S_ISSOCK(status.st_mode)) {
-        handle->backend.word[POSIX_SEEKS] = seeks(fd, status.st_mode);
+        handle->backend.word[POSIX_SEEKS] = linux_socket_seeks(fd, status.st_mode);
         handle->backend.word[POSIX_FILE] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         if (handle->backend.word[POSIX_FILE] < 0)
             goto error;
@@ -141,7 +141,7 @@ uint32_t posix_unsent(io_handle *handle, bool only_here) {
 }
 
 /* At once, and not by the close: that of a socket which a forked child has, too, tells nobody. */
-static void reset_now(io_handle *handle) {
+static void linux_socket_reset_now(io_handle *handle) {
     int fd = (int)handle->native;
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
     struct linger none = {.l_onoff = 1, .l_linger = 0};
@@ -154,7 +154,7 @@ static void reset_now(io_handle *handle) {
 void posix_prepare_close(io_handle *handle, bool reset) {
     int fd = (int)handle->native;
     if (reset) {
-        reset_now(handle);
+        linux_socket_reset_now(handle);
         return;
     }
     (void)shutdown(fd, SHUT_WR);
@@ -163,7 +163,7 @@ void posix_prepare_close(io_handle *handle, bool reset) {
     for (size_t total = 0; total < DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
         bool misled = moved < 0 && errno == EAGAIN && posix_readable(handle);
-        if (moved <= 0 && !misled && !interrupted(moved, &interruptions))
+        if (moved <= 0 && !misled && !linux_socket_interrupted(moved, &interruptions))
             return;
         total += moved > 0 ? (size_t)moved : sizeof discarded;
     }
@@ -180,14 +180,14 @@ void posix_address(io_handle *handle, bool peer, io_address *address) {
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
-static int finish(io_op *op, ssize_t moved) {
+static int linux_socket_finish(io_op *op, ssize_t moved) {
     if (moved < 0)
-        return failed(op);
+        return linux_socket_failed(op);
     op->result = moved;
     return IO_DONE;
 }
 
-static void give_buffer_back(io_transfer *transfer) {
+static void linux_socket_give_buffer_back(io_transfer *transfer) {
     if (transfer->pooled == NULL)
         return;
     io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
@@ -195,7 +195,7 @@ static void give_buffer_back(io_transfer *transfer) {
     io_vec_set(&transfer->vecs[0], NULL, io_vec_length(&transfer->vecs[0]));
 }
 
-static int receive(io_op *op, io_address *from) {
+static int linux_socket_receive(io_op *op, io_address *from) {
     io_transfer *transfer = (io_transfer *)op;
     if (!io_transfer_acquire(transfer))
         return -IOE_NOMEM;
@@ -208,15 +208,15 @@ static int receive(io_op *op, io_address *from) {
                          from ? (struct sockaddr *)&from->storage : NULL, from ? &size : NULL);
         if (from != NULL && moved >= 0)
             from->length = size;
-    } while (interrupted(moved, &interruptions));
-    int answer = finish(op, moved);
+    } while (linux_socket_interrupted(moved, &interruptions));
+    int answer = linux_socket_finish(op, moved);
     if (answer == -IOE_AGAIN)
-        give_buffer_back(transfer);
+        linux_socket_give_buffer_back(transfer);
     return answer;
 }
 
 /* Into a pooled buffer, which is kept if something has arrived. */
-static int receive_some(io_op *op) {
+static int linux_socket_receive_some(io_op *op) {
     io_receive *receive = (io_receive *)op;
     io_buffer_pool *pool = &op->lane->port->buffers;
     char *buffer = io_buffer_acquire(pool, receive->capacity);
@@ -227,8 +227,8 @@ static int receive_some(io_op *op) {
     do
         moved = syscall(SYS_recvfrom, (long)op->handle->native, buffer, (size_t)receive->capacity,
                         0L, NULL, NULL);
-    while (interrupted(moved, &interruptions));
-    int answer = finish(op, moved);
+    while (linux_socket_interrupted(moved, &interruptions));
+    int answer = linux_socket_finish(op, moved);
     if (moved > 0)
         receive->buffer = buffer;
     else
@@ -237,7 +237,8 @@ static int receive_some(io_op *op) {
 }
 
 /* One buffer is sent by a cheaper call. */
-static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to, int flags) {
+static ssize_t linux_socket_send_message(int fd, io_vec *vecs, uint32_t count, io_address *to,
+                                         int flags) {
     ssize_t moved;
     int interruptions = 0;
     flags |= MSG_NOSIGNAL;
@@ -245,7 +246,7 @@ static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to
         do
             moved = syscall(SYS_sendto, (long)fd, io_vec_base(vecs), io_vec_length(vecs),
                             (long)flags, NULL, 0L);
-        while (interrupted(moved, &interruptions));
+        while (linux_socket_interrupted(moved, &interruptions));
         return moved;
     }
     struct msghdr message = {
@@ -256,19 +257,21 @@ static ssize_t send_message(int fd, io_vec *vecs, uint32_t count, io_address *to
     };
     do
         moved = sendmsg(fd, &message, flags);
-    while (interrupted(moved, &interruptions));
+    while (linux_socket_interrupted(moved, &interruptions));
     return moved;
 }
 
-static int send_vecs(io_op *op, io_address *to) {
+static int linux_socket_send_vecs(io_op *op, io_address *to) {
     io_transfer *transfer = (io_transfer *)op;
-    return finish(
-        op, send_message((int)op->handle->native, transfer->vecs, transfer->vec_count, to, 0));
+    return linux_socket_finish(op,
+                               linux_socket_send_message((int)op->handle->native, transfer->vecs,
+                                                         transfer->vec_count, to, 0));
 }
 
 int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                        uint32_t *os_error) {
-    ssize_t moved = send_message((int)handle->native, vecs, count, to, last ? MSG_MORE : 0);
+    ssize_t moved =
+        linux_socket_send_message((int)handle->native, vecs, count, to, last ? MSG_MORE : 0);
     if (moved >= 0)
         return moved;
     *os_error = (uint32_t)errno;
@@ -283,7 +286,7 @@ int posix_check_file(io_native file) {
         return -errno;
     if (S_ISDIR(status.st_mode))
         return -IOE_ISDIR;
-    if (!seeks(fd, status.st_mode))
+    if (!linux_socket_seeks(fd, status.st_mode))
         return -IOE_SPIPE;
     return pread(fd, &nothing, 0, 0) < 0 ? -errno : 0; /* such as: not opened for reading */
 }
@@ -291,14 +294,14 @@ int posix_check_file(io_native file) {
 int posix_hold_file(io_send_file *op) {
     int file = fcntl((int)op->file, F_DUPFD_CLOEXEC, 0);
     if (file < 0)
-        return failed(&op->op);
+        return linux_socket_failed(&op->op);
     op->file = file;
     op->held = true;
     return 0;
 }
 
 /* sendfile knows no MSG_NOSIGNAL: a broken pipe's signal is caught here before it is delivered. */
-static ssize_t send_part(io_send_file *file, size_t part) {
+static ssize_t linux_socket_send_part(io_send_file *file, size_t part) {
     sigset_t pipe_signal, pending, saved;
     const struct timespec no_time = {0, 0};
     off_t offset = (off_t)file->offset;
@@ -310,7 +313,8 @@ static ssize_t send_part(io_send_file *file, size_t part) {
     int error = errno;
     int interruptions = 0;
     if (moved < 0 && error == EPIPE && !sigismember(&pending, SIGPIPE))
-        while (interrupted(sigtimedwait(&pipe_signal, NULL, &no_time), &interruptions)) {
+        while (
+            linux_socket_interrupted(sigtimedwait(&pipe_signal, NULL, &no_time), &interruptions)) {
         }
     pthread_sigmask(SIG_SETMASK, &saved, NULL);
     errno = error;
@@ -318,7 +322,7 @@ static ssize_t send_part(io_send_file *file, size_t part) {
 }
 
 /* Linux refuses offsets that no file of the file system can have, instead of finding nothing. */
-static bool is_behind_end(const io_send_file *file) {
+static bool linux_socket_is_behind_end(const io_send_file *file) {
     struct stat status;
     int error = errno;
     bool refused = error == EINVAL || error == EOVERFLOW || error == EFBIG;
@@ -328,20 +332,20 @@ static bool is_behind_end(const io_send_file *file) {
     return behind;
 }
 
-static int send_file(io_op *op) {
+static int linux_socket_send_file(io_op *op) {
     io_send_file *file = (io_send_file *)op;
     uint64_t part = file->remaining < SEND_FILE_PART ? file->remaining : SEND_FILE_PART;
     ssize_t moved;
     int interruptions = 0;
     do
-        moved = send_part(file, (size_t)part);
-    while (interrupted(moved, &interruptions));
-    if (moved < 0 && is_behind_end(file))
+        moved = linux_socket_send_part(file, (size_t)part);
+    while (linux_socket_interrupted(moved, &interruptions));
+    if (moved < 0 && linux_socket_is_behind_end(file))
         moved = 0;
-    return finish(op, moved);
+    return linux_socket_finish(op, moved);
 }
 
-static int accept_one(io_op *op) {
+static int linux_socket_accept_one(io_op *op) {
     io_accept *accept = (io_accept *)op;
     int fd;
     do {
@@ -350,13 +354,13 @@ static int accept_one(io_op *op) {
                      &accept->peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     } while (fd < 0 && io_accept_again(accept, errno));
     if (fd < 0)
-        return failed(op);
+        return linux_socket_failed(op);
     accept->accepted = fd;
     op->result = 0;
     return IO_DONE;
 }
 
-static uint32_t ready_now(int fd, uint32_t events) {
+static uint32_t linux_socket_ready_now(int fd, uint32_t events) {
     struct pollfd asked = {.fd = fd};
     asked.events = (short)((events & IO_READABLE ? POLLIN | POLLRDHUP : 0) |
                            (events & IO_WRITABLE ? POLLOUT : 0));
@@ -369,7 +373,7 @@ static uint32_t ready_now(int fd, uint32_t events) {
 }
 
 /* A second connect is how Linux tells the outcome of the first, and notes it in the socket. */
-static int connect_on(io_op *op) {
+static int linux_socket_connect_on(io_op *op) {
     io_connect *connection = (io_connect *)op;
     bool again = (op->flags & IO_OP_CONNECTING) != 0;
     op->result = 0;
@@ -380,12 +384,13 @@ static int connect_on(io_op *op) {
     if (errno == EAGAIN) /* a unix listener whose backlog is full */
         return -IOE_NOBUFS;
     op->flags |= IO_OP_CONNECTING;
-    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR ? -IOE_AGAIN : failed(op);
+    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR ? -IOE_AGAIN
+                                                                       : linux_socket_failed(op);
 }
 
-static int poll_once(io_op *op) {
+static int linux_socket_poll_once(io_op *op) {
     io_poll *poll = (io_poll *)op;
-    poll->ready = ready_now((int)op->handle->native, poll->events);
+    poll->ready = linux_socket_ready_now((int)op->handle->native, poll->events);
     op->result = 0;
     return poll->ready ? IO_DONE : -IOE_AGAIN;
 }
@@ -393,23 +398,23 @@ static int poll_once(io_op *op) {
 int posix_perform(io_op *op) {
     switch ((io_kind)op->kind) {
     case IO_RECV:
-        return receive(op, NULL);
+        return linux_socket_receive(op, NULL);
     case IO_RECEIVE:
-        return receive_some(op);
+        return linux_socket_receive_some(op);
     case IO_RECV_FROM:
-        return receive(op, &((io_datagram *)op)->address);
+        return linux_socket_receive(op, &((io_datagram *)op)->address);
     case IO_SEND:
-        return send_vecs(op, NULL);
+        return linux_socket_send_vecs(op, NULL);
     case IO_SEND_TO:
-        return send_vecs(op, &((io_datagram *)op)->address);
+        return linux_socket_send_vecs(op, &((io_datagram *)op)->address);
     case IO_SEND_FILE:
-        return send_file(op);
+        return linux_socket_send_file(op);
     case IO_ACCEPT:
-        return accept_one(op);
+        return linux_socket_accept_one(op);
     case IO_CONNECT:
-        return connect_on(op);
+        return linux_socket_connect_on(op);
     case IO_POLL:
-        return poll_once(op);
+        return linux_socket_poll_once(op);
     default:
         return -IOE_INVAL;
     }
@@ -434,7 +439,7 @@ int64_t posix_file_work(io_op *op, uint32_t *os_error) {
             moved = pwritev(fd, transfer->vecs, (int)transfer->vec_count, offset);
         else
             moved = fsync(fd);
-    } while (interrupted(moved, &interruptions));
+    } while (linux_socket_interrupted(moved, &interruptions));
     if (moved >= 0)
         return moved;
     *os_error = (uint32_t)errno;

@@ -14,10 +14,10 @@
 
 enum { BUSY_RETRIES_MAX = 64 };
 
-static const uint32_t features_needed =
+static const uint32_t uring_ring_features_needed =
     URING_FEATURE_SINGLE_MMAP | URING_FEATURE_NODROP | URING_FEATURE_SUBMIT_STABLE;
 
-static void *map(int fd, size_t bytes, off_t offset) {
+static void *uring_ring_map(int fd, size_t bytes, off_t offset) {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
     if (memory == MAP_FAILED)
         return NULL;
@@ -41,20 +41,20 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     if (ring->fd < 0)
         return errno;
     int error = 0;
-    if ((params.features & features_needed) != features_needed) {
+    if ((params.features & uring_ring_features_needed) != uring_ring_features_needed) {
         error = ENOSYS;
         goto failed;
     }
     size_t sq_bytes = params.sq.array + params.sq_entries * sizeof(uint32_t);
     size_t cq_bytes = params.cq.cqes + params.cq_entries * sizeof(struct uring_cqe);
     ring->rings_bytes = sq_bytes > cq_bytes ? sq_bytes : cq_bytes;
-    ring->rings = map(ring->fd, ring->rings_bytes, URING_OFFSET_RINGS);
+    ring->rings = uring_ring_map(ring->fd, ring->rings_bytes, URING_OFFSET_RINGS);
     if (ring->rings == NULL) {
         error = errno;
         goto failed;
     }
     ring->sqes_bytes = params.sq_entries * sizeof(struct uring_sqe);
-    ring->sqes = map(ring->fd, ring->sqes_bytes, URING_OFFSET_SQES);
+    ring->sqes = uring_ring_map(ring->fd, ring->sqes_bytes, URING_OFFSET_SQES);
     if (ring->sqes == NULL) {
         error = errno;
         goto failed;

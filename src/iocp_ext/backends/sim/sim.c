@@ -29,7 +29,7 @@
 #define SIM_POLL_NS 1000 /* what a look takes that waits for nothing: who polls gets on, too */
 #define SIM_SIGNAL_CHECK_NS (20 * IO_NS_PER_MS)
 
-static uint32_t os_error_of(int64_t result) {
+static uint32_t sim_os_error_of(int64_t result) {
     if (result >= 0)
         return 0;
 #ifdef _WIN32
@@ -54,12 +54,12 @@ bool sim_chance(sim_kernel *sim, uint32_t fault, uint64_t one_in) {
     return (sim->faults & fault) != 0 && sim_random(sim, one_in) == 0;
 }
 
-static uint64_t now_locked(const sim_kernel *sim) {
+static uint64_t sim_now_locked(const sim_kernel *sim) {
     return sim->now_ns + (sim->blocked ? io_clock_ns() - sim->blocked_at_ns : 0);
 }
 
 /* Mostly microseconds, now and then long enough to be overtaken by everything else. */
-static uint64_t delay_ns(sim_kernel *sim) {
+static uint64_t sim_delay_ns(sim_kernel *sim) {
     if (!(sim->faults & IO_SIM_DELAY))
         return 0;
     if (sim_random(sim, 16) == 0)
@@ -69,7 +69,7 @@ static uint64_t delay_ns(sim_kernel *sim) {
 
 /* ---- operations in the simulated kernel's hands ---------------------------------------------- */
 
-static sim_work *work_of(const sim_file *file, const io_op *op) {
+static sim_work *sim_work_of(const sim_file *file, const io_op *op) {
     for (io_link *link = file->works.next; link != &file->works; link = link->next) {
         sim_work *work = IO_CONTAINER(link, sim_work, link);
         if (work->op == op)
@@ -78,19 +78,19 @@ static sim_work *work_of(const sim_file *file, const io_op *op) {
     return NULL;
 }
 
-static bool scheduled(const sim_work *work) {
+static bool sim_scheduled(const sim_work *work) {
     return work->phase == SIM_ATTEMPT || work->phase == SIM_REPORT;
 }
 
-static void unschedule(sim_kernel *sim, sim_work *work) {
-    if (scheduled(work))
+static void sim_unschedule(sim_kernel *sim, sim_work *work) {
+    if (sim_scheduled(work))
         io_timer_heap_remove(&sim->scheduled, &work->timer);
     work->phase = SIM_WAITING;
 }
 
-static void schedule(sim_kernel *sim, sim_work *work, sim_phase phase) {
-    unschedule(sim, work);
-    work->timer.deadline_ns = now_locked(sim) + delay_ns(sim);
+static void sim_schedule(sim_kernel *sim, sim_work *work, sim_phase phase) {
+    sim_unschedule(sim, work);
+    work->timer.deadline_ns = sim_now_locked(sim) + sim_delay_ns(sim);
     if (!io_timer_heap_push(&sim->scheduled, &work->timer))
         sim_fail(sim, "out of memory", work->op);
     work->phase = (uint8_t)phase;
@@ -102,11 +102,11 @@ void sim_file_changed(sim_kernel *sim, sim_file *file) {
     for (io_link *link = file->works.next; link != &file->works; link = link->next) {
         sim_work *work = IO_CONTAINER(link, sim_work, link);
         if (work->phase == SIM_WAITING)
-            schedule(sim, work, SIM_ATTEMPT);
+            sim_schedule(sim, work, SIM_ATTEMPT);
     }
 }
 
-static sim_work *work_new(sim_kernel *sim, sim_file *file, io_op *op) {
+static sim_work *sim_work_new(sim_kernel *sim, sim_file *file, io_op *op) {
     size_t body_size = sim_op_size(op->kind) - sizeof(io_op);
     sim_work *work = calloc(1, sizeof(*work) + body_size);
     if (work == NULL)
@@ -124,8 +124,8 @@ static sim_work *work_new(sim_kernel *sim, sim_file *file, io_op *op) {
 }
 
 /* From here on the operation is not ours: nothing of it may be touched. */
-static void work_end(sim_kernel *sim, sim_work *work) {
-    unschedule(sim, work);
+static void sim_work_end(sim_kernel *sim, sim_work *work) {
+    sim_unschedule(sim, work);
     sim_unpoison(sim, work);
     io_list_remove(&work->link);
     sim_file_unref(sim, work->file);
@@ -136,7 +136,7 @@ static void work_end(sim_kernel *sim, sim_work *work) {
 /* ---- submit and cancel -------------------------------------------------------------------------
  */
 
-static bool fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t *result) {
+static bool sim_fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t *result) {
     if (op->kind != IO_ACCEPT || !sim_accept_fails(file, result)) {
         if (!sim_chance(sim, IO_SIM_ERRORS, 48))
             return false;
@@ -147,19 +147,19 @@ static bool fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t *res
 }
 
 /* Tries it; true when it has a result, possibly an error. */
-static bool attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
-    while (fails(sim, file, op, result))
+static bool sim_attempt_or_fail(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
+    while (sim_fails(sim, file, op, result))
         if (op->kind != IO_ACCEPT || !io_accept_again((io_accept *)op, (int)-*result))
             return true;
     return sim_attempt(sim, file, op, result);
 }
 
-static int submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
-    sim_work *work = work_of(file, op);
+static int sim_submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
+    sim_work *work = sim_work_of(file, op);
     if (work != NULL && work->phase != SIM_READYING)
         return IO_PENDING; /* the readiness was somebody else's */
     if (work != NULL)
-        work_end(sim, work);
+        sim_work_end(sim, work);
     sim_check_submit(sim, file, op);
     if (file->native == IO_NATIVE_NONE)
         return -IOE_BADF;
@@ -170,20 +170,20 @@ static int submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
     int64_t result = 0;
     bool stuck = (sim->faults & IO_SIM_STUCK) != 0;
     bool at_once = !stuck && !(op->flags & IO_OP_YIELD) && sim_chance(sim, IO_SIM_AT_ONCE, 3);
-    if (at_once && attempt(sim, file, op, &result)) {
+    if (at_once && sim_attempt_or_fail(sim, file, op, &result)) {
         sim->stats.at_once++;
         if (result < 0)
             return (int)result;
         op->result = result;
         return IO_DONE;
     }
-    work = work_new(sim, file, op);
+    work = sim_work_new(sim, file, op);
     if (work == NULL)
         return -IOE_NOMEM;
     if (stuck)
         work->phase = SIM_STUCK;
     else
-        schedule(sim, work, SIM_ATTEMPT);
+        sim_schedule(sim, work, SIM_ATTEMPT);
     sim_poison(sim, work);
     return IO_PENDING;
 }
@@ -194,26 +194,26 @@ static int sim_submit(io_op *op) {
     sim_file *file = op->handle->backend.pointer[0];
     if (file == NULL)
         sim_fail(sim, "submit on a handle that was never opened or is closed", op);
-    int status = submit_locked(sim, file, op);
+    int status = sim_submit_locked(sim, file, op);
     if (status < 0)
-        op->os_error = os_error_of(status);
+        op->os_error = sim_os_error_of(status);
     io_mutex_unlock(&sim->lock);
     return status;
 }
 
-static int cancel_locked(sim_kernel *sim, sim_work *work) {
+static int sim_cancel_locked(sim_kernel *sim, sim_work *work) {
     if (work->phase == SIM_STUCK || work->phase == SIM_REPORT)
         return IO_PENDING;
     io_op *op = work->op;
     bool readying = work->phase == SIM_READYING;
     if (readying || sim_chance(sim, IO_SIM_CANCEL, 4)) {
-        work_end(sim, work);
+        sim_work_end(sim, work);
         sim->stats.cancels_won++;
         return IO_DONE;
     }
     if (sim_chance(sim, IO_SIM_RETRY, 6)) { /* the kernel says EINTR: what was asked must count */
         work->cancelled = true;
-        schedule(sim, work, SIM_ATTEMPT);
+        sim_schedule(sim, work, SIM_ATTEMPT);
         return IO_PENDING;
     }
     work->result = -IOE_CANCELED;
@@ -231,7 +231,7 @@ static int cancel_locked(sim_kernel *sim, sim_work *work) {
     } else {
         sim->stats.cancels_won++;
     }
-    schedule(sim, work, SIM_REPORT);
+    sim_schedule(sim, work, SIM_REPORT);
     sim_poison(sim, work);
     return IO_PENDING;
 }
@@ -240,9 +240,9 @@ static int sim_cancel(io_op *op) {
     sim_kernel *sim = op->lane->state;
     io_mutex_lock(&sim->lock);
     sim_file *file = op->handle->backend.pointer[0];
-    sim_work *work = file == NULL ? NULL : work_of(file, op);
+    sim_work *work = file == NULL ? NULL : sim_work_of(file, op);
     /* Without one its report is just being made by the thread in wait(). */
-    int status = work == NULL ? IO_PENDING : cancel_locked(sim, work);
+    int status = work == NULL ? IO_PENDING : sim_cancel_locked(sim, work);
     io_mutex_unlock(&sim->lock);
     return status;
 }
@@ -251,14 +251,14 @@ static int sim_cancel(io_op *op) {
  */
 
 /* Tells the handle that it is ready: the core calls submit again. Leaves the lock meanwhile. */
-static void make_ready(sim_kernel *sim, sim_work *work, io_list *done) {
+static void sim_make_ready(sim_kernel *sim, sim_work *work, io_list *done) {
     uint64_t token = work->token;
     uint32_t events = IO_READABLE | IO_WRITABLE;
     if (sim_sends(work->kind) && sim_random(sim, 2) == 0)
         events = IO_WRITABLE;
     else if (sim_receives(work->kind) && sim_random(sim, 2) == 0)
         events = IO_READABLE;
-    unschedule(sim, work);
+    sim_unschedule(sim, work);
     sim_unpoison(sim, work);
     work->phase = SIM_READYING;
     io_mutex_unlock(&sim->lock);
@@ -266,50 +266,51 @@ static void make_ready(sim_kernel *sim, sim_work *work, io_list *done) {
     io_mutex_lock(&sim->lock);
 }
 
-static bool by_readiness(uint8_t kind) {
+static bool sim_by_readiness(uint8_t kind) {
     return sim_sends(kind) || sim_receives(kind) || kind == IO_POLL;
 }
 
 /* One thing that is due, already out of the heap. True if something was reported. */
-static bool run_due(sim_kernel *sim, sim_work *work, io_list *done) {
+static bool sim_run_due(sim_kernel *sim, sim_work *work, io_list *done) {
     io_op *op = work->op;
     sim_phase phase = (sim_phase)work->phase;
     work->phase = SIM_WAITING;
     if (phase == SIM_ATTEMPT) {
-        if (!work->cancelled && by_readiness(work->kind) && sim_chance(sim, IO_SIM_READINESS, 6)) {
-            make_ready(sim, work, done);
+        if (!work->cancelled && sim_by_readiness(work->kind) &&
+            sim_chance(sim, IO_SIM_READINESS, 6)) {
+            sim_make_ready(sim, work, done);
             return true;
         }
         if (work->cancelled || sim_chance(sim, IO_SIM_RETRY, 10)) {
             sim->stats.retries++;
-            work_end(sim, work);
+            sim_work_end(sim, work);
             io_mutex_unlock(&sim->lock);
             io_op_retry(op, done);
             io_mutex_lock(&sim->lock);
             return true;
         }
         sim_unpoison(sim, work);
-        bool ended = attempt(sim, work->file, op, &work->result);
+        bool ended = sim_attempt_or_fail(sim, work->file, op, &work->result);
         sim_poison(sim, work);
         if (!ended)
             return false;
         if (sim->faults & IO_SIM_DELAY) {
-            schedule(sim, work, SIM_REPORT);
+            sim_schedule(sim, work, SIM_REPORT);
             return false;
         }
     }
     int64_t result = work->result;
     sim->stats.reports++;
-    work_end(sim, work);
+    sim_work_end(sim, work);
     io_mutex_unlock(&sim->lock);
-    io_op_reported(op, result, os_error_of(result), done);
+    io_op_reported(op, result, sim_os_error_of(result), done);
     io_mutex_lock(&sim->lock);
     return true;
 }
 
 /* Runs what is due. Time jumps only until something is reported. */
-static int wait_locked(sim_kernel *sim, const io_wait *wait, uint64_t deadline_ns, int maximum,
-                       io_list *done) {
+static int sim_wait_locked(sim_kernel *sim, const io_wait *wait, uint64_t deadline_ns, int maximum,
+                           io_list *done) {
     int reported = 0;
     uint64_t signals_ns = 0;
     for (;;) {
@@ -326,7 +327,7 @@ static int wait_locked(sim_kernel *sim, const io_wait *wait, uint64_t deadline_n
             io_timer_heap_remove(&sim->scheduled, first);
             if (first->deadline_ns > sim->now_ns)
                 sim->now_ns = first->deadline_ns;
-            reported += run_due(sim, work, done);
+            reported += sim_run_due(sim, work, done);
             continue;
         }
         if (reported > 0)
@@ -342,7 +343,7 @@ static int wait_locked(sim_kernel *sim, const io_wait *wait, uint64_t deadline_n
         sim->blocked_at_ns = io_clock_ns();
         sim->blocked = true;
         io_cond_wait(&sim->changed, &sim->lock, wait->signals ? signals_ns : IO_NEVER);
-        sim->now_ns = now_locked(sim);
+        sim->now_ns = sim_now_locked(sim);
         sim->blocked = false;
     }
 }
@@ -358,7 +359,7 @@ static int sim_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, in
     if (deadline_ns <= sim->now_ns)
         sim->now_ns += SIM_POLL_NS;
     if (!sim_chance(sim, IO_SIM_SPURIOUS, 16))
-        status = wait_locked(sim, wait, deadline_ns, maximum, done);
+        status = sim_wait_locked(sim, wait, deadline_ns, maximum, done);
     sim->waiting = false;
     io_mutex_unlock(&sim->lock);
     return status;
@@ -375,7 +376,7 @@ static void sim_wake(io_lane *lane) {
 static uint64_t sim_now(const io_lane *lane) {
     sim_kernel *sim = lane->state;
     io_mutex_lock(&sim->lock);
-    uint64_t now_ns = now_locked(sim);
+    uint64_t now_ns = sim_now_locked(sim);
     io_mutex_unlock(&sim->lock);
     return now_ns;
 }
@@ -443,7 +444,7 @@ static int sim_handle_open(io_handle *handle, uint32_t *os_error) {
     sim_file *file = sim_file_of(sim, handle->native);
     if (file == NULL) {
         error = -IOE_BADF;
-        *os_error = os_error_of(-IOE_BADF);
+        *os_error = sim_os_error_of(-IOE_BADF);
     } else {
         handle->type = file->type == SIM_FILE       ? IO_FILE
                        : file->type == SIM_DATAGRAM ? IO_DATAGRAM
@@ -524,8 +525,8 @@ void io_sim_get_stats(io_lane *lane, io_sim_stats *stats) {
     io_mutex_unlock(&sim->lock);
 }
 
-static int on_native(io_lane *lane, io_native native,
-                     void (*act)(sim_kernel *sim, sim_file *file)) {
+static int sim_on_native(io_lane *lane, io_native native,
+                         void (*act)(sim_kernel *sim, sim_file *file)) {
     sim_kernel *sim = lane->state;
     io_mutex_lock(&sim->lock);
     sim_file *file = sim_file_of(sim, native);
@@ -536,11 +537,11 @@ static int on_native(io_lane *lane, io_native native,
 }
 
 int io_sim_close_native(io_lane *lane, io_native native) {
-    return on_native(lane, native, sim_native_close);
+    return sim_on_native(lane, native, sim_native_close);
 }
 
 int io_sim_shutdown(io_lane *lane, io_native native) {
-    return on_native(lane, native, sim_shutdown);
+    return sim_on_native(lane, native, sim_shutdown);
 }
 
 const io_backend io_backend_sim = {

@@ -63,7 +63,7 @@ size_t sim_op_size(uint8_t kind) {
 }
 
 /* The buffers are the kernel's too: memory that was freed shows itself here. */
-static void touch_buffers(const io_transfer *transfer) {
+static void sim_check_touch_buffers(const io_transfer *transfer) {
     for (uint32_t i = 0; i < transfer->vec_count; i++) {
         volatile const char *base = io_vec_base(&transfer->vecs[i]);
         size_t length = io_vec_length(&transfer->vecs[i]);
@@ -107,7 +107,7 @@ void sim_unpoison(sim_kernel *sim, sim_work *work) {
     work->poisoned = false;
     if (sim_op_size(op->kind) >= sizeof(io_transfer) && op->kind != IO_ACCEPT &&
         op->kind != IO_CONNECT && op->kind != IO_SEND_FILE && op->kind != IO_POLL)
-        touch_buffers((const io_transfer *)op);
+        sim_check_touch_buffers((const io_transfer *)op);
 }
 
 /* What the core promises about an operation that it submits. */

@@ -31,7 +31,7 @@ sim_file *sim_file_of(const sim_kernel *sim, io_native native) {
     return sim->natives[native];
 }
 
-static sim_file *file_new(sim_kernel *sim, sim_type type) {
+static sim_file *sim_net_file_new(sim_kernel *sim, sim_type type) {
     sim_file *file = calloc(1, sizeof(*file));
     if (file == NULL)
         return NULL;
@@ -55,7 +55,7 @@ void sim_file_unref(sim_kernel *sim, sim_file *file) {
 }
 
 /* Gives a file the lowest free number; the table's reference is a new one. */
-static int native_new(sim_kernel *sim, sim_file *file) {
+static int sim_net_native_new(sim_kernel *sim, sim_file *file) {
     size_t native = SIM_FIRST_NATIVE;
     while (native < sim->native_count && sim->natives[native] != NULL)
         native++;
@@ -75,13 +75,13 @@ static int native_new(sim_kernel *sim, sim_file *file) {
     return 0;
 }
 
-static uint16_t port_new(sim_kernel *sim) {
+static uint16_t sim_net_port_new(sim_kernel *sim) {
     if (++sim->next_port < 1024)
         sim->next_port = 1024;
     return sim->next_port;
 }
 
-static sim_file *file_of_port(const sim_kernel *sim, sim_type type, uint16_t port) {
+static sim_file *sim_net_file_of_port(const sim_kernel *sim, sim_type type, uint16_t port) {
     for (size_t i = 0; i < sim->native_count; i++) {
         sim_file *file = sim->natives[i];
         if (file != NULL && file->type == type && file->port == port)
@@ -90,7 +90,7 @@ static sim_file *file_of_port(const sim_kernel *sim, sim_type type, uint16_t por
     return NULL;
 }
 
-static void connect_files(sim_file *one, sim_file *other) {
+static void sim_net_connect_files(sim_file *one, sim_file *other) {
     one->peer = other;
     other->peer = one;
     one->peer_port = other->port;
@@ -100,7 +100,7 @@ static void connect_files(sim_file *one, sim_file *other) {
     other->refs++;
 }
 
-static void leave_peer(sim_kernel *sim, sim_file *file, bool broken) {
+static void sim_net_leave_peer(sim_kernel *sim, sim_file *file, bool broken) {
     sim_file *peer = file->peer;
     if (peer == NULL)
         return;
@@ -113,21 +113,21 @@ static void leave_peer(sim_kernel *sim, sim_file *file, bool broken) {
 }
 
 /* A connection is lost: both ends notice, and what was under way is gone. */
-static void break_stream(sim_kernel *sim, sim_file *file) {
+static void sim_net_break_stream(sim_kernel *sim, sim_file *file) {
     if (file->type != SIM_STREAM || !file->connected)
         return;
     file->ended = file->broken = true;
     file->start = file->end = 0;
-    leave_peer(sim, file, true);
+    sim_net_leave_peer(sim, file, true);
     sim_file_changed(sim, file);
 }
 
-static void empty_queue(sim_kernel *sim, sim_file *file) {
+static void sim_net_empty_queue(sim_kernel *sim, sim_file *file) {
     io_link *link;
     while ((link = io_list_pop_front(&file->queue)) != NULL) {
         if (file->type == SIM_LISTENER) {
             sim_file *connection = IO_CONTAINER(link, sim_file, link);
-            leave_peer(sim, connection, true);
+            sim_net_leave_peer(sim, connection, true);
             sim_file_unref(sim, connection);
         } else {
             free(IO_CONTAINER(link, sim_packet, link));
@@ -141,8 +141,8 @@ void sim_native_close(sim_kernel *sim, sim_file *file) {
     sim->natives[file->native] = NULL;
     sim->stats.natives--;
     file->native = IO_NATIVE_NONE;
-    leave_peer(sim, file, false);
-    empty_queue(sim, file);
+    sim_net_leave_peer(sim, file, false);
+    sim_net_empty_queue(sim, file);
     sim_file_unref(sim, file);
 }
 
@@ -158,7 +158,7 @@ void sim_shutdown(sim_kernel *sim, sim_file *file) {
 /* A close after this is a reset, or discards what has arrived as a reader would. */
 void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset) {
     if (reset) {
-        break_stream(sim, file);
+        sim_net_break_stream(sim, file);
         return;
     }
     file->start = file->end = 0;
@@ -168,7 +168,7 @@ void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset) {
 
 /* ---- addresses and vectors ------------------------------------------------------------------ */
 
-static void address_set(io_address *address, uint16_t port) {
+static void sim_net_address_set(io_address *address, uint16_t port) {
     struct sockaddr_in in;
     memset(&in, 0, sizeof(in));
     in.sin_family = AF_INET;
@@ -183,10 +183,10 @@ void sim_address(const sim_file *file, bool peer, io_address *address) {
     uint16_t port = peer ? file->peer_port : file->port;
     address->length = 0;
     if (port != 0)
-        address_set(address, port);
+        sim_net_address_set(address, port);
 }
 
-static int address_port(const io_address *address, uint16_t *port) {
+static int sim_net_address_port(const io_address *address, uint16_t *port) {
     struct sockaddr_in in;
     if (address->length < (io_socklen)sizeof(in) || address->storage.ss_family != AF_INET)
         return -IOE_AFNOSUPPORT;
@@ -195,7 +195,7 @@ static int address_port(const io_address *address, uint16_t *port) {
     return 0;
 }
 
-static size_t vecs_length(const io_transfer *transfer) {
+static size_t sim_net_vecs_length(const io_transfer *transfer) {
     size_t length = 0;
     for (uint32_t i = 0; i < transfer->vec_count; i++)
         length += io_vec_length(&transfer->vecs[i]);
@@ -203,7 +203,7 @@ static size_t vecs_length(const io_transfer *transfer) {
 }
 
 /* Copies into or out of the vectors; stops after `length` bytes. */
-static void vecs_copy(const io_transfer *transfer, char *bytes, size_t length, bool into) {
+static void sim_net_vecs_copy(const io_transfer *transfer, char *bytes, size_t length, bool into) {
     for (uint32_t i = 0; i < transfer->vec_count && length > 0; i++) {
         size_t part = io_vec_length(&transfer->vecs[i]);
         if (part > length)
@@ -217,7 +217,7 @@ static void vecs_copy(const io_transfer *transfer, char *bytes, size_t length, b
     }
 }
 
-static bool bytes_reserve(sim_file *file, size_t end) {
+static bool sim_net_bytes_reserve(sim_file *file, size_t end) {
     if (end <= file->capacity)
         return true;
     size_t capacity = file->capacity < 256 ? 256 : file->capacity;
@@ -232,7 +232,7 @@ static bool bytes_reserve(sim_file *file, size_t end) {
     return true;
 }
 
-static size_t partial(sim_kernel *sim, size_t length) {
+static size_t sim_net_partial(sim_kernel *sim, size_t length) {
     if (length > 1 && sim_chance(sim, IO_SIM_PARTIAL, 2))
         return 1 + (size_t)sim_random(sim, length);
     return length;
@@ -242,7 +242,8 @@ static size_t partial(sim_kernel *sim, size_t length) {
  */
 
 /* How many of `room` bytes a receive takes; 0: `result` tells why, unless it has to wait. */
-static size_t arrived(sim_kernel *sim, sim_file *file, size_t room, int64_t *result, bool *wait) {
+static size_t sim_net_arrived(sim_kernel *sim, sim_file *file, size_t room, int64_t *result,
+                              bool *wait) {
     *wait = false;
     if (file->type != SIM_STREAM || !file->connected) {
         *result = file->broken ? -IOE_CONNRESET : -IOE_NOTCONN;
@@ -254,10 +255,10 @@ static size_t arrived(sim_kernel *sim, sim_file *file, size_t room, int64_t *res
         *wait = !file->broken && !file->ended && room > 0;
         return 0;
     }
-    return partial(sim, room < held ? room : held);
+    return sim_net_partial(sim, room < held ? room : held);
 }
 
-static void take_arrived(sim_kernel *sim, sim_file *file, size_t length) {
+static void sim_net_take_arrived(sim_kernel *sim, sim_file *file, size_t length) {
     file->start += length;
     if (file->start == file->end)
         file->start = file->end = 0;
@@ -265,22 +266,24 @@ static void take_arrived(sim_kernel *sim, sim_file *file, size_t length) {
         sim_file_changed(sim, file->peer);
 }
 
-static bool do_recv(sim_kernel *sim, sim_file *file, io_transfer *transfer, int64_t *result) {
+static bool sim_net_do_recv(sim_kernel *sim, sim_file *file, io_transfer *transfer,
+                            int64_t *result) {
     bool wait;
-    size_t length = arrived(sim, file, vecs_length(transfer), result, &wait);
+    size_t length = sim_net_arrived(sim, file, sim_net_vecs_length(transfer), result, &wait);
     if (length > 0 && !io_transfer_acquire(transfer)) {
         *result = -IOE_NOMEM;
     } else if (length > 0) {
-        vecs_copy(transfer, file->bytes + file->start, length, true);
-        take_arrived(sim, file, length);
+        sim_net_vecs_copy(transfer, file->bytes + file->start, length, true);
+        sim_net_take_arrived(sim, file, length);
         *result = (int64_t)length;
     }
     return !wait;
 }
 
-static bool do_receive(sim_kernel *sim, sim_file *file, io_receive *receive, int64_t *result) {
+static bool sim_net_do_receive(sim_kernel *sim, sim_file *file, io_receive *receive,
+                               int64_t *result) {
     bool wait;
-    size_t length = arrived(sim, file, receive->capacity, result, &wait);
+    size_t length = sim_net_arrived(sim, file, receive->capacity, result, &wait);
     if (length == 0)
         return !wait;
     receive->buffer = io_buffer_acquire(&sim->lane->port->buffers, receive->capacity);
@@ -289,14 +292,14 @@ static bool do_receive(sim_kernel *sim, sim_file *file, io_receive *receive, int
         return true;
     }
     memcpy(receive->buffer, file->bytes + file->start, length);
-    take_arrived(sim, file, length);
+    sim_net_take_arrived(sim, file, length);
     *result = (int64_t)length;
     return true;
 }
 
 /* Where `length` bytes more can be put for the other end: 0 and a result if it is not possible. */
-static size_t stream_room(sim_kernel *sim, sim_file *file, size_t length, int64_t *result,
-                          bool *wait) {
+static size_t sim_net_stream_room(sim_kernel *sim, sim_file *file, size_t length, int64_t *result,
+                                  bool *wait) {
     sim_file *peer = file->peer;
     *wait = false;
     *result = 0;
@@ -314,13 +317,13 @@ static size_t stream_room(sim_kernel *sim, sim_file *file, size_t length, int64_
         return 0;
     }
     size_t room = SIM_STREAM_ROOM - held;
-    length = partial(sim, length < room ? length : room);
+    length = sim_net_partial(sim, length < room ? length : room);
     if (peer->start > 0) {
         memmove(peer->bytes, peer->bytes + peer->start, held);
         peer->start = 0;
         peer->end = held;
     }
-    if (!bytes_reserve(peer, peer->end + length)) {
+    if (!sim_net_bytes_reserve(peer, peer->end + length)) {
         *result = -IOE_NOBUFS;
         return 0;
     }
@@ -328,18 +331,20 @@ static size_t stream_room(sim_kernel *sim, sim_file *file, size_t length, int64_
     return length;
 }
 
-static bool do_send(sim_kernel *sim, sim_file *file, io_transfer *transfer, int64_t *result) {
+static bool sim_net_do_send(sim_kernel *sim, sim_file *file, io_transfer *transfer,
+                            int64_t *result) {
     bool wait;
-    size_t length = stream_room(sim, file, vecs_length(transfer), result, &wait);
+    size_t length = sim_net_stream_room(sim, file, sim_net_vecs_length(transfer), result, &wait);
     if (length > 0) {
-        vecs_copy(transfer, file->peer->bytes + file->peer->end, length, false);
+        sim_net_vecs_copy(transfer, file->peer->bytes + file->peer->end, length, false);
         file->peer->end += length;
         sim_file_changed(sim, file->peer);
     }
     return !wait;
 }
 
-static bool do_send_file(sim_kernel *sim, sim_file *file, io_send_file *send, int64_t *result) {
+static bool sim_net_do_send_file(sim_kernel *sim, sim_file *file, io_send_file *send,
+                                 int64_t *result) {
     sim_file *source = sim_file_of(sim, send->file);
     if (source == NULL || source->type != SIM_FILE) {
         *result = source == NULL ? -IOE_BADF : -IOE_INVAL;
@@ -349,7 +354,7 @@ static bool do_send_file(sim_kernel *sim, sim_file *file, io_send_file *send, in
     if (length > send->remaining)
         length = (size_t)send->remaining;
     bool wait;
-    length = stream_room(sim, file, length, result, &wait);
+    length = sim_net_stream_room(sim, file, length, result, &wait);
     if (length > 0) {
         memcpy(file->peer->bytes + file->peer->end, source->bytes + send->offset, length);
         file->peer->end += length;
@@ -358,7 +363,7 @@ static bool do_send_file(sim_kernel *sim, sim_file *file, io_send_file *send, in
     return !wait;
 }
 
-static bool do_accept(sim_kernel *sim, sim_file *file, io_accept *accept, int64_t *result) {
+static bool sim_net_do_accept(sim_kernel *sim, sim_file *file, io_accept *accept, int64_t *result) {
     if (file->type != SIM_LISTENER) {
         *result = -IOE_INVAL;
         return true;
@@ -366,41 +371,42 @@ static bool do_accept(sim_kernel *sim, sim_file *file, io_accept *accept, int64_
     if (io_list_empty(&file->queue))
         return false;
     sim_file *connection = IO_CONTAINER(file->queue.next, sim_file, link);
-    *result = native_new(sim, connection);
+    *result = sim_net_native_new(sim, connection);
     if (*result < 0)
         return true;
     io_list_remove(&connection->link);
     file->queued--;
     accept->accepted = connection->native;
-    address_set(&accept->peer, connection->peer_port);
+    sim_net_address_set(&accept->peer, connection->peer_port);
     sim_file_unref(sim, connection); /* was the queue's */
     return true;
 }
 
-static bool do_connect(sim_kernel *sim, sim_file *file, io_connect *connect, int64_t *result) {
+static bool sim_net_do_connect(sim_kernel *sim, sim_file *file, io_connect *connect,
+                               int64_t *result) {
     uint16_t port = 0;
-    *result = address_port(&connect->address, &port);
+    *result = sim_net_address_port(&connect->address, &port);
     if (*result == 0 && file->type != SIM_STREAM)
         *result = -IOE_OPNOTSUPP;
     if (*result == 0 && file->connected)
         *result = -IOE_ISCONN;
     if (*result < 0)
         return true;
-    sim_file *listener = file_of_port(sim, SIM_LISTENER, port);
+    sim_file *listener = sim_net_file_of_port(sim, SIM_LISTENER, port);
     if (listener == NULL || listener->queued >= SIM_BACKLOG) {
         *result = -IOE_CONNREFUSED;
         return true;
     }
-    sim_file *other = file_new(sim, SIM_STREAM);
+    sim_file *other = sim_net_file_new(sim, SIM_STREAM);
     if (other == NULL) {
         *result = -IOE_NOBUFS;
         return true;
     }
     if (file->port == 0)
-        file->port = port_new(sim);
+        file->port = sim_net_port_new(sim);
     other->port = port;
     file->broken = file->ended = false;
-    connect_files(file, other);
+    sim_net_connect_files(file, other);
     io_list_push_back(&listener->queue, &other->link);
     listener->queued++;
     sim_file_changed(sim, listener);
@@ -408,7 +414,8 @@ static bool do_connect(sim_kernel *sim, sim_file *file, io_connect *connect, int
     return true;
 }
 
-static bool do_recv_from(sim_kernel *sim, sim_file *file, io_datagram *datagram, int64_t *result) {
+static bool sim_net_do_recv_from(sim_kernel *sim, sim_file *file, io_datagram *datagram,
+                                 int64_t *result) {
     io_transfer *transfer = &datagram->transfer;
     if (file->type != SIM_DATAGRAM) {
         *result = -IOE_OPNOTSUPP;
@@ -422,21 +429,22 @@ static bool do_recv_from(sim_kernel *sim, sim_file *file, io_datagram *datagram,
     }
     sim_packet *packet = IO_CONTAINER(io_list_pop_front(&file->queue), sim_packet, link);
     file->queued--;
-    size_t length = vecs_length(transfer);
+    size_t length = sim_net_vecs_length(transfer);
     if (length > packet->length)
         length = packet->length;
-    vecs_copy(transfer, packet->bytes, length, true);
-    address_set(&datagram->address, packet->from);
+    sim_net_vecs_copy(transfer, packet->bytes, length, true);
+    sim_net_address_set(&datagram->address, packet->from);
     *result = (int64_t)length;
     free(packet);
     (void)sim;
     return true;
 }
 
-static bool do_send_to(sim_kernel *sim, sim_file *file, io_datagram *datagram, int64_t *result) {
+static bool sim_net_do_send_to(sim_kernel *sim, sim_file *file, io_datagram *datagram,
+                               int64_t *result) {
     uint16_t port = 0;
-    size_t length = vecs_length(&datagram->transfer);
-    *result = address_port(&datagram->address, &port);
+    size_t length = sim_net_vecs_length(&datagram->transfer);
+    *result = sim_net_address_port(&datagram->address, &port);
     if (*result == 0 && file->type != SIM_DATAGRAM)
         *result = -IOE_OPNOTSUPP;
     if (*result == 0 && length > SIM_PACKET_MAX)
@@ -444,7 +452,7 @@ static bool do_send_to(sim_kernel *sim, sim_file *file, io_datagram *datagram, i
     if (*result < 0)
         return true;
     *result = (int64_t)length;
-    sim_file *target = file_of_port(sim, SIM_DATAGRAM, port);
+    sim_file *target = sim_net_file_of_port(sim, SIM_DATAGRAM, port);
     if (target == NULL || target->queued >= SIM_PACKETS)
         return true; /* nobody tells the sender */
     sim_packet *packet = malloc(sizeof(*packet) + length);
@@ -454,19 +462,19 @@ static bool do_send_to(sim_kernel *sim, sim_file *file, io_datagram *datagram, i
     }
     packet->from = file->port;
     packet->length = length;
-    vecs_copy(&datagram->transfer, packet->bytes, length, false);
+    sim_net_vecs_copy(&datagram->transfer, packet->bytes, length, false);
     io_list_push_back(&target->queue, &packet->link);
     target->queued++;
     sim_file_changed(sim, target);
     return true;
 }
 
-static bool do_file(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
+static bool sim_net_do_file(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
     *result = file->type == SIM_FILE ? 0 : -IOE_INVAL;
     if (*result < 0 || op->kind == IO_SYNC)
         return true;
     io_transfer *transfer = (io_transfer *)op;
-    size_t length = vecs_length(transfer);
+    size_t length = sim_net_vecs_length(transfer);
     if (op->kind == IO_READ) {
         size_t held = transfer->offset < file->end ? file->end - (size_t)transfer->offset : 0;
         if (!io_transfer_acquire(transfer)) {
@@ -475,29 +483,29 @@ static bool do_file(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result)
         }
         length = length < held ? length : held;
         if (length > 0)
-            vecs_copy(transfer, file->bytes + transfer->offset, length, true);
+            sim_net_vecs_copy(transfer, file->bytes + transfer->offset, length, true);
         *result = (int64_t)length;
         return true;
     }
-    length = partial(sim, length);
+    length = sim_net_partial(sim, length);
     if (transfer->offset > SIM_FILE_MAX || length > SIM_FILE_MAX - transfer->offset) {
         *result = -IOE_FBIG;
         return true;
     }
     size_t end = (size_t)transfer->offset + length;
-    if (!bytes_reserve(file, end)) {
+    if (!sim_net_bytes_reserve(file, end)) {
         *result = -IOE_NOSPC;
         return true;
     }
     if (length > 0)
-        vecs_copy(transfer, file->bytes + transfer->offset, length, false);
+        sim_net_vecs_copy(transfer, file->bytes + transfer->offset, length, false);
     if (end > file->end && length > 0)
         file->end = end;
     *result = (int64_t)length;
     return true;
 }
 
-static uint32_t readiness(const sim_file *file) {
+static uint32_t sim_net_readiness(const sim_file *file) {
     bool readable = file->type == SIM_FILE || file->end > file->start || file->ended ||
                     file->broken || !io_list_empty(&file->queue);
     bool writable =
@@ -507,8 +515,8 @@ static uint32_t readiness(const sim_file *file) {
     return (readable ? IO_READABLE : 0u) | (writable ? IO_WRITABLE : 0u);
 }
 
-static bool do_poll(const sim_file *file, io_poll *poll, int64_t *result) {
-    poll->ready = poll->events & readiness(file);
+static bool sim_net_do_poll(const sim_file *file, io_poll *poll, int64_t *result) {
+    poll->ready = poll->events & sim_net_readiness(file);
     *result = 0;
     return poll->ready != 0;
 }
@@ -516,27 +524,27 @@ static bool do_poll(const sim_file *file, io_poll *poll, int64_t *result) {
 bool sim_attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
     switch ((io_kind)op->kind) {
     case IO_RECV:
-        return do_recv(sim, file, (io_transfer *)op, result);
+        return sim_net_do_recv(sim, file, (io_transfer *)op, result);
     case IO_RECEIVE:
-        return do_receive(sim, file, (io_receive *)op, result);
+        return sim_net_do_receive(sim, file, (io_receive *)op, result);
     case IO_SEND:
-        return do_send(sim, file, (io_transfer *)op, result);
+        return sim_net_do_send(sim, file, (io_transfer *)op, result);
     case IO_ACCEPT:
-        return do_accept(sim, file, (io_accept *)op, result);
+        return sim_net_do_accept(sim, file, (io_accept *)op, result);
     case IO_CONNECT:
-        return do_connect(sim, file, (io_connect *)op, result);
+        return sim_net_do_connect(sim, file, (io_connect *)op, result);
     case IO_RECV_FROM:
-        return do_recv_from(sim, file, (io_datagram *)op, result);
+        return sim_net_do_recv_from(sim, file, (io_datagram *)op, result);
     case IO_SEND_TO:
-        return do_send_to(sim, file, (io_datagram *)op, result);
+        return sim_net_do_send_to(sim, file, (io_datagram *)op, result);
     case IO_SEND_FILE:
-        return do_send_file(sim, file, (io_send_file *)op, result);
+        return sim_net_do_send_file(sim, file, (io_send_file *)op, result);
     case IO_READ:
     case IO_WRITE:
     case IO_SYNC:
-        return do_file(sim, file, op, result);
+        return sim_net_do_file(sim, file, op, result);
     case IO_POLL:
-        return do_poll(file, (io_poll *)op, result);
+        return sim_net_do_poll(file, (io_poll *)op, result);
     case IO_POST:
     case IO_TIMER:
     case IO_KINDS:
@@ -565,11 +573,11 @@ int64_t sim_error(sim_kernel *sim, sim_file *file, io_kind kind) {
     int error = errors[kind][sim_random(sim, 4)];
     if (kind == IO_RECV || kind == IO_RECEIVE || kind == IO_SEND ||
         (kind == IO_SEND_FILE && error != IOE_IO))
-        break_stream(sim, file);
+        sim_net_break_stream(sim, file);
     if (kind == IO_ACCEPT && error == IOE_CONNABORTED && !io_list_empty(&file->queue)) {
         sim_file *connection = IO_CONTAINER(io_list_pop_front(&file->queue), sim_file, link);
         file->queued--;
-        leave_peer(sim, connection, true);
+        sim_net_leave_peer(sim, connection, true);
         sim_file_unref(sim, connection);
     }
     return -error;
@@ -602,27 +610,27 @@ int io_sim_fail_accepts(io_lane *lane, io_native native, int error, uint32_t tim
 /* ---- what tests make ------------------------------------------------------------------------- */
 
 /* A file with a number and, if asked, a port; the caller's reference goes to the table. */
-static int make(sim_kernel *sim, sim_type type, bool bound, sim_file **made) {
-    sim_file *file = file_new(sim, type);
+static int sim_net_make(sim_kernel *sim, sim_type type, bool bound, sim_file **made) {
+    sim_file *file = sim_net_file_new(sim, type);
     if (file == NULL)
         return -IOE_NOMEM;
-    int error = native_new(sim, file);
+    int error = sim_net_native_new(sim, file);
     if (error) {
         sim_file_unref(sim, file);
         return error;
     }
     file->refs--; /* the table has one of its own */
     if (bound)
-        file->port = port_new(sim);
+        file->port = sim_net_port_new(sim);
     *made = file;
     return 0;
 }
 
-static int make_locked(io_lane *lane, sim_type type, io_native *native, uint16_t *port) {
+static int sim_net_make_locked(io_lane *lane, sim_type type, io_native *native, uint16_t *port) {
     sim_kernel *sim = lane->state;
     sim_file *file = NULL;
     io_mutex_lock(&sim->lock);
-    int error = make(sim, type, port != NULL, &file);
+    int error = sim_net_make(sim, type, port != NULL, &file);
     if (error == 0) {
         *native = file->native;
         if (port != NULL)
@@ -633,26 +641,26 @@ static int make_locked(io_lane *lane, sim_type type, io_native *native, uint16_t
 }
 
 int io_sim_listener(io_lane *lane, io_native *native, uint16_t *port) {
-    return make_locked(lane, SIM_LISTENER, native, port);
+    return sim_net_make_locked(lane, SIM_LISTENER, native, port);
 }
 
 int io_sim_socket(io_lane *lane, io_native *native) {
-    return make_locked(lane, SIM_STREAM, native, NULL);
+    return sim_net_make_locked(lane, SIM_STREAM, native, NULL);
 }
 
 int io_sim_datagram(io_lane *lane, io_native *native, uint16_t *port) {
-    return make_locked(lane, SIM_DATAGRAM, native, port);
+    return sim_net_make_locked(lane, SIM_DATAGRAM, native, port);
 }
 
 int io_sim_pair(io_lane *lane, io_native natives[2]) {
     sim_kernel *sim = lane->state;
     sim_file *one = NULL, *other = NULL;
     io_mutex_lock(&sim->lock);
-    int error = make(sim, SIM_STREAM, true, &one);
+    int error = sim_net_make(sim, SIM_STREAM, true, &one);
     if (error == 0)
-        error = make(sim, SIM_STREAM, true, &other);
+        error = sim_net_make(sim, SIM_STREAM, true, &other);
     if (error == 0) {
-        connect_files(one, other);
+        sim_net_connect_files(one, other);
         natives[0] = one->native;
         natives[1] = other->native;
     } else if (one != NULL) {
@@ -668,8 +676,8 @@ int io_sim_file(io_lane *lane, const void *data, size_t size, io_native *native)
     if (size > SIM_FILE_MAX)
         return -IOE_FBIG;
     io_mutex_lock(&sim->lock);
-    int error = make(sim, SIM_FILE, false, &file);
-    if (error == 0 && !bytes_reserve(file, size)) {
+    int error = sim_net_make(sim, SIM_FILE, false, &file);
+    if (error == 0 && !sim_net_bytes_reserve(file, size)) {
         sim_native_close(sim, file);
         error = -IOE_NOMEM;
     }

@@ -16,7 +16,7 @@
 
 enum { SHARE_ALL = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE };
 
-static HANDLE overlapped_of(const io_handle *handle) {
+static HANDLE file_overlapped_of(const io_handle *handle) {
     return (HANDLE)handle->backend.word[WINFILE_OVERLAPPED];
 }
 
@@ -24,14 +24,14 @@ static HANDLE overlapped_of(const io_handle *handle) {
 
 /* What the handle was opened for. To open the file again checks the user's rights to it anew, and
  * would make a file writable that was opened for reading. */
-static ACCESS_MASK granted_access(HANDLE file) {
+static ACCESS_MASK file_granted_access(HANDLE file) {
     PUBLIC_OBJECT_BASIC_INFORMATION information;
     NTSTATUS status =
         NtQueryObject(file, ObjectBasicInformation, &information, sizeof information, NULL);
     return status < 0 ? 0 : information.GrantedAccess;
 }
 
-static HANDLE open_again(HANDLE file, ACCESS_MASK granted) {
+static HANDLE file_open_again(HANDLE file, ACCESS_MASK granted) {
     DWORD access = 0;
     if (granted & FILE_READ_DATA)
         access |= GENERIC_READ;
@@ -57,7 +57,7 @@ int winfile_check(io_native file) {
     if (GetFileInformationByHandle((HANDLE)file, &information) &&
         information.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY)
         return -IOE_ISDIR;
-    ACCESS_MASK granted = granted_access((HANDLE)file); /* 0: that is not known */
+    ACCESS_MASK granted = file_granted_access((HANDLE)file); /* 0: that is not known */
     return granted != 0 && !(granted & FILE_READ_DATA) ? -IOE_BADF : 0;
 }
 
@@ -80,11 +80,11 @@ int winfile_open(io_handle *handle, uint32_t *os_error) {
         *os_error = GetLastError();
         return -io_error_from_windows(*os_error);
     }
-    ACCESS_MASK granted = granted_access(file);
+    ACCESS_MASK granted = file_granted_access(file);
     handle->type = IO_FILE;
     handle->family = 0;
     handle->backend.word[WINFILE_ACCESS] = (intptr_t)granted;
-    HANDLE overlapped = type == FILE_TYPE_DISK ? open_again(file, granted) : NULL;
+    HANDLE overlapped = type == FILE_TYPE_DISK ? file_open_again(file, granted) : NULL;
     uint32_t ignored; /* what cannot be associated is left to the file threads */
     if (overlapped == NULL)
         overlapped = file;
@@ -96,7 +96,7 @@ int winfile_open(io_handle *handle, uint32_t *os_error) {
 }
 
 void winfile_close(io_handle *handle, bool close_native) {
-    HANDLE overlapped = overlapped_of(handle);
+    HANDLE overlapped = file_overlapped_of(handle);
     if (overlapped != NULL && overlapped != (HANDLE)handle->native)
         CloseHandle(overlapped);
     else if (overlapped != NULL && !close_native && !handle->native_gone)
@@ -109,7 +109,7 @@ void winfile_close(io_handle *handle, bool close_native) {
 /* ---- blocking calls, on the file threads ----------------------------------------------------- */
 
 /* Transfers one vector at its offset, and waits for it. */
-static int64_t transfer_now(io_op *op, uint32_t *os_error, const io_vec *vec) {
+static int64_t file_transfer_now(io_op *op, uint32_t *os_error, const io_vec *vec) {
     HANDLE file = (HANDLE)op->handle->native;
     uint64_t offset = ((const io_transfer *)op)->offset;
     OVERLAPPED overlapped = {0};
@@ -140,19 +140,19 @@ static int64_t transfer_now(io_op *op, uint32_t *os_error, const io_vec *vec) {
 }
 
 /* The first with something in it; an empty one would look like the end of the operation. */
-static const io_vec *first_vec(const io_transfer *transfer) {
+static const io_vec *file_first_vec(const io_transfer *transfer) {
     for (uint32_t i = 0; i < transfer->vec_count; i++)
         if (io_vec_length(&transfer->vecs[i]) > 0)
             return &transfer->vecs[i];
     return NULL;
 }
 
-static int64_t transfer_work(io_op *op, uint32_t *os_error) {
-    return transfer_now(op, os_error, first_vec((const io_transfer *)op));
+static int64_t file_transfer_work(io_op *op, uint32_t *os_error) {
+    return file_transfer_now(op, os_error, file_first_vec((const io_transfer *)op));
 }
 
-static int64_t sync_work(io_op *op, uint32_t *os_error) {
-    HANDLE overlapped = overlapped_of(op->handle);
+static int64_t file_sync_work(io_op *op, uint32_t *os_error) {
+    HANDLE overlapped = file_overlapped_of(op->handle);
     if (FlushFileBuffers(overlapped ? overlapped : (HANDLE)op->handle->native))
         return 0;
     *os_error = GetLastError();
@@ -164,16 +164,16 @@ static int64_t sync_work(io_op *op, uint32_t *os_error) {
 
 /* Wine queues a packet, without a status, also for a request to a disk file that it refuses because
  * of what the file system says; that must be waited for then. Windows never does. */
-static bool packet_follows(const io_handle *handle, uint32_t code) {
-    bool disk = GetFileType(overlapped_of(handle)) == FILE_TYPE_DISK;
+static bool file_packet_follows(const io_handle *handle, uint32_t code) {
+    bool disk = GetFileType(file_overlapped_of(handle)) == FILE_TYPE_DISK;
     bool refused_before =
         code == ERROR_INVALID_HANDLE || code == ERROR_ACCESS_DENIED || code == ERROR_NOACCESS;
     return disk && !refused_before &&
            GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
 }
 
-static int start_transfer(io_op *op, const io_vec *vec) {
-    HANDLE file = overlapped_of(op->handle);
+static int file_start_transfer(io_op *op, const io_vec *vec) {
+    HANDLE file = file_overlapped_of(op->handle);
     uint64_t offset = ((const io_transfer *)op)->offset;
     DWORD length = (DWORD)io_vec_length(vec);
     bool reads = op->kind == IO_READ;
@@ -187,10 +187,10 @@ static int start_transfer(io_op *op, const io_vec *vec) {
         return IO_DONE;
     }
     int answer = iocp_started(op, succeeded, code);
-    return answer < 0 && packet_follows(op->handle, code) ? IO_PENDING : answer;
+    return answer < 0 && file_packet_follows(op->handle, code) ? IO_PENDING : answer;
 }
 
-static int transfer(io_op *op) {
+static int file_transfer(io_op *op) {
     io_transfer *part = (io_transfer *)op;
     ACCESS_MASK granted = (ACCESS_MASK)op->handle->backend.word[WINFILE_ACCESS];
     bool reads = op->kind == IO_READ;
@@ -201,7 +201,7 @@ static int transfer(io_op *op) {
     }
     if (reads && !io_transfer_acquire(part))
         return -IOE_NOMEM;
-    const io_vec *vec = first_vec(part);
+    const io_vec *vec = file_first_vec(part);
     if (vec == NULL) {
         op->result = 0;
         return IO_DONE;
@@ -210,19 +210,19 @@ static int transfer(io_op *op) {
         op->result = 0; /* beyond the end of any file; -1 would mean the end of this one */
         return reads ? IO_DONE : iocp_refused(op, ERROR_FILE_TOO_LARGE);
     }
-    if (overlapped_of(op->handle) == NULL)
-        return io_file_pool_submit(op, transfer_work);
-    return start_transfer(op, vec);
+    if (file_overlapped_of(op->handle) == NULL)
+        return io_file_pool_submit(op, file_transfer_work);
+    return file_start_transfer(op, vec);
 }
 
 int winfile_submit(io_op *op) {
     if (op->handle->type != IO_FILE)
         return op->kind == IO_SYNC ? -IOE_INVAL : -IOE_SPIPE;
-    return op->kind == IO_SYNC ? io_file_pool_submit(op, sync_work) : transfer(op);
+    return op->kind == IO_SYNC ? io_file_pool_submit(op, file_sync_work) : file_transfer(op);
 }
 
 int winfile_cancel(io_op *op) {
-    HANDLE overlapped = overlapped_of(op->handle);
+    HANDLE overlapped = file_overlapped_of(op->handle);
     if (op->kind == IO_SYNC || overlapped == NULL)
         return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
     CancelIoEx(overlapped, &op->overlapped);

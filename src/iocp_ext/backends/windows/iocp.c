@@ -25,16 +25,16 @@ uint32_t iocp_status_code(uint32_t status) {
 
 /* ---- packets of our own ---------------------------------------------------------------------- */
 
-static uint32_t post_packet(iocp_lane *state, ULONG_PTR key, OVERLAPPED *overlapped) {
+static uint32_t iocp_post_packet(iocp_lane *state, ULONG_PTR key, OVERLAPPED *overlapped) {
     return PostQueuedCompletionStatus(state->port, 0, key, overlapped) ? 0 : GetLastError();
 }
 
 static int iocp_post(io_op *op) {
-    uint32_t code = post_packet(op->lane->state, IOCP_KEY_POSTED, &op->overlapped);
+    uint32_t code = iocp_post_packet(op->lane->state, IOCP_KEY_POSTED, &op->overlapped);
     return code ? -io_error_from_windows(code) : 0;
 }
 
-static void try_again(iocp_lane *state, PTP_TIMER timer) {
+static void iocp_try_again(iocp_lane *state, PTP_TIMER timer) {
     if (atomic_load(&state->closing))
         return;
     LARGE_INTEGER due;
@@ -45,32 +45,32 @@ static void try_again(iocp_lane *state, PTP_TIMER timer) {
 
 /* A post fails only while the system has no memory for a packet. A wake must not be lost, nor hold
  * up its caller, who may have locks: it is owed, and a timer sees to it. */
-static void owe_wakes(iocp_lane *state, LONG count) {
+static void iocp_owe_wakes(iocp_lane *state, LONG count) {
     atomic_fetch_add_explicit(&state->wakes_owed, count, memory_order_relaxed);
-    try_again(state, state->wake_timer);
+    iocp_try_again(state, state->wake_timer);
 }
 
 static void iocp_wake(io_lane *lane) {
-    if (post_packet(lane->state, IOCP_KEY_WAKE, NULL) != 0)
-        owe_wakes(lane->state, 1);
+    if (iocp_post_packet(lane->state, IOCP_KEY_WAKE, NULL) != 0)
+        iocp_owe_wakes(lane->state, 1);
 }
 
-static void CALLBACK post_owed_wakes(PTP_CALLBACK_INSTANCE instance, void *context,
-                                     PTP_TIMER timer) {
+static void CALLBACK iocp_post_owed_wakes(PTP_CALLBACK_INSTANCE instance, void *context,
+                                          PTP_TIMER timer) {
     iocp_lane *state = context;
     (void)instance;
     (void)timer;
     LONG owed = atomic_exchange_explicit(&state->wakes_owed, 0, memory_order_relaxed);
-    while (owed > 0 && post_packet(state, IOCP_KEY_WAKE, NULL) == 0)
+    while (owed > 0 && iocp_post_packet(state, IOCP_KEY_WAKE, NULL) == 0)
         owed--;
     if (owed > 0)
-        owe_wakes(state, owed);
+        iocp_owe_wakes(state, owed);
 }
 
 /* ---- the timer ------------------------------------------------------------------------------- */
 
 /* Under the state's lock. A negative time is relative, in units of 100 ns. */
-static void arm_timer(iocp_lane *state, uint64_t deadline_ns) {
+static void iocp_arm_timer(iocp_lane *state, uint64_t deadline_ns) {
     uint64_t now = io_clock_ns();
     uint64_t left = deadline_ns > now ? (deadline_ns - now + 99) / 100 : 0;
     LARGE_INTEGER due;
@@ -86,17 +86,18 @@ static void iocp_set_timer(io_lane *lane, uint64_t deadline_ns) {
     iocp_lane *state = lane->state;
     io_mutex_lock(&state->lock);
     if (deadline_ns < state->armed_ns)
-        arm_timer(state, deadline_ns);
+        iocp_arm_timer(state, deadline_ns);
     io_mutex_unlock(&state->lock);
 }
 
-static void CALLBACK timer_expired(PTP_CALLBACK_INSTANCE instance, void *context, PTP_TIMER timer) {
+static void CALLBACK iocp_timer_expired(PTP_CALLBACK_INSTANCE instance, void *context,
+                                        PTP_TIMER timer) {
     (void)instance;
-    if (post_packet(context, IOCP_KEY_TIMER, NULL) != 0)
-        try_again(context, timer);
+    if (iocp_post_packet(context, IOCP_KEY_TIMER, NULL) != 0)
+        iocp_try_again(context, timer);
 }
 
-static void fire_timers(io_lane *lane, io_list *done) {
+static void iocp_fire_timers(io_lane *lane, io_list *done) {
     iocp_lane *state = lane->state;
     io_mutex_lock(&state->lock);
     state->armed_ns = IO_NEVER;
@@ -124,9 +125,9 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
     state->armed_ns = IO_NEVER;
     state->port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, lane->concurrency);
     if (state->port != NULL)
-        state->timer = CreateThreadpoolTimer(timer_expired, state, NULL);
+        state->timer = CreateThreadpoolTimer(iocp_timer_expired, state, NULL);
     if (state->timer != NULL)
-        state->wake_timer = CreateThreadpoolTimer(post_owed_wakes, state, NULL);
+        state->wake_timer = CreateThreadpoolTimer(iocp_post_owed_wakes, state, NULL);
     if (state->wake_timer == NULL) {
         *os_error = GetLastError();
         if (state->timer != NULL)
@@ -143,7 +144,7 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
 }
 
 /* Of a lane that is closing. Twice, since a callback that did not know it may have set it again. */
-static void end_timer(PTP_TIMER timer) {
+static void iocp_end_timer(PTP_TIMER timer) {
     for (int i = 0; i < 2; i++) {
         SetThreadpoolTimer(timer, NULL, 0, 0);
         WaitForThreadpoolTimerCallbacks(timer, TRUE);
@@ -154,8 +155,8 @@ static void end_timer(PTP_TIMER timer) {
 static void iocp_lane_close(io_lane *lane) {
     iocp_lane *state = lane->state;
     atomic_store(&state->closing, true);
-    end_timer(state->timer);
-    end_timer(state->wake_timer);
+    iocp_end_timer(state->timer);
+    iocp_end_timer(state->wake_timer);
     winsignal_detach();
     winpoll_lane_close(state);
     CloseHandle(state->port);
@@ -175,7 +176,7 @@ void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
         io_op_reported(op, bytes, 0, done);
 }
 
-static void report(io_op *op, uint32_t bytes, io_list *done) {
+static void iocp_report_packet(io_op *op, uint32_t bytes, io_list *done) {
     uint32_t status = (uint32_t)op->overlapped.Internal;
     if (iocp_is_pipe(op->handle)) {
         winpipe_report(op, status, bytes, done);
@@ -197,24 +198,24 @@ static void report(io_op *op, uint32_t bytes, io_list *done) {
     }
 }
 
-static void take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_list *done) {
+static void iocp_take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_list *done) {
     io_op *op = (io_op *)entry->lpOverlapped;
     switch (entry->lpCompletionKey) {
     case IOCP_KEY_IO:
-        report(op, entry->dwNumberOfBytesTransferred, done);
+        iocp_report_packet(op, entry->dwNumberOfBytesTransferred, done);
         break;
     case IOCP_KEY_POSTED:
         io_list_push_back(done, &op->link);
         break;
     case IOCP_KEY_TIMER:
-        fire_timers(lane, done);
+        iocp_fire_timers(lane, done);
         break;
     default: /* a wake: to have returned is all */
         break;
     }
 }
 
-static int wait_failed(uint32_t code, bool shortened) {
+static int iocp_wait_failed(uint32_t code, bool shortened) {
     if (code == WAIT_TIMEOUT)
         return shortened ? -IOE_INTR : 0;
     if (code == WAIT_IO_COMPLETION) /* an APC: winsignal's, or somebody else's */
@@ -245,9 +246,9 @@ static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, i
     if (signals)
         winsignal_end();
     if (!got)
-        return wait_failed(code, ms < asked);
+        return iocp_wait_failed(code, ms < asked);
     for (ULONG i = 0; i < count; i++)
-        take_packet(lane, &entries[i], done);
+        iocp_take_packet(lane, &entries[i], done);
     /* Otherwise the next wait tells of the signal. */
     if (signals && io_list_empty(done) && winsignal_take())
         return -IOE_INTR;
@@ -257,7 +258,7 @@ static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, i
 /* ---- handles --------------------------------------------------------------------------------- */
 
 /* Under the state's lock; true if it was there. */
-static bool unremember(iocp_lane *state, io_native native) {
+static bool iocp_unremember(iocp_lane *state, io_native native) {
     for (size_t i = 0; i < state->bound_count; i++) {
         if (state->bound[i] == native) {
             state->bound[i] = state->bound[--state->bound_count];
@@ -275,7 +276,7 @@ int iocp_associate(io_lane *lane, io_native native, uint32_t *os_error) {
     bool bound = CreateIoCompletionPort((HANDLE)native, state->port, IOCP_KEY_IO, 0) != NULL;
     uint32_t code = bound ? 0 : GetLastError();
     io_mutex_lock(&state->lock);
-    bool ours = unremember(state, native);
+    bool ours = iocp_unremember(state, native);
     io_mutex_unlock(&state->lock);
     if (bound || (code == ERROR_INVALID_PARAMETER && ours))
         return 0;
@@ -361,7 +362,7 @@ int iocp_started(io_op *op, bool succeeded, uint32_t code) {
 
 int iocp_again(io_op *op) {
     op->overlapped = (OVERLAPPED){0};
-    uint32_t code = post_packet(op->lane->state, IOCP_KEY_IO, &op->overlapped);
+    uint32_t code = iocp_post_packet(op->lane->state, IOCP_KEY_IO, &op->overlapped);
     return code ? iocp_refused(op, code) : IO_PENDING;
 }
 

@@ -34,24 +34,24 @@ struct winpipe_listener {
     wchar_t name[];
 };
 
-static struct winpipe_listener *listener_of(const io_handle *handle) {
+static struct winpipe_listener *pipe_listener_of(const io_handle *handle) {
     return handle->backend.pointer[WINPIPE_LISTENER];
 }
 
-static uint32_t code_of(bool succeeded) {
+static uint32_t pipe_code_of(bool succeeded) {
     return succeeded ? 0 : GetLastError();
 }
 
 /* ---- listening ------------------------------------------------------------------------------- */
 
-static HANDLE new_instance(const wchar_t *name, bool first, uint32_t *code) {
+static HANDLE pipe_new_instance(const wchar_t *name, bool first, uint32_t *code) {
     DWORD access = PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED;
     if (first)
         access |= FILE_FLAG_FIRST_PIPE_INSTANCE;
     HANDLE pipe = CreateNamedPipeW(
         name, access, PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT | PIPE_REJECT_REMOTE_CLIENTS,
         PIPE_UNLIMITED_INSTANCES, PIPE_BUFFER, PIPE_BUFFER, 0, NULL);
-    *code = code_of(pipe != INVALID_HANDLE_VALUE);
+    *code = pipe_code_of(pipe != INVALID_HANDLE_VALUE);
     return *code ? NULL : pipe;
 }
 
@@ -64,7 +64,7 @@ int io_pipe_listen(io_lane *lane, const wchar_t *name, io_handle **handle, uint3
     if (listener == NULL)
         return -IOE_NOMEM;
     memcpy(listener->name, name, size);
-    listener->next = new_instance(name, true, os_error);
+    listener->next = pipe_new_instance(name, true, os_error);
     if (listener->next == NULL) {
         uint32_t code = *os_error;
         free(listener);
@@ -83,25 +83,25 @@ int io_pipe_listen(io_lane *lane, const wchar_t *name, io_handle **handle, uint3
     return 0;
 }
 
-static void drop_accepted(io_accept *accept) {
+static void pipe_drop_accepted(io_accept *accept) {
     CloseHandle((HANDLE)accept->accepted);
     accept->accepted = IO_NATIVE_NONE;
 }
 
 /* It is bound to this port, and may be associated with it again. */
-static void hand_out(io_accept *accept) {
+static void pipe_hand_out(io_accept *accept) {
     accept->peer.length = 0;
     iocp_dissociated(accept->op.lane, accept->accepted);
 }
 
-static int start_accept(io_accept *accept) {
+static int pipe_start_accept(io_accept *accept) {
     io_op *op = &accept->op;
-    struct winpipe_listener *listener = listener_of(op->handle);
+    struct winpipe_listener *listener = pipe_listener_of(op->handle);
     uint32_t code;
     if (listener == NULL)
         return iocp_refused(op, ERROR_INVALID_FUNCTION);
     HANDLE pipe = listener->next;
-    HANDLE next = new_instance(listener->name, false, &code);
+    HANDLE next = pipe_new_instance(listener->name, false, &code);
     if (next == NULL)
         return iocp_refused(op, code);
     int error = iocp_associate(op->lane, (io_native)pipe, &op->os_error);
@@ -112,27 +112,27 @@ static int start_accept(io_accept *accept) {
     listener->next = next;
     accept->accepted = (io_native)pipe;
     bool succeeded = ConnectNamedPipe(pipe, &op->overlapped);
-    code = code_of(succeeded);
+    code = pipe_code_of(succeeded);
     /* The client was there before, and may be gone again: what it wrote can still be read. */
     if (code == ERROR_PIPE_CONNECTED || code == ERROR_NO_DATA) {
-        hand_out(accept);
+        pipe_hand_out(accept);
         op->result = 0;
         return IO_DONE;
     }
     int answer = iocp_started(op, succeeded, code);
     if (answer < 0)
-        drop_accepted(accept);
+        pipe_drop_accepted(accept);
     return answer;
 }
 
-static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
+static void pipe_report_accept(io_accept *accept, uint32_t status, io_list *done) {
     int error = io_error_from_ntstatus(status);
     if (error) {
         io_lock_acquire(&accept->op.handle->lock); /* a cancel may be looking at it */
-        drop_accepted(accept);
+        pipe_drop_accepted(accept);
         io_lock_release(&accept->op.handle->lock);
     } else {
-        hand_out(accept);
+        pipe_hand_out(accept);
     }
     if (error && io_accept_again(accept, error))
         io_op_retry(&accept->op, done);
@@ -143,7 +143,7 @@ static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
 /* ---- connecting ------------------------------------------------------------------------------ */
 
 /* Of what else CreateFile opens, much would be changed by merely opening it. */
-static bool is_pipe_name(const wchar_t *name) {
+static bool pipe_is_name(const wchar_t *name) {
     if (name[0] != L'\\' || name[1] != L'\\')
         return false;
     const wchar_t *server_end = wcschr(name + 2, L'\\');
@@ -153,12 +153,12 @@ static bool is_pipe_name(const wchar_t *name) {
 
 int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error) {
     *os_error = ERROR_INVALID_NAME;
-    if (!is_pipe_name(name))
+    if (!pipe_is_name(name))
         return -IOE_INVAL;
     HANDLE pipe =
         CreateFileW(name, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING,
                     FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | SECURITY_IDENTIFICATION, NULL);
-    *os_error = code_of(pipe != INVALID_HANDLE_VALUE);
+    *os_error = pipe_code_of(pipe != INVALID_HANDLE_VALUE);
     if (*os_error)
         return *os_error == ERROR_PIPE_BUSY ? -IOE_AGAIN : -io_error_from_windows(*os_error);
     *native = (io_native)pipe;
@@ -167,7 +167,7 @@ int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error) 
 
 int io_pipe_wait(const wchar_t *name, uint32_t ms, uint32_t *os_error) {
     /* 0 would mean the time that the server thinks right. */
-    *os_error = code_of(WaitNamedPipeW(name, ms ? ms : 1));
+    *os_error = pipe_code_of(WaitNamedPipeW(name, ms ? ms : 1));
     return -io_error_from_windows(*os_error);
 }
 
@@ -178,7 +178,7 @@ int winpipe_open(io_handle *handle, uint32_t *os_error) {
 }
 
 void winpipe_close(io_handle *handle, bool close_native) {
-    struct winpipe_listener *listener = listener_of(handle);
+    struct winpipe_listener *listener = pipe_listener_of(handle);
     if (listener != NULL) {
         CloseHandle(listener->next);
         free(listener);
@@ -192,18 +192,18 @@ void winpipe_close(io_handle *handle, bool close_native) {
 /* ---- receiving ------------------------------------------------------------------------------- */
 
 /* A disconnected pipe has lost what was in it. */
-static int receive_error(int error, bool disconnected) {
+static int pipe_receive_error(int error, bool disconnected) {
     return disconnected ? -IOE_CONNRESET : error;
 }
 
-static int start_receive(io_receive *receive) {
+static int pipe_start_receive(io_receive *receive) {
     io_op *op = &receive->op;
     uint32_t room = winstream_acquire(receive);
     if (room == 0)
         return -IOE_NOMEM;
     bool succeeded =
         ReadFile((HANDLE)op->handle->native, receive->buffer, room, NULL, &op->overlapped);
-    uint32_t code = code_of(succeeded);
+    uint32_t code = pipe_code_of(succeeded);
     int answer = iocp_started(op, succeeded, code);
     if (answer == IO_PENDING)
         return answer;
@@ -214,17 +214,18 @@ static int start_receive(io_receive *receive) {
     }
     if (answer == IO_DONE && op->result == 0) /* a write of nothing */
         return iocp_again(op);
-    return answer < 0 ? receive_error(answer, code == ERROR_PIPE_NOT_CONNECTED) : answer;
+    return answer < 0 ? pipe_receive_error(answer, code == ERROR_PIPE_NOT_CONNECTED) : answer;
 }
 
-static void report_receive(io_receive *receive, uint32_t status, uint32_t bytes, io_list *done) {
+static void pipe_report_receive(io_receive *receive, uint32_t status, uint32_t bytes,
+                                io_list *done) {
     io_op *op = &receive->op;
     int error = io_error_from_ntstatus(status);
     winstream_received(receive, error ? 0 : bytes);
     if (status == IOCP_STATUS_PIPE_BROKEN)
         io_op_reported(op, 0, 0, done);
     else if (error)
-        io_op_reported(op, receive_error(-error, status == IOCP_STATUS_PIPE_DISCONNECTED),
+        io_op_reported(op, pipe_receive_error(-error, status == IOCP_STATUS_PIPE_DISCONNECTED),
                        iocp_status_code(status), done);
     else if (bytes == 0)
         io_op_retry(op, done);
@@ -235,7 +236,7 @@ static void report_receive(io_receive *receive, uint32_t status, uint32_t bytes,
 /* ---- sending --------------------------------------------------------------------------------- */
 
 /* Pipes know no gather lists. What is short is put together, so that it goes in one call. */
-static int64_t joined(io_transfer *transfer, const io_vec **first, char **buffer) {
+static int64_t pipe_joined(io_transfer *transfer, const io_vec **first, char **buffer) {
     size_t total = 0, length = 0;
     *first = NULL;
     *buffer = NULL;
@@ -260,17 +261,17 @@ static int64_t joined(io_transfer *transfer, const io_vec **first, char **buffer
     return (int64_t)length;
 }
 
-static void give_buffer_back(io_transfer *transfer) {
+static void pipe_give_buffer_back(io_transfer *transfer) {
     if (transfer->pooled != NULL)
         io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
     transfer->pooled = NULL;
 }
 
-static int start_send(io_transfer *transfer) {
+static int pipe_start_send(io_transfer *transfer) {
     io_op *op = &transfer->op;
     const io_vec *first;
     char *buffer;
-    int64_t length = joined(transfer, &first, &buffer);
+    int64_t length = pipe_joined(transfer, &first, &buffer);
     transfer->pooled = buffer;
     if (length < 0)
         return (int)length;
@@ -280,22 +281,22 @@ static int start_send(io_transfer *transfer) {
     }
     bool succeeded = WriteFile((HANDLE)op->handle->native, buffer ? buffer : io_vec_base(first),
                                (DWORD)length, NULL, &op->overlapped);
-    int answer = iocp_started(op, succeeded, code_of(succeeded));
+    int answer = iocp_started(op, succeeded, pipe_code_of(succeeded));
     if (answer != IO_PENDING)
-        give_buffer_back(transfer);
+        pipe_give_buffer_back(transfer);
     return answer;
 }
 
 /* ---- the backend's parts --------------------------------------------------------------------- */
 
 int winpipe_submit(io_op *op) {
-    bool listens = listener_of(op->handle) != NULL;
+    bool listens = pipe_listener_of(op->handle) != NULL;
     if (op->kind == IO_ACCEPT)
-        return start_accept((io_accept *)op);
+        return pipe_start_accept((io_accept *)op);
     if (op->kind == IO_RECEIVE && !listens)
-        return start_receive((io_receive *)op);
+        return pipe_start_receive((io_receive *)op);
     if (op->kind == IO_SEND && !listens)
-        return start_send((io_transfer *)op);
+        return pipe_start_send((io_transfer *)op);
     return iocp_refused(op, ERROR_NOT_SUPPORTED);
 }
 
@@ -308,13 +309,13 @@ int winpipe_cancel(io_op *op) {
 void winpipe_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     switch (op->kind) {
     case IO_ACCEPT:
-        report_accept((io_accept *)op, status, done);
+        pipe_report_accept((io_accept *)op, status, done);
         break;
     case IO_RECEIVE:
-        report_receive((io_receive *)op, status, bytes, done);
+        pipe_report_receive((io_receive *)op, status, bytes, done);
         break;
     default:
-        give_buffer_back((io_transfer *)op);
+        pipe_give_buffer_back((io_transfer *)op);
         iocp_report(op, status, bytes, done);
     }
 }

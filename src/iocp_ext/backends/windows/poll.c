@@ -59,13 +59,13 @@ typedef struct afd_request {
 
 _Static_assert(sizeof(afd_request) <= sizeof(((io_poll *)0)->afd), "io_poll.afd is too small");
 
-static afd_request *request_of(io_op *op) {
+static afd_request *poll_request_of(io_op *op) {
     return (afd_request *)((io_poll *)op)->afd;
 }
 
 /* ---- groups ---------------------------------------------------------------------------------- */
 
-static uint32_t open_driver(iocp_lane *state, HANDLE *driver) {
+static uint32_t poll_open_driver(iocp_lane *state, HANDLE *driver) {
     static WCHAR path[] = L"\\Device\\Afd\\iocpcore";
     UNICODE_STRING name = {sizeof path - sizeof path[0], sizeof path, path};
     OBJECT_ATTRIBUTES attributes = {0};
@@ -84,9 +84,9 @@ static uint32_t open_driver(iocp_lane *state, HANDLE *driver) {
 }
 
 /* Under the state's lock. */
-static winpoll_group *new_group(iocp_lane *state, uint32_t *code) {
+static winpoll_group *poll_new_group(iocp_lane *state, uint32_t *code) {
     winpoll_group *group = calloc(1, sizeof *group);
-    *code = group == NULL ? ERROR_NOT_ENOUGH_MEMORY : open_driver(state, &group->driver);
+    *code = group == NULL ? ERROR_NOT_ENOUGH_MEMORY : poll_open_driver(state, &group->driver);
     if (*code) {
         free(group);
         return NULL;
@@ -96,20 +96,20 @@ static winpoll_group *new_group(iocp_lane *state, uint32_t *code) {
     return group;
 }
 
-static winpoll_group *enter_group(iocp_lane *state, uint32_t *code) {
+static winpoll_group *poll_enter_group(iocp_lane *state, uint32_t *code) {
     io_mutex_lock(&state->lock);
     winpoll_group *group = state->groups;
     while (group != NULL && group->requests >= GROUP_REQUESTS)
         group = group->next;
     if (group == NULL)
-        group = new_group(state, code);
+        group = poll_new_group(state, code);
     if (group != NULL)
         group->requests++;
     io_mutex_unlock(&state->lock);
     return group;
 }
 
-static void leave_group(iocp_lane *state, winpoll_group *group) {
+static void poll_leave_group(iocp_lane *state, winpoll_group *group) {
     io_mutex_lock(&state->lock);
     group->requests--;
     io_mutex_unlock(&state->lock);
@@ -127,7 +127,7 @@ void winpoll_lane_close(iocp_lane *state) {
 /* ---- requests -------------------------------------------------------------------------------- */
 
 /* The driver knows only its own sockets, not those that a layered provider puts before them. */
-static uint32_t find_base(io_handle *handle) {
+static uint32_t poll_find_base(io_handle *handle) {
     SOCKET base;
     DWORD bytes;
     if (handle->backend.word[WINSOCK_BASE] != 0)
@@ -139,7 +139,7 @@ static uint32_t find_base(io_handle *handle) {
     return 0;
 }
 
-static ULONG question(uint32_t events) {
+static ULONG poll_question(uint32_t events) {
     ULONG asked = AFD_ABORT | AFD_CONNECT_FAIL | AFD_LOCAL_CLOSE;
     if (events & IO_READABLE)
         asked |= AFD_MEANS_READABLE;
@@ -150,14 +150,14 @@ static ULONG question(uint32_t events) {
 
 int winpoll_submit(io_op *op) {
     io_poll *poll = (io_poll *)op;
-    afd_request *request = request_of(op);
+    afd_request *request = poll_request_of(op);
     iocp_lane *state = iocp_lane_of(op->handle);
     if (op->handle->type == IO_FILE)
         return iocp_refused(op, WSAENOTSOCK);
-    uint32_t code = find_base(op->handle);
+    uint32_t code = poll_find_base(op->handle);
     if (code)
         return iocp_refused(op, code);
-    winpoll_group *group = enter_group(state, &code);
+    winpoll_group *group = poll_enter_group(state, &code);
     if (group == NULL)
         return iocp_refused(op, code);
     *request = (afd_request){0};
@@ -165,7 +165,7 @@ int winpoll_submit(io_op *op) {
     request->info.timeout.QuadPart = INT64_MAX;
     request->info.handle_count = 1;
     request->info.socket.handle = (HANDLE)op->handle->backend.word[WINSOCK_BASE];
-    request->info.socket.events = question(poll->events);
+    request->info.socket.events = poll_question(poll->events);
     op->overlapped.Internal = IOCP_STATUS_PENDING;
     /* An OVERLAPPED begins with an IO_STATUS_BLOCK, and the packet carries the context. */
     NTSTATUS status = NtDeviceIoControlFile(
@@ -173,19 +173,19 @@ int winpoll_submit(io_op *op) {
         IOCTL_AFD_POLL, &request->info, sizeof request->info, &request->info, sizeof request->info);
     if (status >= 0)
         return IO_PENDING;
-    leave_group(state, group);
+    poll_leave_group(state, group);
     return iocp_refused(op, iocp_status_code((uint32_t)status));
 }
 
 int winpoll_cancel(io_op *op) {
-    CancelIoEx(request_of(op)->group->driver, &op->overlapped);
+    CancelIoEx(poll_request_of(op)->group->driver, &op->overlapped);
     return IO_PENDING;
 }
 
 void winpoll_report(io_op *op, uint32_t status, io_list *done) {
     io_poll *poll = (io_poll *)op;
-    const afd_request *request = request_of(op);
-    leave_group(iocp_lane_of(op->handle), request->group);
+    const afd_request *request = poll_request_of(op);
+    poll_leave_group(iocp_lane_of(op->handle), request->group);
     if (io_error_from_ntstatus(status)) {
         iocp_report(op, status, 0, done);
         return;

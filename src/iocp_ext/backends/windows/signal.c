@@ -29,103 +29,104 @@ static struct {
     bool handler_set;
     HANDLE event; /* what the watch watches */
     HANDLE watch;
-} state;
+} signal_state;
 
-static void CALLBACK nothing(ULONG_PTR unused) {
+static void CALLBACK signal_nothing(ULONG_PTR unused) {
     (void)unused;
 }
 
 static void signal_arrived(void) {
-    atomic_fetch_add(&state.arrived, 1);
+    atomic_fetch_add(&signal_state.arrived, 1);
     /* If it is not waiting, or the call comes too late, it looks at `arrived` before it waits. */
-    if (atomic_load(&state.waiting))
-        QueueUserAPC(nothing, (HANDLE)atomic_load(&state.main_thread), 0);
+    if (atomic_load(&signal_state.waiting))
+        QueueUserAPC(signal_nothing, (HANDLE)atomic_load(&signal_state.main_thread), 0);
 }
 
-static BOOL WINAPI console_event(DWORD type) {
+static BOOL WINAPI signal_console_event(DWORD type) {
     if (type == CTRL_C_EVENT || type == CTRL_BREAK_EVENT) {
-        atomic_store(&state.recheck_until, io_clock_ns() + RECHECK_NS);
+        atomic_store(&signal_state.recheck_until, io_clock_ns() + RECHECK_NS);
         signal_arrived();
     }
     return FALSE; /* on to the next handler */
 }
 
-static void CALLBACK event_set(void *unused, BOOLEAN timed_out) {
+static void CALLBACK signal_event_set(void *unused, BOOLEAN timed_out) {
     (void)unused;
     (void)timed_out;
-    atomic_store(&state.watch_used, true);
+    atomic_store(&signal_state.watch_used, true);
     signal_arrived();
 }
 
 /* Under the lock. */
-static void end_watch(void) {
-    if (state.watch != NULL)
-        UnregisterWaitEx(state.watch, INVALID_HANDLE_VALUE);
-    state.watch = NULL;
-    state.event = NULL;
+static void signal_end_watch(void) {
+    if (signal_state.watch != NULL)
+        UnregisterWaitEx(signal_state.watch, INVALID_HANDLE_VALUE);
+    signal_state.watch = NULL;
+    signal_state.event = NULL;
 }
 
 /* False: it cannot be watched now. */
-static bool watch(HANDLE event) {
-    io_mutex_lock(&state.lock);
-    if (state.watch == NULL || state.event != event || atomic_load(&state.watch_used)) {
-        end_watch();
-        atomic_store(&state.watch_used, false);
-        if (RegisterWaitForSingleObject(&state.watch, event, event_set, NULL, INFINITE,
-                                        WT_EXECUTEONLYONCE))
-            state.event = event;
+static bool signal_watch(HANDLE event) {
+    io_mutex_lock(&signal_state.lock);
+    if (signal_state.watch == NULL || signal_state.event != event ||
+        atomic_load(&signal_state.watch_used)) {
+        signal_end_watch();
+        atomic_store(&signal_state.watch_used, false);
+        if (RegisterWaitForSingleObject(&signal_state.watch, event, signal_event_set, NULL,
+                                        INFINITE, WT_EXECUTEONLYONCE))
+            signal_state.event = event;
         else
-            state.watch = NULL;
+            signal_state.watch = NULL;
     }
-    bool watched = state.watch != NULL;
-    io_mutex_unlock(&state.lock);
+    bool watched = signal_state.watch != NULL;
+    io_mutex_unlock(&signal_state.lock);
     return watched;
 }
 
-static bool can_be_called(void) {
-    if (atomic_load(&state.main_thread) == 0) {
+static bool signal_can_be_called(void) {
+    if (atomic_load(&signal_state.main_thread) == 0) {
         HANDLE self = OpenThread(THREAD_SET_CONTEXT, FALSE, GetCurrentThreadId());
-        atomic_store(&state.main_thread, (uintptr_t)self);
+        atomic_store(&signal_state.main_thread, (uintptr_t)self);
     }
-    return atomic_load(&state.main_thread) != 0;
+    return atomic_load(&signal_state.main_thread) != 0;
 }
 
 void winsignal_attach(void) {
-    io_mutex_lock(&state.lock);
-    state.lanes++;
+    io_mutex_lock(&signal_state.lock);
+    signal_state.lanes++;
     /* Without a console it may be refused, and there is no Ctrl-C either. */
-    if (!state.handler_set)
-        state.handler_set = SetConsoleCtrlHandler(console_event, TRUE) != 0;
-    io_mutex_unlock(&state.lock);
+    if (!signal_state.handler_set)
+        signal_state.handler_set = SetConsoleCtrlHandler(signal_console_event, TRUE) != 0;
+    io_mutex_unlock(&signal_state.lock);
 }
 
 void winsignal_detach(void) {
-    io_mutex_lock(&state.lock);
-    if (--state.lanes == 0)
-        end_watch();
-    io_mutex_unlock(&state.lock);
+    io_mutex_lock(&signal_state.lock);
+    if (--signal_state.lanes == 0)
+        signal_end_watch();
+    io_mutex_unlock(&signal_state.lock);
 }
 
 DWORD winsignal_begin(HANDLE event, DWORD ms) {
-    bool hears = can_be_called();
+    bool hears = signal_can_be_called();
     if (event != NULL)
-        hears = watch(event) && hears;
-    atomic_store(&state.waiting, true);
+        hears = signal_watch(event) && hears;
+    atomic_store(&signal_state.waiting, true);
     DWORD piece = ms;
     if (!hears)
         piece = DEAF_PIECE_MS;
-    if (io_clock_ns() < atomic_load(&state.recheck_until))
+    if (io_clock_ns() < atomic_load(&signal_state.recheck_until))
         piece = PIECE_MS;
     return piece < ms ? piece : ms;
 }
 
 void winsignal_end(void) {
-    atomic_store(&state.waiting, false);
+    atomic_store(&signal_state.waiting, false);
 }
 
 bool winsignal_take(void) {
-    uint32_t arrived = atomic_load(&state.arrived);
-    bool is_new = arrived != state.seen;
-    state.seen = arrived;
+    uint32_t arrived = atomic_load(&signal_state.arrived);
+    bool is_new = arrived != signal_state.seen;
+    signal_state.seen = arrived;
     return is_new;
 }

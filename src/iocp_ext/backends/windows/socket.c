@@ -21,28 +21,28 @@ enum { DATAGRAM_MAX = 65536, ADDRESS_ROOM = sizeof(struct sockaddr_storage) + 16
 /* What TransmitFile takes in one call. */
 #define TRANSMIT_MAX ((uint64_t)INT32_MAX - 1)
 
-static LPFN_ACCEPTEX accept_ex;
-static LPFN_CONNECTEX connect_ex;
-static LPFN_TRANSMITFILE transmit_file;
-static LPFN_GETACCEPTEXSOCKADDRS get_accept_ex_addresses;
+static LPFN_ACCEPTEX windows_socket_accept_ex;
+static LPFN_CONNECTEX windows_socket_connect_ex;
+static LPFN_TRANSMITFILE windows_socket_transmit_file;
+static LPFN_GETACCEPTEXSOCKADDRS windows_socket_get_accept_ex_addresses;
 
-static SOCKET socket_of(const io_op *op) {
+static SOCKET windows_socket_of(const io_op *op) {
     return (SOCKET)op->handle->native;
 }
 
-static uint32_t code_of(bool succeeded) {
+static uint32_t windows_socket_code_of(bool succeeded) {
     return succeeded ? 0 : (uint32_t)WSAGetLastError();
 }
 
 /* ---- starting Winsock ------------------------------------------------------------------------ */
 
-static bool load(SOCKET socket, GUID id, void *function, size_t size) {
+static bool windows_socket_load(SOCKET socket, GUID id, void *function, size_t size) {
     DWORD bytes;
     return WSAIoctl(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id, function,
                     (DWORD)size, &bytes, NULL, NULL) == 0;
 }
 
-static uint32_t load_functions(void) {
+static uint32_t windows_socket_load_functions(void) {
     SOCKET socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
                                WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
     if (socket == INVALID_SOCKET) /* a machine with IPv6 only */
@@ -52,31 +52,35 @@ static uint32_t load_functions(void) {
         return (uint32_t)WSAGetLastError();
     GUID accept = WSAID_ACCEPTEX, connect = WSAID_CONNECTEX, transmit = WSAID_TRANSMITFILE,
          addresses = WSAID_GETACCEPTEXSOCKADDRS;
-    uint32_t code =
-        code_of(load(socket, accept, &accept_ex, sizeof accept_ex) &&
-                load(socket, connect, &connect_ex, sizeof connect_ex) &&
-                load(socket, transmit, &transmit_file, sizeof transmit_file) &&
-                load(socket, addresses, &get_accept_ex_addresses, sizeof get_accept_ex_addresses));
+    uint32_t code = windows_socket_code_of(
+        windows_socket_load(socket, accept, &windows_socket_accept_ex,
+                            sizeof windows_socket_accept_ex) &&
+        windows_socket_load(socket, connect, &windows_socket_connect_ex,
+                            sizeof windows_socket_connect_ex) &&
+        windows_socket_load(socket, transmit, &windows_socket_transmit_file,
+                            sizeof windows_socket_transmit_file) &&
+        windows_socket_load(socket, addresses, &windows_socket_get_accept_ex_addresses,
+                            sizeof windows_socket_get_accept_ex_addresses));
     closesocket(socket);
     return code;
 }
 
 /* WSACleanup is never called: the process uses Winsock to its end. */
-static BOOL CALLBACK start_once(PINIT_ONCE once, void *parameter, void **context) {
+static BOOL CALLBACK windows_socket_start_once(PINIT_ONCE once, void *parameter, void **context) {
     WSADATA data;
     uint32_t *code = parameter;
     (void)once;
     (void)context;
     *code = (uint32_t)WSAStartup(MAKEWORD(2, 2), &data);
     if (*code == 0)
-        *code = load_functions();
+        *code = windows_socket_load_functions();
     return *code == 0;
 }
 
 int winsock_start(uint32_t *os_error) {
     static INIT_ONCE once = INIT_ONCE_STATIC_INIT;
     uint32_t code = 0;
-    if (InitOnceExecuteOnce(&once, start_once, &code, NULL))
+    if (InitOnceExecuteOnce(&once, windows_socket_start_once, &code, NULL))
         return 0;
     *os_error = code;
     return -io_error_from_windows(code);
@@ -84,22 +88,23 @@ int winsock_start(uint32_t *os_error) {
 
 /* ---- handles --------------------------------------------------------------------------------- */
 
-static uint32_t set_non_blocking(SOCKET socket, bool on) {
+static uint32_t windows_socket_set_non_blocking(SOCKET socket, bool on) {
     u_long value = on;
-    return code_of(ioctlsocket(socket, (long)FIONBIO, &value) == 0);
+    return windows_socket_code_of(ioctlsocket(socket, (long)FIONBIO, &value) == 0);
 }
 
 /* Unless told otherwise, Windows fails the next receive of a datagram socket when some earlier
  * datagram could not be delivered, whoever it was for. A provider without the option does not. */
-static uint32_t ignore_unreachable(SOCKET socket) {
+static uint32_t windows_socket_ignore_unreachable(SOCKET socket) {
     BOOL report = FALSE;
     DWORD bytes;
-    uint32_t code = code_of(WSAIoctl(socket, SIO_UDP_CONNRESET, &report, sizeof report, NULL, 0,
-                                     &bytes, NULL, NULL) == 0);
+    uint32_t code =
+        windows_socket_code_of(WSAIoctl(socket, SIO_UDP_CONNRESET, &report, sizeof report, NULL, 0,
+                                        &bytes, NULL, NULL) == 0);
     return code == WSAEOPNOTSUPP || code == WSAEINVAL ? 0 : code;
 }
 
-static uint32_t describe(SOCKET socket, int *family, int *type, int *protocol) {
+static uint32_t windows_socket_describe(SOCKET socket, int *family, int *type, int *protocol) {
     WSAPROTOCOL_INFOW info;
     int size = sizeof info;
     if (getsockopt(socket, SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &size) != 0)
@@ -111,7 +116,7 @@ static uint32_t describe(SOCKET socket, int *family, int *type, int *protocol) {
 }
 
 int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
-    return -io_error_from_windows(describe((SOCKET)native, family, type, protocol));
+    return -io_error_from_windows(windows_socket_describe((SOCKET)native, family, type, protocol));
 }
 
 void io_native_close_socket(io_native native) {
@@ -121,15 +126,15 @@ void io_native_close_socket(io_native native) {
 int winsock_open(io_handle *handle, uint32_t *os_error) {
     SOCKET socket = (SOCKET)handle->native;
     int type, protocol;
-    uint32_t code = describe(socket, &handle->family, &type, &protocol);
+    uint32_t code = windows_socket_describe(socket, &handle->family, &type, &protocol);
     if (code == 0) {
         handle->backend.word[WINSOCK_TYPE] = type;
         handle->backend.word[WINSOCK_PROTOCOL] = protocol;
         bool stream = type == SOCK_STREAM;
         handle->type = stream ? IO_STREAM : IO_DATAGRAM;
-        code = set_non_blocking(socket, true);
+        code = windows_socket_set_non_blocking(socket, true);
         if (code == 0 && !stream)
-            code = ignore_unreachable(socket);
+            code = windows_socket_ignore_unreachable(socket);
     }
     if (code == 0)
         return iocp_associate(handle->lane, handle->native, os_error);
@@ -147,7 +152,7 @@ void winsock_close(io_handle *handle, bool close_native) {
 
 /* ---- receiving and sending ------------------------------------------------------------------- */
 
-static uint64_t room_of(const io_transfer *transfer) {
+static uint64_t windows_socket_room_of(const io_transfer *transfer) {
     uint64_t room = 0;
     for (uint32_t i = 0; i < transfer->vec_count; i++)
         room += io_vec_length(&transfer->vecs[i]);
@@ -156,20 +161,20 @@ static uint64_t room_of(const io_transfer *transfer) {
 
 /* What of a datagram does not fit goes here, and nobody reads it. Otherwise it would be cut off
  * with an error, and whether the sender's address is there then is not documented. */
-static char overflow[DATAGRAM_MAX];
+static char windows_socket_overflow[DATAGRAM_MAX];
 
-static int receive(io_transfer *transfer) {
+static int windows_socket_receive(io_transfer *transfer) {
     io_op *op = &transfer->op;
     if (!io_transfer_acquire(transfer))
         return -IOE_NOMEM;
     WSABUF with_overflow[IO_INLINE_VECS + 1];
     WSABUF *vecs = transfer->vecs;
     DWORD count = transfer->vec_count;
-    uint64_t room = room_of(transfer);
+    uint64_t room = windows_socket_room_of(transfer);
     if (op->handle->type == IO_DATAGRAM && room < DATAGRAM_MAX && count <= IO_INLINE_VECS) {
         for (DWORD i = 0; i < count; i++)
             with_overflow[i] = vecs[i];
-        io_vec_set(&with_overflow[count++], overflow, (size_t)(DATAGRAM_MAX - room));
+        io_vec_set(&with_overflow[count++], windows_socket_overflow, (size_t)(DATAGRAM_MAX - room));
         vecs = with_overflow;
     }
     /* Written when the receive ends. */
@@ -180,12 +185,12 @@ static int receive(io_transfer *transfer) {
         from->length = sizeof from->storage;
         from->storage.ss_family = AF_UNSPEC;
         failed =
-            WSARecvFrom(socket_of(op), vecs, count, NULL, flags, (struct sockaddr *)&from->storage,
-                        &from->length, &op->overlapped, NULL);
+            WSARecvFrom(windows_socket_of(op), vecs, count, NULL, flags,
+                        (struct sockaddr *)&from->storage, &from->length, &op->overlapped, NULL);
     } else {
-        failed = WSARecv(socket_of(op), vecs, count, NULL, flags, &op->overlapped, NULL);
+        failed = WSARecv(windows_socket_of(op), vecs, count, NULL, flags, &op->overlapped, NULL);
     }
-    uint32_t code = code_of(!failed);
+    uint32_t code = windows_socket_code_of(!failed);
     if (code == WSAESHUTDOWN || code == WSAEDISCON) { /* we ended it ourselves: end of stream */
         op->result = 0;
         return IO_DONE;
@@ -195,7 +200,7 @@ static int receive(io_transfer *transfer) {
 
 /* A send that cannot be since the socket is not, or not any more, connected is told as POSIX
  * does it. */
-static int send_error(const io_op *op, int error) {
+static int windows_socket_send_error(const io_op *op, int error) {
     if (error == -IOE_SHUTDOWN || (error == -IOE_NOTCONN && op->handle->type == IO_STREAM))
         return -IOE_PIPE;
     if (error == -IOE_NOTCONN && op->kind == IO_SEND)
@@ -203,7 +208,7 @@ static int send_error(const io_op *op, int error) {
     return error == -IOE_CONNABORTED ? -IOE_CONNRESET : error;
 }
 
-static int start_send(io_transfer *transfer) {
+static int windows_socket_start_send(io_transfer *transfer) {
     io_op *op = &transfer->op;
     WSABUF nothing = {0, NULL};
     WSABUF *vecs = transfer->vec_count ? transfer->vecs : &nothing;
@@ -212,18 +217,18 @@ static int start_send(io_transfer *transfer) {
     if (op->kind == IO_SEND_TO) {
         const io_address *to = &((io_datagram *)transfer)->address;
         failed =
-            WSASendTo(socket_of(op), vecs, count, NULL, 0, (const struct sockaddr *)&to->storage,
-                      to->length, &op->overlapped, NULL);
+            WSASendTo(windows_socket_of(op), vecs, count, NULL, 0,
+                      (const struct sockaddr *)&to->storage, to->length, &op->overlapped, NULL);
     } else {
-        failed = WSASend(socket_of(op), vecs, count, NULL, 0, &op->overlapped, NULL);
+        failed = WSASend(windows_socket_of(op), vecs, count, NULL, 0, &op->overlapped, NULL);
     }
-    uint32_t code = code_of(!failed);
+    uint32_t code = windows_socket_code_of(!failed);
     int answer = iocp_started(op, !failed, code);
-    return answer < 0 ? send_error(op, answer) : answer;
+    return answer < 0 ? windows_socket_send_error(op, answer) : answer;
 }
 
 /* One part: TransmitFile takes less than 2 GiB, and a length of 0 would mean the whole file. */
-static int start_send_file(io_send_file *file) {
+static int windows_socket_start_send_file(io_send_file *file) {
     io_op *op = &file->op;
     LARGE_INTEGER size;
     if (GetFileType((HANDLE)file->file) != FILE_TYPE_DISK ||
@@ -242,29 +247,29 @@ static int start_send_file(io_send_file *file) {
     DWORD part = (DWORD)(file->remaining < TRANSMIT_MAX ? file->remaining : TRANSMIT_MAX);
     op->overlapped.Offset = (DWORD)(file->offset & 0xFFFFFFFF);
     op->overlapped.OffsetHigh = (DWORD)(file->offset >> 32);
-    bool succeeded =
-        transmit_file(socket_of(op), (HANDLE)file->file, part, 0, &op->overlapped, NULL, 0);
-    uint32_t code = code_of(succeeded);
+    bool succeeded = windows_socket_transmit_file(windows_socket_of(op), (HANDLE)file->file, part,
+                                                  0, &op->overlapped, NULL, 0);
+    uint32_t code = windows_socket_code_of(succeeded);
     int answer = iocp_started(op, succeeded, code);
-    return answer < 0 ? send_error(op, answer) : answer;
+    return answer < 0 ? windows_socket_send_error(op, answer) : answer;
 }
 
 /* ---- accepting ------------------------------------------------------------------------------- */
 
-static void drop_accepted(io_accept *accept) {
+static void windows_socket_drop_accepted(io_accept *accept) {
     if (accept->accepted != IO_NATIVE_NONE)
         closesocket((SOCKET)accept->accepted);
     accept->accepted = IO_NATIVE_NONE;
 }
 
 /* What else the end of one client is called here. Nobody but a client can time out. */
-static int accept_error(int error) {
+static int windows_socket_accept_error(int error) {
     bool lost = error == IOE_CONNREFUSED || error == IOE_NOTCONN || error == IOE_TIMEDOUT;
     return lost ? IOE_CONNABORTED : error;
 }
 
 /* AcceptEx on a socket that does not listen fails on Windows, but never ends under Wine. */
-static uint32_t check_listens(io_handle *handle) {
+static uint32_t windows_socket_check_listens(io_handle *handle) {
     BOOL listens = FALSE;
     int size = sizeof listens;
     if (handle->backend.word[WINSOCK_LISTENS])
@@ -279,10 +284,10 @@ static uint32_t check_listens(io_handle *handle) {
     return 0;
 }
 
-static int start_accept(io_accept *accept) {
+static int windows_socket_start_accept(io_accept *accept) {
     io_op *op = &accept->op;
     io_handle *handle = op->handle;
-    uint32_t code = check_listens(handle);
+    uint32_t code = windows_socket_check_listens(handle);
     if (code)
         return iocp_refused(op, code);
     SOCKET socket = WSASocketW(handle->family, (int)handle->backend.word[WINSOCK_TYPE],
@@ -292,22 +297,23 @@ static int start_accept(io_accept *accept) {
         return iocp_refused(op, (uint32_t)WSAGetLastError());
     accept->accepted = (io_native)socket;
     do { /* a client that gave up while it waited in the backlog is refused at once: the next */
-        bool succeeded = accept_ex(socket_of(op), socket, accept->addresses, 0, ADDRESS_ROOM,
-                                   ADDRESS_ROOM, &accept->received, &op->overlapped);
-        code = code_of(succeeded);
+        bool succeeded = windows_socket_accept_ex(windows_socket_of(op), socket, accept->addresses,
+                                                  0, ADDRESS_ROOM, ADDRESS_ROOM, &accept->received,
+                                                  &op->overlapped);
+        code = windows_socket_code_of(succeeded);
     } while (code == WSAECONNRESET && io_accept_again(accept, IOE_CONNRESET));
     int answer = iocp_started(op, code == 0, code);
     if (answer < 0)
-        drop_accepted(accept);
+        windows_socket_drop_accepted(accept);
     return answer;
 }
 
-static void read_peer(io_accept *accept) {
+static void windows_socket_read_peer(io_accept *accept) {
     struct sockaddr *local = NULL, *remote = NULL;
     int local_length = 0, remote_length = 0;
     io_address *peer = &accept->peer;
-    get_accept_ex_addresses(accept->addresses, 0, ADDRESS_ROOM, ADDRESS_ROOM, &local, &local_length,
-                            &remote, &remote_length);
+    windows_socket_get_accept_ex_addresses(accept->addresses, 0, ADDRESS_ROOM, ADDRESS_ROOM, &local,
+                                           &local_length, &remote, &remote_length);
     if (remote != NULL && remote_length > 0 && (size_t)remote_length <= sizeof peer->storage) {
         memcpy(&peer->storage, remote, (size_t)remote_length);
         peer->length = remote_length;
@@ -319,28 +325,28 @@ static void read_peer(io_accept *accept) {
         peer->length = 0;
 }
 
-static uint32_t finish_accept(io_accept *accept) {
-    SOCKET listener = socket_of(&accept->op), socket = (SOCKET)accept->accepted;
+static uint32_t windows_socket_finish_accept(io_accept *accept) {
+    SOCKET listener = windows_socket_of(&accept->op), socket = (SOCKET)accept->accepted;
     if (setsockopt(socket, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (const char *)&listener,
                    sizeof listener) != 0)
         return (uint32_t)WSAGetLastError();
-    read_peer(accept);
-    return set_non_blocking(socket, true);
+    windows_socket_read_peer(accept);
+    return windows_socket_set_non_blocking(socket, true);
 }
 
-static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
+static void windows_socket_report_accept(io_accept *accept, uint32_t status, io_list *done) {
     io_op *op = &accept->op;
     int error = io_error_from_ntstatus(status);
     uint32_t code = 0;
     if (error) {
         code = iocp_status_code(status);
     } else {
-        code = finish_accept(accept);
+        code = windows_socket_finish_accept(accept);
         error = io_error_from_windows(code);
     }
-    error = accept_error(error);
+    error = windows_socket_accept_error(error);
     if (error)
-        drop_accepted(accept);
+        windows_socket_drop_accepted(accept);
     if (error && io_accept_again(accept, error))
         io_op_retry(op, done);
     else
@@ -350,27 +356,28 @@ static void report_accept(io_accept *accept, uint32_t status, io_list *done) {
 /* ---- connecting ------------------------------------------------------------------------------ */
 
 /* ConnectEx wants a bound socket; WSAEINVAL means that it is. */
-static uint32_t bind_to_any(SOCKET socket, const io_address *target) {
+static uint32_t windows_socket_bind_to_any(SOCKET socket, const io_address *target) {
     struct sockaddr_storage any = {0};
     any.ss_family = target->storage.ss_family;
     int size = any.ss_family == AF_INET ? (int)sizeof(struct sockaddr_in)
                                         : (int)sizeof(struct sockaddr_in6);
-    uint32_t code = code_of(bind(socket, (struct sockaddr *)&any, size) == 0);
+    uint32_t code = windows_socket_code_of(bind(socket, (struct sockaddr *)&any, size) == 0);
     return code == WSAEINVAL ? 0 : code;
 }
 
 /* Datagram sockets only note the address. ConnectEx does not know unix sockets, whose connect
  * waits for nobody on the network; it would not be done at once on a non-blocking one. */
-static int connect_plainly(io_connect *connection) {
+static int windows_socket_connect_plainly(io_connect *connection) {
     io_op *op = &connection->op;
     const io_address *address = &connection->address;
     bool stream = op->handle->type == IO_STREAM;
-    uint32_t code = stream ? set_non_blocking(socket_of(op), false) : 0;
+    uint32_t code = stream ? windows_socket_set_non_blocking(windows_socket_of(op), false) : 0;
     if (code == 0) {
-        code = code_of(connect(socket_of(op), (const struct sockaddr *)&address->storage,
-                               address->length) == 0);
+        code = windows_socket_code_of(connect(windows_socket_of(op),
+                                              (const struct sockaddr *)&address->storage,
+                                              address->length) == 0);
         if (stream) {
-            uint32_t again = set_non_blocking(socket_of(op), true);
+            uint32_t again = windows_socket_set_non_blocking(windows_socket_of(op), true);
             code = code ? code : again;
         }
     }
@@ -378,30 +385,30 @@ static int connect_plainly(io_connect *connection) {
     return code ? iocp_refused(op, code) : IO_DONE;
 }
 
-static int start_connect(io_connect *connection) {
+static int windows_socket_start_connect(io_connect *connection) {
     io_op *op = &connection->op;
     int family = op->handle->family;
     if (connection->address.storage.ss_family != family)
         return iocp_refused(op, WSAEAFNOSUPPORT);
     if (op->handle->type != IO_STREAM || (family != AF_INET && family != AF_INET6))
-        return connect_plainly(connection);
-    uint32_t code = bind_to_any(socket_of(op), &connection->address);
+        return windows_socket_connect_plainly(connection);
+    uint32_t code = windows_socket_bind_to_any(windows_socket_of(op), &connection->address);
     if (code)
         return iocp_refused(op, code);
-    bool succeeded =
-        connect_ex(socket_of(op), (const struct sockaddr *)&connection->address.storage,
-                   connection->address.length, NULL, 0, NULL, &op->overlapped);
-    code = code_of(succeeded);
+    bool succeeded = windows_socket_connect_ex(
+        windows_socket_of(op), (const struct sockaddr *)&connection->address.storage,
+        connection->address.length, NULL, 0, NULL, &op->overlapped);
+    code = windows_socket_code_of(succeeded);
     return iocp_started(op, succeeded, code);
 }
 
-static void report_connect(io_op *op, uint32_t status, io_list *done) {
+static void windows_socket_report_connect(io_op *op, uint32_t status, io_list *done) {
     if (io_error_from_ntstatus(status)) {
         iocp_report(op, status, 0, done);
         return;
     }
-    uint32_t code =
-        code_of(setsockopt(socket_of(op), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) == 0);
+    uint32_t code = windows_socket_code_of(
+        setsockopt(windows_socket_of(op), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) == 0);
     if (code == WSAENOTCONN) /* the peer was quicker to reset it */
         code = WSAECONNRESET;
     io_op_reported(op, -io_error_from_windows(code), code, done);
@@ -409,8 +416,9 @@ static void report_connect(io_op *op, uint32_t status, io_list *done) {
 
 /* ---- the backend's parts --------------------------------------------------------------------- */
 
-static void report_receive(io_transfer *transfer, uint32_t status, uint32_t bytes, io_list *done) {
-    uint64_t room = room_of(transfer);
+static void windows_socket_report_receive(io_transfer *transfer, uint32_t status, uint32_t bytes,
+                                          io_list *done) {
+    uint64_t room = windows_socket_room_of(transfer);
     if (transfer->op.kind == IO_RECV_FROM) {
         io_address *from = &((io_datagram *)transfer)->address;
         if (from->storage.ss_family == AF_UNSPEC) /* a stream: it has no senders */
@@ -425,14 +433,14 @@ static void report_receive(io_transfer *transfer, uint32_t status, uint32_t byte
         iocp_report(&transfer->op, status, bytes > room ? (uint32_t)room : bytes, done);
 }
 
-static void report_send(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
+static void windows_socket_report_send(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     if (op->kind == IO_SEND_FILE && status == IOCP_STATUS_END_OF_FILE) {
         io_op_reported(op, 0, 0, done); /* the file became shorter meanwhile */
         return;
     }
     int error = io_error_from_ntstatus(status);
     if (error)
-        io_op_reported(op, send_error(op, -error), iocp_status_code(status), done);
+        io_op_reported(op, windows_socket_send_error(op, -error), iocp_status_code(status), done);
     else
         io_op_reported(op, bytes, 0, done);
 }
@@ -440,17 +448,17 @@ static void report_send(io_op *op, uint32_t status, uint32_t bytes, io_list *don
 void winsock_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     switch (op->kind) {
     case IO_ACCEPT:
-        report_accept((io_accept *)op, status, done);
+        windows_socket_report_accept((io_accept *)op, status, done);
         break;
     case IO_CONNECT:
-        report_connect(op, status, done);
+        windows_socket_report_connect(op, status, done);
         break;
     case IO_RECV:
     case IO_RECV_FROM:
-        report_receive((io_transfer *)op, status, bytes, done);
+        windows_socket_report_receive((io_transfer *)op, status, bytes, done);
         break;
     default:
-        report_send(op, status, bytes, done);
+        windows_socket_report_send(op, status, bytes, done);
     }
 }
 
@@ -460,16 +468,16 @@ int winsock_submit(io_op *op) {
     switch (op->kind) {
     case IO_RECV:
     case IO_RECV_FROM:
-        return receive((io_transfer *)op);
+        return windows_socket_receive((io_transfer *)op);
     case IO_SEND:
     case IO_SEND_TO:
-        return start_send((io_transfer *)op);
+        return windows_socket_start_send((io_transfer *)op);
     case IO_SEND_FILE:
-        return start_send_file((io_send_file *)op);
+        return windows_socket_start_send_file((io_send_file *)op);
     case IO_ACCEPT:
-        return start_accept((io_accept *)op);
+        return windows_socket_start_accept((io_accept *)op);
     case IO_CONNECT:
-        return start_connect((io_connect *)op);
+        return windows_socket_start_connect((io_connect *)op);
     default:
         return -IOE_OPNOTSUPP;
     }

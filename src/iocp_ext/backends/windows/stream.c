@@ -19,7 +19,7 @@ enum {
 /* ---- handles --------------------------------------------------------------------------------- */
 
 /* Providers are installed for a whole family of addresses: one socket tells for all. */
-static bool kernels_own(const io_handle *handle) {
+static bool stream_kernels_own(const io_handle *handle) {
     enum { UNKNOWN, YES, NO };
     static _Atomic uint8_t answers[2];
     _Atomic uint8_t *answer = handle->family == AF_INET    ? &answers[0]
@@ -45,7 +45,7 @@ int winstream_open(io_handle *handle, uint32_t *os_error) {
     handle->backend.word[WINSTREAM_ROOM] = QUIET_ROOM;
     /* Where it is refused, packets come as with any other handle. */
     handle->backend.word[WINSTREAM_SKIPS] =
-        (iocp_is_pipe(handle) || kernels_own(handle)) &&
+        (iocp_is_pipe(handle) || stream_kernels_own(handle)) &&
         SetFileCompletionNotificationModes((HANDLE)handle->native,
                                            FILE_SKIP_COMPLETION_PORT_ON_SUCCESS |
                                                FILE_SKIP_SET_EVENT_ON_HANDLE);
@@ -86,20 +86,20 @@ void winstream_address(io_handle *handle, bool peer, io_address *address) {
 
 /* ---- receiving ------------------------------------------------------------------------------- */
 
-static uint32_t room_of(const io_receive *receive) {
+static uint32_t stream_room_of(const io_receive *receive) {
     uint32_t room = (uint32_t)receive->op.handle->backend.word[WINSTREAM_ROOM];
     return room < receive->capacity ? room : receive->capacity;
 }
 
 uint32_t winstream_acquire(io_receive *receive) {
-    uint32_t room = room_of(receive);
+    uint32_t room = stream_room_of(receive);
     receive->buffer = io_buffer_acquire(&receive->op.lane->port->buffers, room);
     return receive->buffer == NULL ? 0 : room;
 }
 
 /* Sizes that are powers of two, as the pool's are. A message that came in two parts is to come in
  * one the next time, and an equal one is not to fill its buffer again. */
-static uint32_t next_room(uint32_t room, uint32_t bytes, bool filled) {
+static uint32_t stream_next_room(uint32_t room, uint32_t bytes, bool filled) {
     if (filled)
         return room < IO_BUFFER_POOLED_MAX / GROWTH ? room * GROWTH : IO_BUFFER_POOLED_MAX;
     uint32_t least = QUIET_ROOM;
@@ -114,7 +114,8 @@ void winstream_received(io_receive *receive, uint32_t bytes) {
     if (bytes == 0)
         io_receive_release(receive);
     else
-        *room = (intptr_t)next_room((uint32_t)*room, bytes, bytes == room_of(receive));
+        *room =
+            (intptr_t)stream_next_room((uint32_t)*room, bytes, bytes == stream_room_of(receive));
 }
 
 int winstream_receive(io_receive *receive) {

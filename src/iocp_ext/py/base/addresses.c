@@ -5,15 +5,16 @@
 #include <string.h>
 
 /* One of the numbers behind the host, if it is there. */
-static bool number(PyObject *address, Py_ssize_t index, const char *name, const char *what,
-                   long long most, long long *value) {
+static bool addresses_number(PyObject *address, Py_ssize_t index, const char *name,
+                             const char *what, long long most, long long *value) {
     char part[48];
     PyOS_snprintf(part, sizeof part, "%.20s: %s", name, what);
     return index >= PyTuple_GET_SIZE(address) ||
            py_arg_integer(PyTuple_GET_ITEM(address, index), part, 0, most, value);
 }
 
-static bool parse_inet(PyObject *value, const char *name, int family, io_address *address) {
+static bool addresses_parse_inet(PyObject *value, const char *name, int family,
+                                 io_address *address) {
     bool six = family == AF_INET6;
     Py_ssize_t count = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
     if (count < 2 || count > (six ? 4 : 2) || !PyUnicode_Check(PyTuple_GET_ITEM(value, 0))) {
@@ -22,9 +23,9 @@ static bool parse_inet(PyObject *value, const char *name, int family, io_address
         return false;
     }
     long long port = 0, flow_info = 0, scope_id = 0;
-    if (!number(value, 1, name, "port", UINT16_MAX, &port) ||
-        !number(value, 2, name, "flowinfo", 0xFFFFF, &flow_info) ||
-        !number(value, 3, name, "scope_id", UINT32_MAX, &scope_id))
+    if (!addresses_number(value, 1, name, "port", UINT16_MAX, &port) ||
+        !addresses_number(value, 2, name, "flowinfo", 0xFFFFF, &flow_info) ||
+        !addresses_number(value, 3, name, "scope_id", UINT32_MAX, &scope_id))
         return false;
     Py_ssize_t size;
     const char *host = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(value, 0), &size);
@@ -41,7 +42,7 @@ static bool parse_inet(PyObject *value, const char *name, int family, io_address
     return true;
 }
 
-static bool parse_unix(PyObject *value, const char *name, io_address *address) {
+static bool addresses_parse_unix(PyObject *value, const char *name, io_address *address) {
     PyObject *path = NULL;
     if (PyUnicode_Check(value)) {
         path = PyUnicode_EncodeFSDefault(value);
@@ -70,9 +71,9 @@ bool py_address_parse(PyObject *value, const char *name, int family, io_address 
     switch (family) {
     case AF_INET:
     case AF_INET6:
-        return parse_inet(value, name, family, address);
+        return addresses_parse_inet(value, name, family, address);
     case AF_UNIX:
-        return parse_unix(value, name, address);
+        return addresses_parse_unix(value, name, address);
     default:
         PyErr_Format(PyExc_ValueError, "%s: there are no addresses of family %d", name, family);
         return false;

@@ -6,18 +6,19 @@
 
 #include <math.h>
 
-static int index_of(const py_signature *signature, PyObject *keyword) {
+static int arguments_index_of(const py_signature *signature, PyObject *keyword) {
     for (int i = 0; signature->names[i] != NULL; i++)
         if (PyUnicode_CompareWithASCIIString(keyword, signature->names[i]) == 0)
             return i;
     return -1;
 }
 
-static bool sort_keywords(const py_signature *signature, PyObject *const *values_of_keywords,
-                          PyObject *keywords, PyObject **values) {
+static bool arguments_sort_keywords(const py_signature *signature,
+                                    PyObject *const *values_of_keywords, PyObject *keywords,
+                                    PyObject **values) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keywords); i++) {
         PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
-        int index = index_of(signature, keyword);
+        int index = arguments_index_of(signature, keyword);
         if (index < 0 || values[index] != NULL) {
             PyErr_Format(PyExc_TypeError,
                          index < 0 ? "%s() got an unexpected keyword argument '%U'"
@@ -39,7 +40,7 @@ bool py_parse(const py_signature *signature, PyObject *const *args, Py_ssize_t c
     }
     for (int i = 0; signature->names[i] != NULL; i++)
         values[i] = i < count ? args[i] : NULL;
-    if (keywords != NULL && !sort_keywords(signature, args + count, keywords, values))
+    if (keywords != NULL && !arguments_sort_keywords(signature, args + count, keywords, values))
         return false;
     for (int i = 0; i < signature->required; i++) {
         if (values[i] == NULL) {

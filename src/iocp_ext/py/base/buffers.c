@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-static const char *memory_of(PyObject *pinned, size_t *length) {
+static const char *buffers_memory_of(PyObject *pinned, size_t *length) {
     if (PyBytes_CheckExact(pinned)) {
         *length = (size_t)PyBytes_GET_SIZE(pinned);
         return PyBytes_AS_STRING(pinned);
@@ -19,7 +19,7 @@ static const char *memory_of(PyObject *pinned, size_t *length) {
 }
 
 /* What an object says that does not give its memory, such as a released memoryview. */
-static void name_refusal(const char *name) {
+static void buffers_name_refusal(const char *name) {
     PyObject *type = PyErr_ExceptionMatches(PyExc_ValueError)    ? PyExc_ValueError
                      : PyErr_ExceptionMatches(PyExc_BufferError) ? PyExc_BufferError
                                                                  : NULL;
@@ -30,7 +30,7 @@ static void name_refusal(const char *name) {
     Py_DECREF(raised);
 }
 
-static PyObject *pin(PyObject *data, const char *name) {
+static PyObject *buffers_pin(PyObject *data, const char *name) {
     if (PyBytes_CheckExact(data))
         return Py_NewRef(data);
     if (!PyObject_CheckBuffer(data)) {
@@ -40,7 +40,7 @@ static PyObject *pin(PyObject *data, const char *name) {
     }
     PyObject *view = PyMemoryView_FromObject(data);
     if (view == NULL) {
-        name_refusal(name);
+        buffers_name_refusal(name);
     } else if (!PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(view), 'C')) {
         PyErr_Format(PyExc_ValueError, "%s must be contiguous", name);
         Py_CLEAR(view);
@@ -48,14 +48,14 @@ static PyObject *pin(PyObject *data, const char *name) {
     return view;
 }
 
-static bool fits(size_t length, const char *name) {
+static bool buffers_fits(size_t length, const char *name) {
     if (length > IO_LENGTH_MAX)
         PyErr_Format(PyExc_ValueError, "%s must be at most 2 GiB - 1 bytes", name);
     return length <= IO_LENGTH_MAX;
 }
 
 /* A tuple of what pins each item of a tuple, and their length together. */
-static PyObject *pin_all(PyObject *items, const char *name, size_t *length) {
+static PyObject *buffers_pin_all(PyObject *items, const char *name, size_t *length) {
     Py_ssize_t count = PyTuple_GET_SIZE(items);
     PyObject *pins = PyTuple_New(count);
     *length = 0;
@@ -63,26 +63,26 @@ static PyObject *pin_all(PyObject *items, const char *name, size_t *length) {
         char item_name[48];
         size_t item_length = 0;
         PyOS_snprintf(item_name, sizeof item_name, "%.20s[%zd]", name, i);
-        PyObject *pinned = pin(PyTuple_GET_ITEM(items, i), item_name);
+        PyObject *pinned = buffers_pin(PyTuple_GET_ITEM(items, i), item_name);
         if (pinned != NULL) {
             PyTuple_SET_ITEM(pins, i, pinned);
-            memory_of(pinned, &item_length);
+            buffers_memory_of(pinned, &item_length);
             *length += item_length;
         }
-        if (pinned == NULL || !fits(*length, name))
+        if (pinned == NULL || !buffers_fits(*length, name))
             Py_CLEAR(pins);
     }
     return pins;
 }
 
-static PyObject *join(PyObject *pins, size_t length) {
+static PyObject *buffers_join(PyObject *pins, size_t length) {
     PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
     if (joined == NULL)
         return NULL;
     char *end = PyBytes_AS_STRING(joined);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(pins); i++) {
         size_t item_length;
-        const char *memory = memory_of(PyTuple_GET_ITEM(pins, i), &item_length);
+        const char *memory = buffers_memory_of(PyTuple_GET_ITEM(pins, i), &item_length);
         if (item_length > 0)
             memcpy(end, memory, item_length);
         end += item_length;
@@ -90,11 +90,11 @@ static PyObject *join(PyObject *pins, size_t length) {
     return joined;
 }
 
-static bool gather(PyObject *data, const char *name, py_buffers *buffers) {
+static bool buffers_gather(PyObject *data, const char *name, py_buffers *buffers) {
     PyObject *items = PySequence_Tuple(data);
     if (items == NULL)
         return false;
-    PyObject *pins = pin_all(items, name, &buffers->length);
+    PyObject *pins = buffers_pin_all(items, name, &buffers->length);
     Py_DECREF(items);
     if (pins == NULL)
         return false;
@@ -104,28 +104,28 @@ static bool gather(PyObject *data, const char *name, py_buffers *buffers) {
         buffers->count = (uint32_t)count;
         return true;
     }
-    buffers->pinned = join(pins, buffers->length);
+    buffers->pinned = buffers_join(pins, buffers->length);
     buffers->count = 1;
     Py_DECREF(pins);
     return buffers->pinned != NULL;
 }
 
-static bool pin_one(PyObject *data, const char *name, py_buffers *buffers) {
+static bool buffers_pin_one(PyObject *data, const char *name, py_buffers *buffers) {
     buffers->count = 1;
-    buffers->pinned = pin(data, name);
+    buffers->pinned = buffers_pin(data, name);
     if (buffers->pinned == NULL)
         return false;
-    memory_of(buffers->pinned, &buffers->length);
-    if (!fits(buffers->length, name))
+    buffers_memory_of(buffers->pinned, &buffers->length);
+    if (!buffers_fits(buffers->length, name))
         Py_CLEAR(buffers->pinned);
     return buffers->pinned != NULL;
 }
 
 bool py_buffers_to_read(PyObject *data, const char *name, py_buffers *buffers) {
     if (PyObject_CheckBuffer(data))
-        return pin_one(data, name, buffers);
+        return buffers_pin_one(data, name, buffers);
     if (PySequence_Check(data) && !PyUnicode_Check(data))
-        return gather(data, name, buffers);
+        return buffers_gather(data, name, buffers);
     PyErr_Format(PyExc_TypeError,
                  "%s must be a bytes-like object or a sequence of them, not %.200s", name,
                  Py_TYPE(data)->tp_name);
@@ -133,7 +133,7 @@ bool py_buffers_to_read(PyObject *data, const char *name, py_buffers *buffers) {
 }
 
 bool py_buffers_to_write(PyObject *buffer, const char *name, py_buffers *buffers) {
-    if (!pin_one(buffer, name, buffers))
+    if (!buffers_pin_one(buffer, name, buffers))
         return false;
     PyObject *pinned = buffers->pinned;
     if (PyBytes_CheckExact(pinned) || PyMemoryView_GET_BUFFER(pinned)->readonly)
@@ -156,7 +156,7 @@ bool py_buffers_for_bytes(size_t length, py_buffers *buffers) {
 
 void py_buffers_vec(const py_buffers *buffers, io_vec *vec) {
     size_t length;
-    const char *memory = memory_of(buffers->pinned, &length);
+    const char *memory = buffers_memory_of(buffers->pinned, &length);
     io_vec_set(vec, (void *)memory, length);
 }
 
@@ -172,7 +172,7 @@ bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer) {
     bool several = PyTuple_CheckExact(buffers->pinned);
     for (uint32_t i = 0; i < buffers->count; i++) {
         size_t length;
-        const char *memory = memory_of(
+        const char *memory = buffers_memory_of(
             several ? PyTuple_GET_ITEM(buffers->pinned, (Py_ssize_t)i) : buffers->pinned, &length);
         io_vec_set(&transfer->vecs[i], (void *)memory, length);
     }

@@ -6,7 +6,7 @@
 
 #include <errno.h>
 
-static PyObject *os_error_object(int portable, uint32_t os_error, PyObject *text) {
+static PyObject *errors_os_error_object(int portable, uint32_t os_error, PyObject *text) {
 #ifdef _WIN32
     uint32_t code = io_error_to_windows(portable);
     if (code == 0)
@@ -25,7 +25,7 @@ PyObject *py_error_object(int portable, uint32_t os_error, const char *what) {
     PyObject *text = PyUnicode_FromFormat("%s: %s", what, io_error_text(portable));
     if (text == NULL)
         return NULL;
-    PyObject *error = os_error_object(portable, os_error, text);
+    PyObject *error = errors_os_error_object(portable, os_error, text);
     Py_DECREF(text);
     return error;
 }

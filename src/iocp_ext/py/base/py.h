@@ -22,10 +22,10 @@ typedef struct py_state {
     PyTypeObject *port_type;
     PyTypeObject *operation_type;
     PyTypeObject *association_type;
-    PyTypeObject *service_type;
+    PyTypeObject *group_type;
     PyTypeObject *listener_type;
     PyTypeObject *connection_type;
-    PyTypeObject *endpoint_type;
+    PyTypeObject *datagram_socket_type;
     PyTypeObject *length_prefixed_type;
     PyTypeObject *delimited_type;
     PyTypeObject *fixed_size_type;
@@ -342,10 +342,10 @@ void py_collect(io_op *op, bool leaked);
 
 /* ---- datagrams (datagram_type.c) ------------------------------------------------------------- */
 
-extern PyType_Spec py_endpoint_spec;
+extern PyType_Spec py_datagram_socket_spec;
 
-/* An operation of an endpoint: its callbacks. False: an exception is to leave run(). */
-bool py_endpoint_take(io_op *op);
-void py_endpoint_collect(io_op *op); /* as the port ends */
+/* An operation of an socket: its callbacks. False: an exception is to leave run(). */
+bool py_datagram_socket_take(io_op *op);
+void py_datagram_socket_collect(io_op *op); /* as the port ends */
 
 #endif

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* What an argument of this name may be; its last words. */
-static const char *wanted(const py_port *port, const char *name) {
+static const char *association_lookup_wanted(const py_port *port, const char *name) {
     if (py_port_simulated(port))
         return "an integer handle of the simulation";
     if (strcmp(name, "file") == 0)
@@ -19,13 +19,14 @@ static const char *wanted(const py_port *port, const char *name) {
     return "a socket or an integer handle";
 }
 
-static PyObject *refuse(const py_port *port, PyObject *object, const char *name) {
-    PyErr_Format(PyExc_TypeError, "%s must be %s, not %.200s", name, wanted(port, name),
-                 Py_TYPE(object)->tp_name);
+static PyObject *association_lookup_refuse(const py_port *port, PyObject *object,
+                                           const char *name) {
+    PyErr_Format(PyExc_TypeError, "%s must be %s, not %.200s", name,
+                 association_lookup_wanted(port, name), Py_TYPE(object)->tp_name);
     return NULL;
 }
 
-static PyObject *refuse_closed(const char *name) {
+static PyObject *association_lookup_refuse_closed(const char *name) {
     PyErr_Format(PyExc_ValueError, "%s is closed", name);
     return NULL;
 }
@@ -34,20 +35,23 @@ static PyObject *refuse_closed(const char *name) {
 
 /* Files raise ValueError when they are closed, and UnsupportedOperation when they are not files of
  * the system. */
-static PyObject *explain_fileno_error(const py_port *port, PyObject *object, const char *name) {
+static PyObject *association_lookup_explain_fileno_error(const py_port *port, PyObject *object,
+                                                         const char *name) {
     bool foreign = PyErr_ExceptionMatches(port->state->unsupported_operation) ||
                    PyErr_ExceptionMatches(PyExc_AttributeError);
     if (!foreign && !PyErr_ExceptionMatches(PyExc_ValueError))
         return NULL;
     PyErr_Clear();
-    return foreign ? refuse(port, object, name) : refuse_closed(name);
+    return foreign ? association_lookup_refuse(port, object, name)
+                   : association_lookup_refuse_closed(name);
 }
 
 /* The answer of object.fileno(). */
-static PyObject *ask_number(const py_port *port, PyObject *object, const char *name) {
+static PyObject *association_lookup_ask_number(const py_port *port, PyObject *object,
+                                               const char *name) {
     PyObject *number = PyObject_CallMethodNoArgs(object, port->state->str_fileno);
     if (number == NULL)
-        return explain_fileno_error(port, object, name);
+        return association_lookup_explain_fileno_error(port, object, name);
     if (!PyLong_Check(number)) {
         PyErr_Format(PyExc_TypeError, "%s.fileno() must return an integer, not %.200s", name,
                      Py_TYPE(number)->tp_name);
@@ -58,7 +62,8 @@ static PyObject *ask_number(const py_port *port, PyObject *object, const char *n
 
 #ifdef _WIN32
 /* Sockets answer with a SOCKET, files with a descriptor of the C library. */
-static PyObject *os_handle_of(const py_port *port, PyObject *object, PyObject *number) {
+static PyObject *association_lookup_os_handle_of(const py_port *port, PyObject *object,
+                                                 PyObject *number) {
     PyObject *method = NULL;
     if (PyObject_TypeCheck(object, (PyTypeObject *)port->state->socket_class))
         return number;
@@ -71,12 +76,12 @@ static PyObject *os_handle_of(const py_port *port, PyObject *object, PyObject *n
 }
 #endif
 
-static bool is_integer(PyObject *object) {
+static bool association_lookup_is_integer(PyObject *object) {
     return PyLong_Check(object) && !PyBool_Check(object);
 }
 
 /* SOCKETs and HANDLEs are unsigned as wide as a pointer; the kernel's have no upper bit. */
-static bool to_native(PyObject *number, const char *name, io_native *native) {
+static bool association_lookup_to_native(PyObject *number, const char *name, io_native *native) {
     long long value = PyLong_AsLongLong(number);
     if (value == -1 && PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError))
@@ -89,36 +94,36 @@ static bool to_native(PyObject *number, const char *name, io_native *native) {
 }
 
 bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native) {
-    if (is_integer(object)) {
-        if (!to_native(object, name, native))
+    if (association_lookup_is_integer(object)) {
+        if (!association_lookup_to_native(object, name, native))
             return false;
         if (*native < 0)
             PyErr_Format(PyExc_ValueError, "%s must not be negative", name);
         return *native >= 0;
     }
     if (py_port_simulated(port) || PyBool_Check(object))
-        return refuse(port, object, name) != NULL;
-    PyObject *number = ask_number(port, object, name);
+        return association_lookup_refuse(port, object, name) != NULL;
+    PyObject *number = association_lookup_ask_number(port, object, name);
 #ifdef _WIN32
     if (number != NULL && PyLong_AsLongLong(number) != -1)
-        number = os_handle_of(port, object, number);
+        number = association_lookup_os_handle_of(port, object, number);
 #endif
-    bool known = number != NULL && to_native(number, name, native);
+    bool known = number != NULL && association_lookup_to_native(number, name, native);
     Py_XDECREF(number);
     if (known && *native < 0)
-        return refuse_closed(name) != NULL;
+        return association_lookup_refuse_closed(name) != NULL;
     return known;
 }
 
 /* ---- finding and making associations --------------------------------------------------------- */
 
-static const void *identity_of(PyObject *object) {
+static const void *association_lookup_identity_of(PyObject *object) {
     return PyLong_Check(object) ? NULL : object;
 }
 
 /* Whether the number still belongs to whom it was associated for. An integer's does until it is
  * dissociated. */
-static bool current(py_association *association) {
+static bool association_lookup_current(py_association *association) {
     PyObject *target = py_association_target(association);
     if (target == NULL)
         return true;
@@ -132,7 +137,7 @@ static bool current(py_association *association) {
     return same;
 }
 
-static bool refuse_other(py_association *other, const char *name) {
+static bool association_lookup_refuse_other(py_association *other, const char *name) {
     PyObject *target = py_association_target(other);
     if (target == NULL)
         PyErr_Format(PyExc_ValueError,
@@ -146,7 +151,7 @@ static bool refuse_other(py_association *other, const char *name) {
     return false;
 }
 
-static bool abandon(py_port *port, py_association *stale) {
+static bool association_lookup_abandon(py_port *port, py_association *stale) {
     if (!py_port_enter(port))
         return false;
     if (py_table_remove(stale))
@@ -156,7 +161,8 @@ static bool abandon(py_port *port, py_association *stale) {
 }
 
 /* No other open port knows the handle, by whatever object. */
-static bool unknown_elsewhere(py_port *port, const char *name, io_native native) {
+static bool association_lookup_unknown_elsewhere(py_port *port, const char *name,
+                                                 io_native native) {
     PyObject *ports = py_open_ports(port->state);
     bool unknown = ports != NULL;
     for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
@@ -166,7 +172,7 @@ static bool unknown_elsewhere(py_port *port, const char *name, io_native native)
         PyObject *key;
         py_association *found = py_table_find(other, native, &key);
         py_port_leave(other);
-        if (found != NULL && current(found)) {
+        if (found != NULL && association_lookup_current(found)) {
             PyErr_Format(PyExc_ValueError, "%s is associated with another port", name);
             unknown = false;
         }
@@ -179,7 +185,7 @@ static bool unknown_elsewhere(py_port *port, const char *name, io_native native)
 
 /* Objects that can be made non-blocking are: the core does it to the descriptor, but a socket
  * object has a timeout of its own. */
-static bool unblock(py_port *port, PyObject *object) {
+static bool association_lookup_unblock(py_port *port, PyObject *object) {
     if (PyLong_Check(object))
         return true;
     PyObject *method;
@@ -192,8 +198,9 @@ static bool unblock(py_port *port, PyObject *object) {
     return done != NULL;
 }
 
-static py_association *new_record(py_port *port, PyObject *object, const char *name,
-                                  io_native native, PyObject *key) {
+static py_association *association_lookup_new_record(py_port *port, PyObject *object,
+                                                     const char *name, io_native native,
+                                                     PyObject *key) {
     py_association *association = py_association_new(port, object, native, key);
     if (association == NULL && PyErr_ExceptionMatches(PyExc_TypeError))
         PyErr_Format(PyExc_TypeError, "%s must be an object with weak references, not %.200s", name,
@@ -203,7 +210,7 @@ static py_association *new_record(py_port *port, PyObject *object, const char *n
 
 /* Takes out a record that was entered in vain, unless somebody uses it already. The exception that
  * is set stays. */
-static void take_back(py_port *port, py_association *association) {
+static void association_lookup_take_back(py_port *port, py_association *association) {
     PyObject *raised = py_error_take();
     if (io_port_enter(port->port) == 0) {
         bool idle = io_handle_forget(association->handle, false) == 0;
@@ -217,9 +224,9 @@ static void take_back(py_port *port, py_association *association) {
 /* Enters a new record. If somebody else entered one meanwhile there is no error either. But if
  * another port got to know the handle meanwhile, only one of them may keep it: each looks once more
  * after it has entered its own, so at least one sees the other's. */
-static bool enter(py_port *port, PyObject *object, const char *name, io_native native,
-                  PyObject *key) {
-    py_association *association = new_record(port, object, name, native, key);
+static bool association_lookup_enter(py_port *port, PyObject *object, const char *name,
+                                     io_native native, PyObject *key) {
+    py_association *association = association_lookup_new_record(port, object, name, native, key);
     if (association == NULL)
         return false;
     int error = 0;
@@ -230,40 +237,42 @@ static bool enter(py_port *port, PyObject *object, const char *name, io_native n
         py_port_leave(port);
     }
     if (error == -IOE_BADF)
-        refuse_closed(name);
+        association_lookup_refuse_closed(name);
     else if (error)
         py_error_raise(-error, os_error, "associate");
-    bool alone = !added || py_port_simulated(port) || unknown_elsewhere(port, name, native);
+    bool alone = !added || py_port_simulated(port) ||
+                 association_lookup_unknown_elsewhere(port, name, native);
     if (!alone)
-        take_back(port, association);
+        association_lookup_take_back(port, association);
     Py_DECREF((PyObject *)association);
     return entered && error == 0 && alone;
 }
 
 /* The number is not associated, or with something else. */
-static bool associate(py_port *port, PyObject *object, const char *name, io_native native,
-                      py_association *other, PyObject *key) {
+static bool association_lookup_associate(py_port *port, PyObject *object, const char *name,
+                                         io_native native, py_association *other, PyObject *key) {
     if (other != NULL) {
-        if (current(other))
-            return refuse_other(other, name);
-        if (!abandon(port, other))
+        if (association_lookup_current(other))
+            return association_lookup_refuse_other(other, name);
+        if (!association_lookup_abandon(port, other))
             return false;
     }
-    return (py_port_simulated(port) || unknown_elsewhere(port, name, native)) &&
-           unblock(port, object) && enter(port, object, name, native, key);
+    return (py_port_simulated(port) || association_lookup_unknown_elsewhere(port, name, native)) &&
+           association_lookup_unblock(port, object) &&
+           association_lookup_enter(port, object, name, native, key);
 }
 
-static py_association *find(py_port *port, PyObject *object, const char *name, PyObject *new_key,
-                            PyObject **key) {
+static py_association *association_lookup_find(py_port *port, PyObject *object, const char *name,
+                                               PyObject *new_key, PyObject **key) {
     io_native native;
     if (!py_port_check(port) || !py_handle_native(port, object, name, &native))
         return NULL;
     for (;;) {
         py_association *found = py_table_find(port, native, key);
-        if (found != NULL && found->identity == identity_of(object))
+        if (found != NULL && found->identity == association_lookup_identity_of(object))
             return found;
         Py_CLEAR(*key);
-        bool associated = associate(port, object, name, native, found, new_key);
+        bool associated = association_lookup_associate(port, object, name, native, found, new_key);
         Py_XDECREF((PyObject *)found);
         if (!associated)
             return NULL;
@@ -271,14 +280,14 @@ static py_association *find(py_port *port, PyObject *object, const char *name, P
 }
 
 py_association *py_handle_find(py_port *port, PyObject *object, const char *name, PyObject **key) {
-    return find(port, object, name, Py_None, key);
+    return association_lookup_find(port, object, name, Py_None, key);
 }
 
 /* ---- what the port's methods do -------------------------------------------------------------- */
 
 bool py_handle_associate(py_port *port, PyObject *object, PyObject *key) {
     PyObject *old_key = NULL;
-    py_association *association = find(port, object, "handle", key, &old_key);
+    py_association *association = association_lookup_find(port, object, "handle", key, &old_key);
     if (association == NULL)
         return false;
     py_table_set_key(association, key);
@@ -288,14 +297,15 @@ bool py_handle_associate(py_port *port, PyObject *object, PyObject *key) {
 }
 
 /* The association that there is; without one, ValueError. */
-static py_association *find_existing(py_port *port, PyObject *object, const char *name) {
+static py_association *association_lookup_find_existing(py_port *port, PyObject *object,
+                                                        const char *name) {
     io_native native;
     PyObject *key;
     if (!py_port_check(port) || !py_handle_native(port, object, name, &native))
         return NULL;
     py_association *found = py_table_find(port, native, &key);
     Py_XDECREF(key);
-    if (found != NULL && found->identity == identity_of(object))
+    if (found != NULL && found->identity == association_lookup_identity_of(object))
         return found;
     Py_XDECREF((PyObject *)found);
     PyErr_Format(PyExc_ValueError, "%s is not associated with this port", name);
@@ -303,7 +313,7 @@ static py_association *find_existing(py_port *port, PyObject *object, const char
 }
 
 bool py_handle_dissociate(py_port *port, PyObject *object) {
-    py_association *association = find_existing(port, object, "handle");
+    py_association *association = association_lookup_find_existing(port, object, "handle");
     if (association == NULL)
         return false;
     bool entered = py_port_enter(port);

@@ -9,7 +9,7 @@
 
 enum { BUCKETS_AT_FIRST = 64 };
 
-static py_association **bucket(const py_table *table, io_native native) {
+static py_association **association_table_bucket(const py_table *table, io_native native) {
     uint64_t hash = (uint64_t)native * UINT64_C(0x9E3779B97F4A7C15);
     return &table->buckets[(size_t)(hash >> 32) & (table->bucket_count - 1)];
 }
@@ -27,14 +27,14 @@ bool py_table_open(py_table *table) {
 }
 
 /* Without memory the chains merely get longer. */
-static void grow(py_table *table) {
+static void association_table_grow(py_table *table) {
     py_table larger = {.bucket_count = 2 * table->bucket_count};
     larger.buckets = PyMem_RawCalloc(larger.bucket_count, sizeof *larger.buckets);
     if (larger.buckets == NULL)
         return;
     for (size_t i = 0; i < table->bucket_count; i++) {
         for (py_association *each = table->buckets[i], *next; each != NULL; each = next) {
-            py_association **place = bucket(&larger, each->native);
+            py_association **place = association_table_bucket(&larger, each->native);
             next = each->next;
             each->next = *place;
             *place = each;
@@ -45,8 +45,8 @@ static void grow(py_table *table) {
     table->bucket_count = larger.bucket_count;
 }
 
-static py_association *find(const py_table *table, io_native native) {
-    py_association *each = *bucket(table, native);
+static py_association *association_table_find(const py_table *table, io_native native) {
+    py_association *each = *association_table_bucket(table, native);
     while (each != NULL && each->native != native)
         each = each->next;
     return each;
@@ -55,7 +55,7 @@ static py_association *find(const py_table *table, io_native native) {
 py_association *py_table_find(py_port *port, io_native native, PyObject **key) {
     py_table *table = &port->table;
     io_mutex_lock(&table->lock);
-    py_association *found = find(table, native);
+    py_association *found = association_table_find(table, native);
     Py_XINCREF(found);
     *key = found == NULL ? NULL : Py_NewRef(found->key);
     io_mutex_unlock(&table->lock);
@@ -66,7 +66,7 @@ bool py_table_add(py_association *self, int *error, uint32_t *os_error) {
     py_table *table = &self->port->table;
     *error = 0;
     io_mutex_lock(&table->lock);
-    bool added = find(table, self->native) == NULL;
+    bool added = association_table_find(table, self->native) == NULL;
     if (added) {
         *error = io_handle_open(&self->port->port->lane, self->native, &self->handle, os_error);
         added = *error == 0;
@@ -74,8 +74,8 @@ bool py_table_add(py_association *self, int *error, uint32_t *os_error) {
     if (added) {
         self->family = self->handle->family;
         if (table->count++ >= table->bucket_count)
-            grow(table);
-        py_association **place = bucket(table, self->native);
+            association_table_grow(table);
+        py_association **place = association_table_bucket(table, self->native);
         self->next = *place;
         *place = self;
         self->listed = true;
@@ -86,8 +86,8 @@ bool py_table_add(py_association *self, int *error, uint32_t *os_error) {
 }
 
 /* Under the table's lock. */
-static void unlink_association(py_table *table, py_association *self) {
-    py_association **place = bucket(table, self->native);
+static void association_table_unlink(py_table *table, py_association *self) {
+    py_association **place = association_table_bucket(table, self->native);
     while (*place != self)
         place = &(*place)->next;
     *place = self->next;
@@ -97,7 +97,7 @@ static void unlink_association(py_table *table, py_association *self) {
 
 /* What the table held is given back outside of its lock. The reference to the Python object goes
  * too: its callback refers to the association, and only this ends the circle. */
-static void let_go(py_association *self, PyObject *reference) {
+static void association_table_let_go(py_association *self, PyObject *reference) {
     Py_XDECREF(reference);
     Py_DECREF(self);
 }
@@ -108,13 +108,13 @@ bool py_table_remove(py_association *self) {
     io_mutex_lock(&table->lock);
     bool removed = self->listed;
     if (removed) {
-        unlink_association(table, self);
+        association_table_unlink(table, self);
         reference = self->reference;
         self->reference = NULL;
     }
     io_mutex_unlock(&table->lock);
     if (removed)
-        let_go(self, reference);
+        association_table_let_go(self, reference);
     return removed;
 }
 
@@ -165,7 +165,8 @@ int py_table_traverse(py_port *port, visitproc visit, void *arg) {
 /* ---- the type -------------------------------------------------------------------------------- */
 
 /* The Python object has died; its descriptor is closed or belongs to somebody else by now. */
-static PyObject *object_died(PyObject *association, PyObject *Py_UNUSED(reference)) {
+static PyObject *association_table_object_died(PyObject *association,
+                                               PyObject *Py_UNUSED(reference)) {
     py_association *self = (py_association *)association;
     io_port *port = self->port->port;
     if (io_port_enter(port) == 0) { /* else the table is empty, or the parent process's */
@@ -176,10 +177,11 @@ static PyObject *object_died(PyObject *association, PyObject *Py_UNUSED(referenc
     Py_RETURN_NONE;
 }
 
-static PyMethodDef died_method = {"object_died", object_died, METH_O, NULL};
+static PyMethodDef association_table_died_method = {"object_died", association_table_object_died,
+                                                    METH_O, NULL};
 
-static PyObject *refer_to(py_association *self, PyObject *object) {
-    PyObject *callback = PyCFunction_New(&died_method, (PyObject *)self);
+static PyObject *association_table_refer_to(py_association *self, PyObject *object) {
+    PyObject *callback = PyCFunction_New(&association_table_died_method, (PyObject *)self);
     if (callback == NULL)
         return NULL;
     PyObject *reference = PyWeakref_NewRef(object, callback);
@@ -199,7 +201,7 @@ py_association *py_association_new(py_port *port, PyObject *object, io_native na
     if (PyLong_Check(object))
         return self;
     self->identity = object;
-    self->reference = refer_to(self, object);
+    self->reference = association_table_refer_to(self, object);
     if (self->reference == NULL)
         Py_CLEAR(self);
     return self;
@@ -218,7 +220,7 @@ PyObject *py_association_target(py_association *self) {
     return target != NULL ? target : Py_NewRef(Py_None);
 }
 
-static int association_traverse(PyObject *object, visitproc visit, void *arg) {
+static int association_table_traverse(PyObject *object, visitproc visit, void *arg) {
     py_association *self = (py_association *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT((PyObject *)self->port);
@@ -228,18 +230,18 @@ static int association_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 /* The port stays until dealloc: the handle belongs to it. */
-static int association_clear(PyObject *object) {
+static int association_table_clear(PyObject *object) {
     py_association *self = (py_association *)object;
     Py_CLEAR(self->reference);
     Py_CLEAR(self->key);
     return 0;
 }
 
-static void association_dealloc(PyObject *object) {
+static void association_table_dealloc(PyObject *object) {
     py_association *self = (py_association *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    association_clear(object);
+    association_table_clear(object);
     if (self->handle != NULL && io_port_enter(self->port->port) == 0) {
         io_handle_release(self->handle);
         io_port_leave(self->port->port);
@@ -249,10 +251,10 @@ static void association_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-static PyType_Slot association_slots[] = {
-    {Py_tp_traverse, association_traverse},
-    {Py_tp_clear, association_clear},
-    {Py_tp_dealloc, association_dealloc},
+static PyType_Slot association_table_slots[] = {
+    {Py_tp_traverse, association_table_traverse},
+    {Py_tp_clear, association_table_clear},
+    {Py_tp_dealloc, association_table_dealloc},
     {0, NULL},
 };
 
@@ -261,5 +263,5 @@ PyType_Spec py_association_spec = {
     .basicsize = sizeof(py_association),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
              Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = association_slots,
+    .slots = association_table_slots,
 };

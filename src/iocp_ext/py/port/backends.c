@@ -22,12 +22,12 @@ PyObject *py_backends(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) 
     return found;
 }
 
-static const io_backend *refuse(const char *name, const char *reason) {
+static const io_backend *backends_refuse(const char *name, const char *reason) {
     PyErr_Format(PyExc_RuntimeError, "backend '%s' does not work here: %s", name, reason);
     return NULL;
 }
 
-static const io_backend *best(void) {
+static const io_backend *backends_best(void) {
     const io_backend *refused = NULL;
     char reason[256] = "there is none";
     for (const io_backend *const *each = io_backends(); *each != NULL; each++) {
@@ -37,10 +37,10 @@ static const io_backend *best(void) {
             return *each;
         refused = *each;
     }
-    return refuse(refused != NULL ? refused->name : "", reason);
+    return backends_refuse(refused != NULL ? refused->name : "", reason);
 }
 
-static const io_backend *named(PyObject *wanted, const char *argument) {
+static const io_backend *backends_named(PyObject *wanted, const char *argument) {
     char reason[256] = "";
     Py_ssize_t length;
     const char *name = PyUnicode_AsUTF8AndSize(wanted, &length);
@@ -60,11 +60,11 @@ static const io_backend *named(PyObject *wanted, const char *argument) {
                      argument, wanted, names);
         return NULL;
     }
-    return backend->probe(reason, sizeof reason) == 0 ? backend : refuse(name, reason);
+    return backend->probe(reason, sizeof reason) == 0 ? backend : backends_refuse(name, reason);
 }
 
 /* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is not set or empty. */
-static PyObject *of_environment(void) {
+static PyObject *backends_of_environment(void) {
     PyObject *os = PyImport_ImportModule("os");
     PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");
     PyObject *name = environment == NULL
@@ -86,13 +86,13 @@ const io_backend *py_backend_choose(PyObject *wanted) {
     }
     if (wanted == Py_None) {
         argument = "IOCPCORE_BACKEND";
-        wanted = of_environment();
+        wanted = backends_of_environment();
         if (wanted == NULL)
-            return PyErr_Occurred() ? NULL : best();
+            return PyErr_Occurred() ? NULL : backends_best();
     } else {
         Py_INCREF(wanted);
     }
-    const io_backend *backend = named(wanted, argument);
+    const io_backend *backend = backends_named(wanted, argument);
     Py_DECREF(wanted);
     return backend;
 }

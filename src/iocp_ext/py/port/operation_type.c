@@ -23,15 +23,15 @@ const py_kind_info py_kinds[PY_KINDS] = {
     [PY_SYNC] = {"sync", IO_SYNC, PY_FILE},
 };
 
-static py_operation *self_of(PyObject *object) {
+static py_operation *operation_type_self_of(PyObject *object) {
     return (py_operation *)object;
 }
 
-static bool is_done(py_operation *self) {
+static bool operation_type_is_done(py_operation *self) {
     return atomic_load_explicit(&self->done, memory_order_acquire);
 }
 
-static PyObject *new_ref_or_none(PyObject *object) {
+static PyObject *operation_type_new_ref_or_none(PyObject *object) {
     return Py_NewRef(object != NULL ? object : Py_None);
 }
 
@@ -49,7 +49,7 @@ py_operation *py_operation_new(py_port *port, py_kind kind) {
 /* ---- the result ------------------------------------------------------------------------------ */
 
 /* Lets go of a socket object, but not of the descriptor. The exception that is set stays. */
-static void drop_socket(py_operation *self, PyObject **socket) {
+static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
     PyObject *error = PyErr_Occurred() ? py_error_take() : NULL;
     if (!PyLong_Check(*socket)) {
         PyObject *native = PyObject_CallMethodNoArgs(*socket, self->port->state->str_detach);
@@ -62,7 +62,7 @@ static void drop_socket(py_operation *self, PyObject **socket) {
 }
 
 /* A socket object of a native socket. Without memory the native one is left as it was. */
-static PyObject *make_socket(py_operation *self, io_native native) {
+static PyObject *operation_type_make_socket(py_operation *self, io_native native) {
     py_state *state = self->port->state;
     int family = 0, type = 0, protocol = 0;
     if (py_port_simulated(self->port))
@@ -76,15 +76,16 @@ static PyObject *make_socket(py_operation *self, io_native native) {
         return NULL;
     PyObject *done = PyObject_CallMethodOneArg(socket, state->str_setblocking, Py_False);
     if (done == NULL)
-        drop_socket(self, &socket);
+        operation_type_drop_socket(self, &socket);
     Py_XDECREF(done);
     return socket;
 }
 
 /* Made when it is first asked for. Two threads may ask at once, and making a socket runs Python
  * code: the first one that is ready publishes its socket, the other's lets go of the descriptor. */
-static PyObject *take_accepted(py_operation *self, io_native native, PyObject *address) {
-    PyObject *socket = make_socket(self, native);
+static PyObject *operation_type_take_accepted(py_operation *self, io_native native,
+                                              PyObject *address) {
+    PyObject *socket = operation_type_make_socket(self, native);
     PyObject *pair = socket == NULL ? NULL : PyTuple_Pack(2, socket, address);
     PyObject *error = pair == NULL ? py_error_take() : NULL, *result = NULL, *old = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -94,13 +95,13 @@ static PyObject *take_accepted(py_operation *self, io_native native, PyObject *a
         self->result = Py_NewRef(pair);
     }
     if (self->accepted == IO_NATIVE_NONE)
-        result = new_ref_or_none(self->result);
+        result = operation_type_new_ref_or_none(self->result);
     Py_END_CRITICAL_SECTION();
     bool ours = result != NULL && result == pair;
     Py_XDECREF(old);
     Py_XDECREF(pair);
     if (socket != NULL && !ours)
-        drop_socket(self, &socket);
+        operation_type_drop_socket(self, &socket);
     Py_XDECREF(socket);
     if (result == NULL)
         PyErr_SetRaisedException(error);
@@ -109,27 +110,27 @@ static PyObject *take_accepted(py_operation *self, io_native native, PyObject *a
     return result;
 }
 
-static PyObject *accept_result(py_operation *self) {
+static PyObject *operation_type_accept_result(py_operation *self) {
     io_native native;
     PyObject *result;
     Py_BEGIN_CRITICAL_SECTION(self);
     native = self->accepted;
-    result = new_ref_or_none(self->result);
+    result = operation_type_new_ref_or_none(self->result);
     Py_END_CRITICAL_SECTION();
     if (native != IO_NATIVE_NONE)
-        Py_SETREF(result, take_accepted(self, native, result));
+        Py_SETREF(result, operation_type_take_accepted(self, native, result));
     return result;
 }
 
-PyDoc_STRVAR(result_doc,
+PyDoc_STRVAR(operation_type_result_doc,
              "result($self, /)\n--\n\n"
              "What the operation has yielded.\n\n"
              "Raises its error if it failed or was cancelled, and InvalidStateError while it is\n"
              "not done. May be called from any thread, and again.");
 
-static PyObject *operation_result(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_operation *self = self_of(object);
-    if (!is_done(self)) {
+static PyObject *operation_type_result(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_operation *self = operation_type_self_of(object);
+    if (!operation_type_is_done(self)) {
         PyErr_Format(self->port->state->invalid_state_error, "%s is not done",
                      py_kinds[self->kind].name);
         return NULL;
@@ -138,19 +139,20 @@ static PyObject *operation_result(PyObject *object, PyObject *Py_UNUSED(unused))
         PyErr_SetObject((PyObject *)Py_TYPE(self->error), self->error);
         return NULL;
     }
-    return self->kind == PY_ACCEPT ? accept_result(self) : new_ref_or_none(self->result);
+    return self->kind == PY_ACCEPT ? operation_type_accept_result(self)
+                                   : operation_type_new_ref_or_none(self->result);
 }
 
 PyDoc_STRVAR(
-    cancel_doc,
+    operation_type_cancel_doc,
     "cancel($self, /)\n--\n\n"
     "Ask for the end of the operation.\n\n"
     "Returns True if it was asked, or False if the operation had completed already.\n"
     "Either way it is still handed out exactly once, as cancelled or as completed. May be\n"
     "called from any thread; waits for nothing.");
 
-static PyObject *operation_cancel(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_operation *self = self_of(object);
+static PyObject *operation_type_cancel(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_operation *self = operation_type_self_of(object);
     io_port *port = self->port->port;
     int error = io_port_enter(port);
     if (error == IOE_FORKED)
@@ -167,40 +169,40 @@ static PyObject *operation_cancel(PyObject *object, PyObject *Py_UNUSED(unused))
 
 /* ---- what there is to read ------------------------------------------------------------------- */
 
-static PyObject *get_kind(PyObject *object, void *Py_UNUSED(closure)) {
-    return PyUnicode_InternFromString(py_kinds[self_of(object)->kind].name);
+static PyObject *operation_type_get_kind(PyObject *object, void *Py_UNUSED(closure)) {
+    return PyUnicode_InternFromString(py_kinds[operation_type_self_of(object)->kind].name);
 }
 
-static PyObject *get_key(PyObject *object, void *Py_UNUSED(closure)) {
-    return new_ref_or_none(self_of(object)->key);
+static PyObject *operation_type_get_key(PyObject *object, void *Py_UNUSED(closure)) {
+    return operation_type_new_ref_or_none(operation_type_self_of(object)->key);
 }
 
-static PyObject *get_handle(PyObject *object, void *Py_UNUSED(closure)) {
-    return new_ref_or_none(self_of(object)->handle);
+static PyObject *operation_type_get_handle(PyObject *object, void *Py_UNUSED(closure)) {
+    return operation_type_new_ref_or_none(operation_type_self_of(object)->handle);
 }
 
-static PyObject *get_callback(PyObject *object, void *Py_UNUSED(closure)) {
-    return new_ref_or_none(self_of(object)->callback);
+static PyObject *operation_type_get_callback(PyObject *object, void *Py_UNUSED(closure)) {
+    return operation_type_new_ref_or_none(operation_type_self_of(object)->callback);
 }
 
-static PyObject *get_done(PyObject *object, void *Py_UNUSED(closure)) {
-    return PyBool_FromLong(is_done(self_of(object)));
+static PyObject *operation_type_get_done(PyObject *object, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(operation_type_is_done(operation_type_self_of(object)));
 }
 
-static PyObject *get_cancelled(PyObject *object, void *Py_UNUSED(closure)) {
-    py_operation *self = self_of(object);
-    return PyBool_FromLong(is_done(self) && self->cancelled);
+static PyObject *operation_type_get_cancelled(PyObject *object, void *Py_UNUSED(closure)) {
+    py_operation *self = operation_type_self_of(object);
+    return PyBool_FromLong(operation_type_is_done(self) && self->cancelled);
 }
 
-static PyObject *get_error(PyObject *object, void *Py_UNUSED(closure)) {
-    py_operation *self = self_of(object);
-    return new_ref_or_none(is_done(self) ? self->error : NULL);
+static PyObject *operation_type_get_error(PyObject *object, void *Py_UNUSED(closure)) {
+    py_operation *self = operation_type_self_of(object);
+    return operation_type_new_ref_or_none(operation_type_is_done(self) ? self->error : NULL);
 }
 
-static PyObject *operation_repr(PyObject *object) {
-    py_operation *self = self_of(object);
+static PyObject *operation_type_repr(PyObject *object) {
+    py_operation *self = operation_type_self_of(object);
     const char *name = py_kinds[self->kind].name;
-    if (!is_done(self))
+    if (!operation_type_is_done(self))
         return PyUnicode_FromFormat("<iocpcore.Operation %s in flight>", name);
     if (self->cancelled)
         return PyUnicode_FromFormat("<iocpcore.Operation %s cancelled>", name);
@@ -211,8 +213,8 @@ static PyObject *operation_repr(PyObject *object) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static int operation_traverse(PyObject *object, visitproc visit, void *arg) {
-    py_operation *self = self_of(object);
+static int operation_type_traverse(PyObject *object, visitproc visit, void *arg) {
+    py_operation *self = operation_type_self_of(object);
     Py_VISIT(Py_TYPE(object));
     Py_VISIT((PyObject *)self->port);
     Py_VISIT(self->handle);
@@ -227,8 +229,8 @@ static int operation_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 /* Only of what is not in flight: see the head of this file. */
-static int operation_clear(PyObject *object) {
-    py_operation *self = self_of(object);
+static int operation_type_clear(PyObject *object) {
+    py_operation *self = operation_type_self_of(object);
     Py_CLEAR(self->handle);
     Py_CLEAR(self->key);
     Py_CLEAR(self->callback);
@@ -238,58 +240,62 @@ static int operation_clear(PyObject *object) {
     return 0;
 }
 
-static void operation_dealloc(PyObject *object) {
-    py_operation *self = self_of(object);
+static void operation_type_dealloc(PyObject *object) {
+    py_operation *self = operation_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
-    operation_clear(object);
+    operation_type_clear(object);
     py_native_close(self->port, self->accepted);
     Py_XDECREF((PyObject *)self->port);
     type->tp_free(object);
     Py_DECREF(type);
 }
 
-PyDoc_STRVAR(operation_doc,
+PyDoc_STRVAR(operation_type_doc,
              "One piece of overlapped work, as the submitting methods of CompletionPort return "
              "it.\n\n"
              "It is done when it has been handed out by get(), get_many() or run(), or ended by\n"
              "close(): exactly once, with a result, with an error, or cancelled. All of it may be\n"
              "used from any thread.");
 
-static PyMethodDef operation_methods[] = {
-    {"result", operation_result, METH_NOARGS, result_doc},
-    {"cancel", operation_cancel, METH_NOARGS, cancel_doc},
+static PyMethodDef operation_type_methods[] = {
+    {"result", operation_type_result, METH_NOARGS, operation_type_result_doc},
+    {"cancel", operation_type_cancel, METH_NOARGS, operation_type_cancel_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef operation_getset[] = {
-    {"kind", get_kind, NULL, "Name of the method that made it, such as \"recv\".", NULL},
-    {"key", get_key, NULL, "Key of its handle when it was submitted; of a post, its key.", NULL},
-    {"handle", get_handle, NULL, "The handle as it was given; None for posts and timers.", NULL},
-    {"callback", get_callback, NULL, "What run() calls with it, or None.", NULL},
-    {"done", get_done, NULL, "Whether it has been handed out.", NULL},
-    {"cancelled", get_cancelled, NULL, "Whether it ended as cancelled.", NULL},
-    {"error", get_error, NULL, "The exception that result() raises; None if there is none.", NULL},
+static PyGetSetDef operation_type_getset[] = {
+    {"kind", operation_type_get_kind, NULL, "Name of the method that made it, such as \"recv\".",
+     NULL},
+    {"key", operation_type_get_key, NULL,
+     "Key of its handle when it was submitted; of a post, its key.", NULL},
+    {"handle", operation_type_get_handle, NULL,
+     "The handle as it was given; None for posts and timers.", NULL},
+    {"callback", operation_type_get_callback, NULL, "What run() calls with it, or None.", NULL},
+    {"done", operation_type_get_done, NULL, "Whether it has been handed out.", NULL},
+    {"cancelled", operation_type_get_cancelled, NULL, "Whether it ended as cancelled.", NULL},
+    {"error", operation_type_get_error, NULL,
+     "The exception that result() raises; None if there is none.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyMemberDef operation_members[] = {
+static PyMemberDef operation_type_members[] = {
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(py_operation, weak_references), Py_READONLY,
      NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot operation_slots[] = {
-    {Py_tp_doc, (void *)operation_doc},
-    {Py_tp_repr, operation_repr},
-    {Py_tp_methods, operation_methods},
-    {Py_tp_getset, operation_getset},
-    {Py_tp_members, operation_members},
-    {Py_tp_traverse, operation_traverse},
-    {Py_tp_clear, operation_clear},
-    {Py_tp_dealloc, operation_dealloc},
+static PyType_Slot operation_type_slots[] = {
+    {Py_tp_doc, (void *)operation_type_doc},
+    {Py_tp_repr, operation_type_repr},
+    {Py_tp_methods, operation_type_methods},
+    {Py_tp_getset, operation_type_getset},
+    {Py_tp_members, operation_type_members},
+    {Py_tp_traverse, operation_type_traverse},
+    {Py_tp_clear, operation_type_clear},
+    {Py_tp_dealloc, operation_type_dealloc},
     {0, NULL},
 };
 
@@ -298,5 +304,5 @@ PyType_Spec py_operation_spec = {
     .basicsize = sizeof(py_operation),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
              Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = operation_slots,
+    .slots = operation_type_slots,
 };

@@ -1,4 +1,4 @@
-/* pipe_api.c: the client's end of a named pipe, as a number (Windows). Service.adopt() makes a
+/* pipe_api.c: the client's end of a named pipe, as a number (Windows). ConnectionGroup.adopt() makes a
  * connection of it. */
 #include "py/base/py.h"
 
@@ -7,8 +7,8 @@
 enum { LOOK_MS = 1000 }; /* for signals */
 
 /* One try. -IOE_AGAIN: the server was busy, and may not be any more. */
-static int try_to_connect(const wchar_t *name, uint64_t left_ns, io_native *native,
-                          uint32_t *os_error) {
+static int pipe_api_try_to_connect(const wchar_t *name, uint64_t left_ns, io_native *native,
+                                   uint32_t *os_error) {
     uint64_t ms = left_ns / IO_NS_PER_MS;
     int error;
     Py_BEGIN_ALLOW_THREADS
@@ -22,14 +22,15 @@ static int try_to_connect(const wchar_t *name, uint64_t left_ns, io_native *nati
     return error;
 }
 
-static PyObject *connect_until(const wchar_t *name, const char *text, uint64_t timeout_ns) {
+static PyObject *pipe_api_connect_until(const wchar_t *name, const char *text,
+                                        uint64_t timeout_ns) {
     uint64_t began_ns = io_clock_ns();
     for (;;) {
         uint64_t passed_ns = io_clock_ns() - began_ns;
         uint64_t left_ns = passed_ns < timeout_ns ? timeout_ns - passed_ns : 0;
         io_native native;
         uint32_t os_error = 0;
-        int error = try_to_connect(name, left_ns, &native, &os_error);
+        int error = pipe_api_try_to_connect(name, left_ns, &native, &os_error);
         if (error == 0)
             return PyLong_FromSsize_t((Py_ssize_t)native);
         if (error != -IOE_AGAIN || left_ns == 0) {
@@ -42,7 +43,7 @@ static PyObject *connect_until(const wchar_t *name, const char *text, uint64_t t
     }
 }
 
-static PyObject *pipe_connect(PyObject *Py_UNUSED(module), PyObject *args) {
+static PyObject *pipe_api_connect(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *name, *timeout;
     uint64_t timeout_ns;
     if (!PyArg_ParseTuple(args, "UO:pipe_connect", &name, &timeout) ||
@@ -52,12 +53,12 @@ static PyObject *pipe_connect(PyObject *Py_UNUSED(module), PyObject *args) {
     wchar_t *wide = text == NULL ? NULL : PyUnicode_AsWideCharString(name, NULL);
     if (wide == NULL)
         return NULL;
-    PyObject *handle = connect_until(wide, text, timeout_ns);
+    PyObject *handle = pipe_api_connect_until(wide, text, timeout_ns);
     PyMem_Free(wide);
     return handle;
 }
 
-static PyObject *pipe_close(PyObject *Py_UNUSED(module), PyObject *object) {
+static PyObject *pipe_api_close(PyObject *Py_UNUSED(module), PyObject *object) {
     Py_ssize_t handle = PyLong_AsSsize_t(object);
     if (handle == -1 && PyErr_Occurred())
         return NULL;
@@ -65,19 +66,19 @@ static PyObject *pipe_close(PyObject *Py_UNUSED(module), PyObject *object) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(pipe_connect_doc,
+PyDoc_STRVAR(pipe_api_connect_doc,
              "pipe_connect(name, timeout, /)\n--\n\n"
              "The handle of a pipe's client end, which the caller owns.\n\n"
              "Waits, at most timeout seconds (None: without limit), while all instances of the\n"
              "pipe have clients. The server may learn who the client is, but not act as it.");
-PyDoc_STRVAR(pipe_close_doc, "pipe_close(handle, /)\n--\n\nCloses what was not given away.");
+PyDoc_STRVAR(pipe_api_close_doc, "pipe_close(handle, /)\n--\n\nCloses what was not given away.");
 
 #endif
 
 PyMethodDef py_pipe_methods[] = {
 #ifdef _WIN32
-    {"pipe_connect", pipe_connect, METH_VARARGS, pipe_connect_doc},
-    {"pipe_close", pipe_close, METH_O, pipe_close_doc},
+    {"pipe_connect", pipe_api_connect, METH_VARARGS, pipe_api_connect_doc},
+    {"pipe_close", pipe_api_close, METH_O, pipe_api_close_doc},
 #endif
     {NULL, NULL, 0, NULL},
 };

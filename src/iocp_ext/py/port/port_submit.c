@@ -21,13 +21,13 @@ typedef struct submission {
     io_op *op;
 } submission;
 
-static PyObject *drop(submission *self) {
+static PyObject *port_submit_drop(submission *self) {
     Py_CLEAR(self->operation);
     Py_CLEAR(self->association);
     return NULL;
 }
 
-static bool suits(const py_association *association, py_kind kind, const char *name) {
+static bool port_submit_suits(const py_association *association, py_kind kind, const char *name) {
     bool file = association->handle->type == IO_FILE;
     if (py_kinds[kind].handle == (file ? PY_SOCKET : PY_FILE)) {
         PyErr_Format(PyExc_ValueError, file ? "%s is not a socket" : "%s is a socket", name);
@@ -37,8 +37,8 @@ static bool suits(const py_association *association, py_kind kind, const char *n
 }
 
 /* The Operation, with its handle and callback. `pinned` is stolen. */
-static bool prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
-                    const char *name, PyObject *callback, PyObject *pinned) {
+static bool port_submit_prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
+                                const char *name, PyObject *callback, PyObject *pinned) {
     *self = (submission){.operation = NULL};
     if (callback == Py_None)
         callback = NULL;
@@ -58,42 +58,42 @@ static bool prepare(submission *self, PyObject *port, py_kind kind, PyObject *ha
         return true;
     self->operation->handle = Py_NewRef(handle);
     self->association = py_handle_find((py_port *)port, handle, name, &self->operation->key);
-    if (self->association == NULL || !suits(self->association, kind, name))
-        drop(self);
+    if (self->association == NULL || !port_submit_suits(self->association, kind, name))
+        port_submit_drop(self);
     return self->association != NULL;
 }
 
 /* Enters the port and makes the core's part. False: dropped, with an exception. */
-static bool begin(submission *self) {
+static bool port_submit_begin(submission *self) {
     py_port *port = self->operation->port;
     if (!py_port_enter(port)) {
-        drop(self);
+        port_submit_drop(self);
         return false;
     }
     self->op = io_op_new(&port->port->lane, py_kinds[self->operation->kind].kind, self->operation);
     if (self->op == NULL) {
         py_port_leave(port);
-        drop(self);
+        port_submit_drop(self);
         PyErr_NoMemory();
     }
     return self->op != NULL;
 }
 
-static PyObject *give_up(submission *self) {
+static PyObject *port_submit_give_up(submission *self) {
     io_op_release(self->op);
     py_port_leave(self->operation->port);
-    drop(self);
+    port_submit_drop(self);
     return PyErr_NoMemory();
 }
 
 /* The core takes the operation over, and with it a reference to the object. */
-static void hand_over(submission *self) {
+static void port_submit_hand_over(submission *self) {
     self->operation->op = self->op;
     Py_INCREF((PyObject *)self->operation);
 }
 
-static PyObject *submit(submission *self) {
-    hand_over(self);
+static PyObject *port_submit_op(submission *self) {
+    port_submit_hand_over(self);
     io_op_submit(self->op, self->association->handle);
     py_port_leave(self->operation->port);
     Py_DECREF((PyObject *)self->association);
@@ -101,29 +101,29 @@ static PyObject *submit(submission *self) {
 }
 
 /* Everything that moves bytes between a handle and memory. */
-static PyObject *submit_transfer(submission *self, const py_buffers *buffers, uint64_t offset,
-                                 const io_address *address) {
-    if (!begin(self))
+static PyObject *port_submit_transfer(submission *self, const py_buffers *buffers, uint64_t offset,
+                                      const io_address *address) {
+    if (!port_submit_begin(self))
         return NULL;
     io_transfer *transfer = (io_transfer *)self->op;
     if (!py_buffers_fill(buffers, transfer))
-        return give_up(self);
+        return port_submit_give_up(self);
     transfer->offset = offset;
     if (address != NULL)
         ((io_datagram *)transfer)->address = *address;
-    return submit(self);
+    return port_submit_op(self);
 }
 
 /* ---- sockets --------------------------------------------------------------------------------- */
 
-static PyObject *receive(PyObject *port, py_kind kind, PyObject *const *values) {
+static PyObject *port_submit_receive(PyObject *port, py_kind kind, PyObject *const *values) {
     submission self;
     py_buffers buffers = {.pinned = NULL};
     size_t length;
     if (!py_arg_length(values[1], "nbytes", &length) || !py_buffers_for_bytes(length, &buffers) ||
-        !prepare(&self, port, kind, values[0], "sock", values[2], buffers.pinned))
+        !port_submit_prepare(&self, port, kind, values[0], "sock", values[2], buffers.pinned))
         return NULL;
-    return submit_transfer(&self, &buffers, 0, NULL);
+    return port_submit_transfer(&self, &buffers, 0, NULL);
 }
 
 SUBMIT_DOC(recv, "sock, nbytes, *, callback=None",
@@ -136,7 +136,7 @@ PyObject *py_port_recv(PyObject *port, PyObject *const *args, Py_ssize_t count,
     PyObject *values[3];
     if (!py_parse(&signature, args, count, keywords, values))
         return NULL;
-    return receive(port, PY_RECV, values);
+    return port_submit_receive(port, PY_RECV, values);
 }
 
 SUBMIT_DOC(
@@ -150,7 +150,7 @@ PyObject *py_port_recv_from(PyObject *port, PyObject *const *args, Py_ssize_t co
     PyObject *values[3];
     if (!py_parse(&signature, args, count, keywords, values))
         return NULL;
-    return receive(port, PY_RECV_FROM, values);
+    return port_submit_receive(port, PY_RECV_FROM, values);
 }
 
 SUBMIT_DOC(recv_into, "sock, buffer, *, callback=None",
@@ -165,9 +165,10 @@ PyObject *py_port_recv_into(PyObject *port, PyObject *const *args, Py_ssize_t co
     py_buffers buffers = {.pinned = NULL};
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_buffers_to_write(values[1], "buffer", &buffers) ||
-        !prepare(&self, port, PY_RECV_INTO, values[0], "sock", values[2], buffers.pinned))
+        !port_submit_prepare(&self, port, PY_RECV_INTO, values[0], "sock", values[2],
+                             buffers.pinned))
         return NULL;
-    return submit_transfer(&self, &buffers, 0, NULL);
+    return port_submit_transfer(&self, &buffers, 0, NULL);
 }
 
 SUBMIT_DOC(send, "sock, data, *, callback=None",
@@ -183,9 +184,9 @@ PyObject *py_port_send(PyObject *port, PyObject *const *args, Py_ssize_t count,
     py_buffers buffers = {.pinned = NULL};
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_buffers_to_read(values[1], "data", &buffers) ||
-        !prepare(&self, port, PY_SEND, values[0], "sock", values[2], buffers.pinned))
+        !port_submit_prepare(&self, port, PY_SEND, values[0], "sock", values[2], buffers.pinned))
         return NULL;
-    return submit_transfer(&self, &buffers, 0, NULL);
+    return port_submit_transfer(&self, &buffers, 0, NULL);
 }
 
 SUBMIT_DOC(send_to, "sock, data, address, *, callback=None",
@@ -202,11 +203,11 @@ PyObject *py_port_send_to(PyObject *port, PyObject *const *args, Py_ssize_t coun
     io_address address = {0};
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_buffers_to_read(values[1], "data", &buffers) ||
-        !prepare(&self, port, PY_SEND_TO, values[0], "sock", values[3], buffers.pinned))
+        !port_submit_prepare(&self, port, PY_SEND_TO, values[0], "sock", values[3], buffers.pinned))
         return NULL;
     if (!py_address_parse(values[2], "address", self.association->family, &address))
-        return drop(&self);
-    return submit_transfer(&self, &buffers, 0, &address);
+        return port_submit_drop(&self);
+    return port_submit_transfer(&self, &buffers, 0, &address);
 }
 
 SUBMIT_DOC(connect, "sock, address, *, callback=None",
@@ -219,14 +220,14 @@ PyObject *py_port_connect(PyObject *port, PyObject *const *args, Py_ssize_t coun
     PyObject *values[3];
     io_address address = {0};
     if (!py_parse(&signature, args, count, keywords, values) ||
-        !prepare(&self, port, PY_CONNECT, values[0], "sock", values[2], NULL))
+        !port_submit_prepare(&self, port, PY_CONNECT, values[0], "sock", values[2], NULL))
         return NULL;
     if (!py_address_parse(values[1], "address", self.association->family, &address))
-        return drop(&self);
-    if (!begin(&self))
+        return port_submit_drop(&self);
+    if (!port_submit_begin(&self))
         return NULL;
     ((io_connect *)self.op)->address = address;
-    return submit(&self);
+    return port_submit_op(&self);
 }
 
 SUBMIT_DOC(accept, "listener, *, callback=None",
@@ -239,9 +240,10 @@ PyObject *py_port_accept(PyObject *port, PyObject *const *args, Py_ssize_t count
     submission self;
     PyObject *values[2];
     if (!py_parse(&signature, args, count, keywords, values) ||
-        !prepare(&self, port, PY_ACCEPT, values[0], "listener", values[1], NULL) || !begin(&self))
+        !port_submit_prepare(&self, port, PY_ACCEPT, values[0], "listener", values[1], NULL) ||
+        !port_submit_begin(&self))
         return NULL;
-    return submit(&self);
+    return port_submit_op(&self);
 }
 
 SUBMIT_DOC(send_file, "sock, file, offset=0, count=None, *, callback=None",
@@ -261,14 +263,15 @@ PyObject *py_port_send_file(PyObject *port, PyObject *const *args, Py_ssize_t co
         (values[3] != NULL && values[3] != Py_None &&
          !py_arg_offset(values[3], "count", &length)) ||
         !py_handle_native((py_port *)port, values[1], "file", &file) ||
-        !prepare(&self, port, PY_SEND_FILE, values[0], "sock", values[4], Py_NewRef(values[1])) ||
-        !begin(&self))
+        !port_submit_prepare(&self, port, PY_SEND_FILE, values[0], "sock", values[4],
+                             Py_NewRef(values[1])) ||
+        !port_submit_begin(&self))
         return NULL;
     io_send_file *op = (io_send_file *)self.op;
     op->file = file;
     op->offset = offset;
     op->remaining = length;
-    return submit(&self);
+    return port_submit_op(&self);
 }
 
 SUBMIT_DOC(
@@ -284,14 +287,14 @@ PyObject *py_port_poll(PyObject *port, PyObject *const *args, Py_ssize_t count,
     long long events;
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_integer(values[1], "events", 1, 1 | 2 | 4, &events) ||
-        !prepare(&self, port, PY_POLL, values[0], "sock", values[2], NULL))
+        !port_submit_prepare(&self, port, PY_POLL, values[0], "sock", values[2], NULL))
         return NULL;
     self.operation->events = (uint8_t)events;
-    if (!begin(&self))
+    if (!port_submit_begin(&self))
         return NULL;
     ((io_poll *)self.op)->events =
         (events & 1 ? IO_READABLE : 0u) | (events & (2 | 4) ? IO_WRITABLE : 0u);
-    return submit(&self);
+    return port_submit_op(&self);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -311,9 +314,9 @@ PyObject *py_port_read(PyObject *port, PyObject *const *args, Py_ssize_t count,
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_length(values[1], "nbytes", &length) ||
         !py_arg_offset(values[2], "offset", &offset) || !py_buffers_for_bytes(length, &buffers) ||
-        !prepare(&self, port, PY_READ, values[0], "file", values[3], buffers.pinned))
+        !port_submit_prepare(&self, port, PY_READ, values[0], "file", values[3], buffers.pinned))
         return NULL;
-    return submit_transfer(&self, &buffers, offset, NULL);
+    return port_submit_transfer(&self, &buffers, offset, NULL);
 }
 
 SUBMIT_DOC(read_into, "file, buffer, offset, *, callback=None",
@@ -331,9 +334,10 @@ PyObject *py_port_read_into(PyObject *port, PyObject *const *args, Py_ssize_t co
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_offset(values[2], "offset", &offset) ||
         !py_buffers_to_write(values[1], "buffer", &buffers) ||
-        !prepare(&self, port, PY_READ_INTO, values[0], "file", values[3], buffers.pinned))
+        !port_submit_prepare(&self, port, PY_READ_INTO, values[0], "file", values[3],
+                             buffers.pinned))
         return NULL;
-    return submit_transfer(&self, &buffers, offset, NULL);
+    return port_submit_transfer(&self, &buffers, offset, NULL);
 }
 
 SUBMIT_DOC(write, "file, data, offset, *, callback=None",
@@ -349,9 +353,9 @@ PyObject *py_port_write(PyObject *port, PyObject *const *args, Py_ssize_t count,
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_offset(values[2], "offset", &offset) ||
         !py_buffers_to_read(values[1], "data", &buffers) ||
-        !prepare(&self, port, PY_WRITE, values[0], "file", values[3], buffers.pinned))
+        !port_submit_prepare(&self, port, PY_WRITE, values[0], "file", values[3], buffers.pinned))
         return NULL;
-    return submit_transfer(&self, &buffers, offset, NULL);
+    return port_submit_transfer(&self, &buffers, offset, NULL);
 }
 
 SUBMIT_DOC(sync, "file, *, callback=None",
@@ -363,9 +367,10 @@ PyObject *py_port_sync(PyObject *port, PyObject *const *args, Py_ssize_t count,
     submission self;
     PyObject *values[2];
     if (!py_parse(&signature, args, count, keywords, values) ||
-        !prepare(&self, port, PY_SYNC, values[0], "file", values[1], NULL) || !begin(&self))
+        !port_submit_prepare(&self, port, PY_SYNC, values[0], "file", values[1], NULL) ||
+        !port_submit_begin(&self))
         return NULL;
-    return submit(&self);
+    return port_submit_op(&self);
 }
 
 /* ---- no handle ------------------------------------------------------------------------------- */
@@ -381,9 +386,10 @@ PyObject *py_port_timer(PyObject *port, PyObject *const *args, Py_ssize_t count,
     uint64_t delay_ns;
     if (!py_parse(&signature, args, count, keywords, values) ||
         !py_arg_seconds(values[0], "seconds", &delay_ns) ||
-        !prepare(&self, port, PY_TIMER, NULL, NULL, values[1], NULL) || !begin(&self))
+        !port_submit_prepare(&self, port, PY_TIMER, NULL, NULL, values[1], NULL) ||
+        !port_submit_begin(&self))
         return NULL;
-    hand_over(&self);
+    port_submit_hand_over(&self);
     io_timer_submit((io_timer *)self.op, delay_ns);
     py_port_leave((py_port *)port);
     return (PyObject *)self.operation;
@@ -402,11 +408,11 @@ PyObject *py_port_post(PyObject *port, PyObject *const *args, Py_ssize_t count,
     submission self;
     PyObject *values[3];
     if (!py_parse(&signature, args, count, keywords, values) ||
-        !prepare(&self, port, PY_POST, NULL, NULL, values[2],
-                 Py_NewRef(values[0] != NULL ? values[0] : Py_None)))
+        !port_submit_prepare(&self, port, PY_POST, NULL, NULL, values[2],
+                             Py_NewRef(values[0] != NULL ? values[0] : Py_None)))
         return NULL;
     self.operation->key = Py_XNewRef(values[1]);
-    if (!begin(&self))
+    if (!port_submit_begin(&self))
         return NULL;
     self.operation->op = self.op;
     io_post_submit(self.op); /* takes our reference: nobody else gets the Operation from here */

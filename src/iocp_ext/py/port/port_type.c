@@ -3,9 +3,9 @@
  * Its submitting methods are in port_submit.c; get, get_many and run in port_run.c. */
 #include "py/server/server.h"
 
-static const uint64_t close_timeout_ns = 5 * IO_NS_PER_SECOND;
+static const uint64_t port_type_close_timeout_ns = 5 * IO_NS_PER_SECOND;
 
-static py_port *self_of(PyObject *object) {
+static py_port *port_type_self_of(PyObject *object) {
     return (py_port *)object;
 }
 
@@ -33,25 +33,25 @@ static bool default_concurrency(long long *concurrency) {
 
 #else
 
-static bool default_concurrency(long long *concurrency) {
+static bool port_type_default_concurrency(long long *concurrency) {
     *concurrency = 1;
     return true;
 }
 
 #endif
 
-static bool parse_concurrency(PyObject *value, long long *concurrency) {
+static bool port_type_parse_concurrency(PyObject *value, long long *concurrency) {
     *concurrency = 0;
     if (value != NULL && !py_arg_integer(value, "concurrency", 0, INT32_MAX, concurrency))
         return false;
-    return *concurrency > 0 || default_concurrency(concurrency);
+    return *concurrency > 0 || port_type_default_concurrency(concurrency);
 }
 
 /* ---- the ports that are open ----------------------------------------------------------------- */
 
 /* A dict, not a WeakSet: other threads open and close ports while one goes through them, and only a
  * dict's values can be taken all at once. */
-static bool list_port(py_port *self) {
+static bool port_type_list(py_port *self) {
     PyObject *address = PyLong_FromVoidPtr(self);
     PyObject *reference = PyWeakref_NewRef((PyObject *)self, NULL);
     bool listed = address != NULL && reference != NULL &&
@@ -61,7 +61,7 @@ static bool list_port(py_port *self) {
     return listed;
 }
 
-static bool unlist_port(py_port *self) {
+static bool port_type_unlist(py_port *self) {
     if (self->state->open_ports == NULL) /* the module went first */
         return true;
     PyObject *address = PyLong_FromVoidPtr(self);
@@ -90,7 +90,7 @@ PyObject *py_open_ports(py_state *state) {
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
-static bool open_port(py_port *self, const io_backend *backend, uint32_t concurrency) {
+static bool port_type_open(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
     if (!py_table_open(&self->table) || !py_registry_open(&self->registry))
         return false;
@@ -100,34 +100,34 @@ static bool open_port(py_port *self, const io_backend *backend, uint32_t concurr
         py_error_raise(-error, os_error, "open the port");
         return false;
     }
-    return list_port(self);
+    return port_type_list(self);
 }
 
-static PyObject *port_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+static PyObject *port_type_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"concurrency", "backend", NULL};
     PyObject *concurrency_value = NULL, *wanted = Py_None;
     long long concurrency;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O$O:CompletionPort", names,
                                      &concurrency_value, &wanted) ||
-        !parse_concurrency(concurrency_value, &concurrency))
+        !port_type_parse_concurrency(concurrency_value, &concurrency))
         return NULL;
     const io_backend *backend = py_backend_choose(wanted);
     py_port *self = backend == NULL ? NULL : (py_port *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->state = PyType_GetModuleState(type);
-    if (!open_port(self, backend, (uint32_t)concurrency))
+    if (!port_type_open(self, backend, (uint32_t)concurrency))
         Py_CLEAR(self);
     return (PyObject *)self;
 }
 
 /* ---- closing --------------------------------------------------------------------------------- */
 
-static void end_operation(io_op *op, bool leaked, void *Py_UNUSED(context)) {
+static void port_type_end_operation(io_op *op, bool leaked, void *Py_UNUSED(context)) {
     py_collect(op, leaked);
 }
 
-static bool warn_of_leak(py_port *self, size_t leaked) {
+static bool port_type_warn_of_leak(py_port *self, size_t leaked) {
     return PyErr_ResourceWarning((PyObject *)self, 1,
                                  "the kernel has kept %zu operations of %R; their memory is "
                                  "leaked on purpose",
@@ -135,7 +135,7 @@ static bool warn_of_leak(py_port *self, size_t leaked) {
 }
 
 /* False with an exception, such as a warning that is an error; the port is closed all the same. */
-static bool close_port(py_port *self, uint64_t timeout_ns) {
+static bool port_type_close_completely(py_port *self, uint64_t timeout_ns) {
     io_port *port = self->port;
     if (!io_port_begin_close(port))
         return true;
@@ -144,81 +144,83 @@ static bool close_port(py_port *self, uint64_t timeout_ns) {
     PyThreadState *thread = PyEval_SaveThread();
     size_t leaked = io_port_drain(port, timeout_ns);
     PyEval_RestoreThread(thread);
-    io_port_take_remaining(port, end_operation, NULL);
+    io_port_take_remaining(port, port_type_end_operation, NULL);
     py_registry_end(self, leaked > 0);
     py_table_clear(self);
     thread = PyEval_SaveThread();
     io_port_finish_close(port, leaked);
     PyEval_RestoreThread(thread);
-    return unlist_port(self) && (leaked == 0 || warn_of_leak(self, leaked));
+    return port_type_unlist(self) && (leaked == 0 || port_type_warn_of_leak(self, leaked));
 }
 
 /* Whether the port is the parent process's. */
-static bool forked(py_port *self) {
+static bool port_type_forked(py_port *self) {
     int error = io_port_enter(self->port);
     if (error == 0)
         io_port_leave(self->port);
     return error == IOE_FORKED;
 }
 
-static bool refuse_forked(py_port *self) {
-    if (!forked(self))
+static bool port_type_refuse_forked(py_port *self) {
+    if (!port_type_forked(self))
         return true;
     py_error_entering(IOE_FORKED);
     return false;
 }
 
 PyDoc_STRVAR(
-    close_doc,
+    port_type_close_doc,
     "close($self, /, timeout=5.0)\n--\n\n"
     "Close the port: everything in flight ends as cancelled.\n\n"
     "Waits at most timeout seconds for the kernel to give back what it owns; what it\n"
     "keeps is leaked on purpose, with a ResourceWarning. Waits and calls in other threads\n"
     "end with ValueError. Sockets and files stay open. Closing twice is harmless.");
 
-static PyObject *port_close(PyObject *object, PyObject *const *args, Py_ssize_t count,
-                            PyObject *keywords) {
+static PyObject *port_type_close(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                 PyObject *keywords) {
     static const py_signature signature = {"close", {"timeout"}, 1, 0};
     PyObject *timeout;
-    uint64_t timeout_ns = close_timeout_ns;
+    uint64_t timeout_ns = port_type_close_timeout_ns;
     if (!py_parse(&signature, args, count, keywords, &timeout) ||
         (timeout != NULL && !py_arg_timeout(timeout, "timeout", &timeout_ns)) ||
-        !refuse_forked(self_of(object)) || !close_port(self_of(object), timeout_ns))
+        !port_type_refuse_forked(port_type_self_of(object)) ||
+        !port_type_close_completely(port_type_self_of(object), timeout_ns))
         return NULL;
     Py_RETURN_NONE;
 }
 
-static PyObject *port_enter(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return py_port_check(self_of(object)) ? Py_NewRef(object) : NULL;
+static PyObject *port_type_enter(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    return py_port_check(port_type_self_of(object)) ? Py_NewRef(object) : NULL;
 }
 
-static PyObject *port_exit(PyObject *object, PyObject *Py_UNUSED(exception)) {
-    if (!refuse_forked(self_of(object)) || !close_port(self_of(object), close_timeout_ns))
+static PyObject *port_type_exit(PyObject *object, PyObject *Py_UNUSED(exception)) {
+    if (!port_type_refuse_forked(port_type_self_of(object)) ||
+        !port_type_close_completely(port_type_self_of(object), port_type_close_timeout_ns))
         return NULL;
     Py_RETURN_NONE;
 }
 
 /* Nothing is in flight: operations refer to their port. */
-static void port_finalize(PyObject *object) {
-    py_port *self = self_of(object);
-    if (self->port == NULL || self->closed || forked(self))
+static void port_type_finalize(PyObject *object) {
+    py_port *self = port_type_self_of(object);
+    if (self->port == NULL || self->closed || port_type_forked(self))
         return;
     PyObject *raised = PyErr_GetRaisedException();
     if (PyErr_ResourceWarning(object, 1, "unclosed %R", object) < 0)
         PyErr_WriteUnraisable(object);
-    if (!close_port(self, 0))
+    if (!port_type_close_completely(self, 0))
         PyErr_WriteUnraisable(object);
     if (raised != NULL)
         PyErr_SetRaisedException(raised);
 }
 
-static int port_traverse(PyObject *object, visitproc visit, void *arg) {
+static int port_type_traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(object));
-    return py_table_traverse(self_of(object), visit, arg);
+    return py_table_traverse(port_type_self_of(object), visit, arg);
 }
 
-static void port_dealloc(PyObject *object) {
-    py_port *self = self_of(object);
+static void port_type_dealloc(PyObject *object) {
+    py_port *self = port_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
     if (PyObject_CallFinalizerFromDealloc(object) < 0)
         return;
@@ -235,13 +237,13 @@ static void port_dealloc(PyObject *object) {
 
 /* ---- stop and handles ------------------------------------------------------------------------ */
 
-PyDoc_STRVAR(stop_doc,
+PyDoc_STRVAR(port_type_stop_doc,
              "stop($self, /)\n--\n\n"
              "End every run(), present and later ones; get() goes on.\n\n"
              "A callback that is running is waited for by nobody. May be called from any thread.");
 
-static PyObject *port_stop(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_port *self = self_of(object);
+static PyObject *port_type_stop(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_port *self = port_type_self_of(object);
     if (!py_port_enter(self))
         return NULL;
     io_port_stop(self->port);
@@ -249,51 +251,51 @@ static PyObject *port_stop(PyObject *object, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(associate_doc,
+PyDoc_STRVAR(port_type_associate_doc,
              "associate($self, /, handle, key=None)\n--\n\n"
              "Tell the port of a socket, a file object or an integer handle, and set its key.\n\n"
              "The key is what op.key is for operations submitted from now on. A socket becomes\n"
              "non-blocking. A handle belongs to one port at a time: another port's raises\n"
              "ValueError. Using a handle associates it too, without a key.");
 
-static PyObject *port_associate(PyObject *object, PyObject *const *args, Py_ssize_t count,
-                                PyObject *keywords) {
+static PyObject *port_type_associate(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                     PyObject *keywords) {
     static const py_signature signature = {"associate", {"handle", "key"}, 2, 1};
     PyObject *values[2];
     if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_handle_associate(self_of(object), values[0], values[1] ? values[1] : Py_None))
+        !py_handle_associate(port_type_self_of(object), values[0], values[1] ? values[1] : Py_None))
         return NULL;
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(dissociate_doc,
+PyDoc_STRVAR(port_type_dissociate_doc,
              "dissociate($self, /, handle)\n--\n\n"
              "Give a handle back, open as it is.\n\n"
              "Raises ValueError if it has operations in flight, or is not associated. Integer\n"
              "handles must be given back before they are closed.");
 
-static PyObject *port_dissociate(PyObject *object, PyObject *const *args, Py_ssize_t count,
-                                 PyObject *keywords) {
+static PyObject *port_type_dissociate(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                      PyObject *keywords) {
     static const py_signature signature = {"dissociate", {"handle"}, 1, 1};
     PyObject *handle;
     if (!py_parse(&signature, args, count, keywords, &handle) ||
-        !py_handle_dissociate(self_of(object), handle))
+        !py_handle_dissociate(port_type_self_of(object), handle))
         return NULL;
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(close_handle_doc,
+PyDoc_STRVAR(port_type_close_handle_doc,
              "close_handle($self, /, sock)\n--\n\n"
              "Close a socket or an integer handle, with operations in flight or without.\n\n"
              "A socket object is closed at once, what is in flight ends as cancelled, and the\n"
              "descriptor is closed when the last operation has ended. Waits for nothing.");
 
-static PyObject *port_close_handle(PyObject *object, PyObject *const *args, Py_ssize_t count,
-                                   PyObject *keywords) {
+static PyObject *port_type_close_handle(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                        PyObject *keywords) {
     static const py_signature signature = {"close_handle", {"sock"}, 1, 1};
     PyObject *handle;
     if (!py_parse(&signature, args, count, keywords, &handle) ||
-        !py_handle_close(self_of(object), handle))
+        !py_handle_close(port_type_self_of(object), handle))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -301,7 +303,7 @@ static PyObject *port_close_handle(PyObject *object, PyObject *const *args, Py_s
 /* ---- figures --------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(
-    stats_doc,
+    port_type_stats_doc,
     "stats($self, /)\n--\n\n"
     "Figures since the port was opened, as a dict of counts.\n\n"
     "submitted; completed, failed, cancelled: the three ends of operations; in_flight;\n"
@@ -310,11 +312,11 @@ PyDoc_STRVAR(
     "that the system refused; workers: threads in run() now; handles: associated now. Works\n"
     "on a closed port too.");
 
-static PyObject *port_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
+static PyObject *port_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     io_port_figures figures;
-    if (!refuse_forked(self_of(object)))
+    if (!port_type_refuse_forked(port_type_self_of(object)))
         return NULL;
-    io_port_stats(self_of(object)->port, &figures);
+    io_port_stats(port_type_self_of(object)->port, &figures);
 #define FIGURE(name) #name, (unsigned long long)figures.name
     return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsK}", FIGURE(submitted), FIGURE(completed),
                          FIGURE(failed), FIGURE(cancelled), FIGURE(in_flight), FIGURE(waits),
@@ -323,26 +325,26 @@ static PyObject *port_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
 #undef FIGURE
 }
 
-static PyObject *get_backend(PyObject *object, void *Py_UNUSED(closure)) {
-    return PyUnicode_InternFromString(self_of(object)->port->backend->name);
+static PyObject *port_type_get_backend(PyObject *object, void *Py_UNUSED(closure)) {
+    return PyUnicode_InternFromString(port_type_self_of(object)->port->backend->name);
 }
 
-static PyObject *get_concurrency(PyObject *object, void *Py_UNUSED(closure)) {
-    return PyLong_FromUnsignedLong(self_of(object)->port->lane.concurrency);
+static PyObject *port_type_get_concurrency(PyObject *object, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(port_type_self_of(object)->port->lane.concurrency);
 }
 
-static PyObject *get_in_flight(PyObject *object, void *Py_UNUSED(closure)) {
-    if (!refuse_forked(self_of(object)))
+static PyObject *port_type_get_in_flight(PyObject *object, void *Py_UNUSED(closure)) {
+    if (!port_type_refuse_forked(port_type_self_of(object)))
         return NULL;
-    return PyLong_FromLongLong(self_of(object)->port->in_flight);
+    return PyLong_FromLongLong(port_type_self_of(object)->port->in_flight);
 }
 
-static PyObject *get_closed(PyObject *object, void *Py_UNUSED(closure)) {
-    return PyBool_FromLong(self_of(object)->closed);
+static PyObject *port_type_get_closed(PyObject *object, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(port_type_self_of(object)->closed);
 }
 
-static PyObject *port_repr(PyObject *object) {
-    py_port *self = self_of(object);
+static PyObject *port_type_repr(PyObject *object) {
+    py_port *self = port_type_self_of(object);
     const char *name = self->port->backend->name;
     if (self->closed)
         return PyUnicode_FromFormat("<iocpcore.CompletionPort %s, closed>", name);
@@ -357,7 +359,7 @@ static PyObject *port_repr(PyObject *object) {
 /* ---- the type -------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(
-    port_doc,
+    port_type_doc,
     "CompletionPort(concurrency=0, *, backend=None)\n--\n\n"
     "A completion port: a queue of finished work, and everything that is associated with "
     "it.\n\n"
@@ -369,51 +371,52 @@ PyDoc_STRVAR(
     "All methods may be called from any thread. A context manager that closes the port.");
 
 #define PY_FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
-#define METHOD(name) {#name, PY_FASTCALL(port_##name), METH_FASTCALL | METH_KEYWORDS, name##_doc},
+#define METHOD(name) \
+    {#name, PY_FASTCALL(port_type_##name), METH_FASTCALL | METH_KEYWORDS, port_type_##name##_doc},
 #define METHOD_ELSEWHERE(name) \
     {#name, PY_FASTCALL(py_port_##name), METH_FASTCALL | METH_KEYWORDS, py_port_##name##_doc},
 
 // clang-format off
-static PyMethodDef port_methods[] = {
+static PyMethodDef port_type_methods[] = {
     PY_PORT_METHODS(METHOD_ELSEWHERE)
     METHOD(associate)
     METHOD(dissociate)
     METHOD(close_handle)
     METHOD(close)
-    {"stop", port_stop, METH_NOARGS, stop_doc},
-    {"stats", port_stats, METH_NOARGS, stats_doc},
-    {"__enter__", port_enter, METH_NOARGS, "__enter__($self, /)\n--\n\nThe port itself."},
-    {"__exit__", port_exit, METH_VARARGS,
+    {"stop", port_type_stop, METH_NOARGS, port_type_stop_doc},
+    {"stats", port_type_stats, METH_NOARGS, port_type_stats_doc},
+    {"__enter__", port_type_enter, METH_NOARGS, "__enter__($self, /)\n--\n\nThe port itself."},
+    {"__exit__", port_type_exit, METH_VARARGS,
      "__exit__($self, /, *exception)\n--\n\nClose the port; exceptions pass."},
     {NULL, NULL, 0, NULL},
 };
 // clang-format on
 
-static PyGetSetDef port_getset[] = {
-    {"backend", get_backend, NULL, "Name of the backend: \"epoll\", for example.", NULL},
-    {"concurrency", get_concurrency, NULL, "How many callbacks may run at once.", NULL},
-    {"in_flight", get_in_flight, NULL,
+static PyGetSetDef port_type_getset[] = {
+    {"backend", port_type_get_backend, NULL, "Name of the backend: \"epoll\", for example.", NULL},
+    {"concurrency", port_type_get_concurrency, NULL, "How many callbacks may run at once.", NULL},
+    {"in_flight", port_type_get_in_flight, NULL,
      "How many operations have not been handed out, timers and posts too.", NULL},
-    {"closed", get_closed, NULL, "Whether close() has begun.", NULL},
+    {"closed", port_type_get_closed, NULL, "Whether close() has begun.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyMemberDef port_members[] = {
+static PyMemberDef port_type_members[] = {
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(py_port, weak_references), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot port_slots[] = {
-    {Py_tp_doc, (void *)port_doc},   {Py_tp_new, port_new},
-    {Py_tp_repr, port_repr},         {Py_tp_methods, port_methods},
-    {Py_tp_getset, port_getset},     {Py_tp_members, port_members},
-    {Py_tp_traverse, port_traverse}, {Py_tp_finalize, port_finalize},
-    {Py_tp_dealloc, port_dealloc},   {0, NULL},
+static PyType_Slot port_type_slots[] = {
+    {Py_tp_doc, (void *)port_type_doc},   {Py_tp_new, port_type_new},
+    {Py_tp_repr, port_type_repr},         {Py_tp_methods, port_type_methods},
+    {Py_tp_getset, port_type_getset},     {Py_tp_members, port_type_members},
+    {Py_tp_traverse, port_type_traverse}, {Py_tp_finalize, port_type_finalize},
+    {Py_tp_dealloc, port_type_dealloc},   {0, NULL},
 };
 
 PyType_Spec py_port_spec = {
     .name = "iocpcore.CompletionPort",
     .basicsize = sizeof(py_port),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = port_slots,
+    .slots = port_type_slots,
 };

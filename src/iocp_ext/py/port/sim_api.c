@@ -7,7 +7,7 @@
 #include "core/sim.h"
 
 /* ValueError for another backend's port. Entered; the caller leaves. */
-static py_port *enter_sim(PyObject *module, PyObject *object) {
+static py_port *sim_api_enter(PyObject *module, PyObject *object) {
     py_state *state = PyModule_GetState(module);
     if (!PyObject_TypeCheck(object, state->port_type)) {
         PyErr_Format(PyExc_TypeError, "port must be a CompletionPort, not %.200s",
@@ -26,13 +26,13 @@ static py_port *enter_sim(PyObject *module, PyObject *object) {
     return port;
 }
 
-static PyObject *bound(io_native native, uint16_t port) {
+static PyObject *sim_api_bound(io_native native, uint16_t port) {
     return Py_BuildValue("(n(si))", (Py_ssize_t)native, "127.0.0.1", (int)port);
 }
 
-static PyObject *sim_pair(PyObject *module, PyObject *object) {
+static PyObject *sim_api_pair(PyObject *module, PyObject *object) {
     io_native natives[2];
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     int error = io_sim_pair(&port->port->lane, natives);
@@ -42,31 +42,31 @@ static PyObject *sim_pair(PyObject *module, PyObject *object) {
     return Py_BuildValue("(nn)", (Py_ssize_t)natives[0], (Py_ssize_t)natives[1]);
 }
 
-static PyObject *sim_listener(PyObject *module, PyObject *object) {
+static PyObject *sim_api_listener(PyObject *module, PyObject *object) {
     io_native native;
     uint16_t number;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     int error = io_sim_listener(&port->port->lane, &native, &number);
     py_port_leave(port);
-    return error ? py_error_raise(-error, 0, "sim_listener") : bound(native, number);
+    return error ? py_error_raise(-error, 0, "sim_listener") : sim_api_bound(native, number);
 }
 
-static PyObject *sim_datagram(PyObject *module, PyObject *object) {
+static PyObject *sim_api_datagram(PyObject *module, PyObject *object) {
     io_native native;
     uint16_t number;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     int error = io_sim_datagram(&port->port->lane, &native, &number);
     py_port_leave(port);
-    return error ? py_error_raise(-error, 0, "sim_datagram") : bound(native, number);
+    return error ? py_error_raise(-error, 0, "sim_datagram") : sim_api_bound(native, number);
 }
 
-static PyObject *sim_socket(PyObject *module, PyObject *object) {
+static PyObject *sim_api_socket(PyObject *module, PyObject *object) {
     io_native native;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     int error = io_sim_socket(&port->port->lane, &native);
@@ -74,13 +74,13 @@ static PyObject *sim_socket(PyObject *module, PyObject *object) {
     return error ? py_error_raise(-error, 0, "sim_socket") : PyLong_FromSsize_t(native);
 }
 
-static PyObject *sim_file(PyObject *module, PyObject *args) {
+static PyObject *sim_api_file(PyObject *module, PyObject *args) {
     PyObject *object;
     Py_buffer data;
     io_native native;
     if (!PyArg_ParseTuple(args, "Oy*:sim_file", &object, &data))
         return NULL;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL) {
         PyBuffer_Release(&data);
         return NULL;
@@ -91,13 +91,13 @@ static PyObject *sim_file(PyObject *module, PyObject *args) {
     return error ? py_error_raise(-error, 0, "sim_file") : PyLong_FromSsize_t(native);
 }
 
-static PyObject *on_handle(PyObject *module, PyObject *args, const char *format,
-                           int (*act)(io_lane *lane, io_native native)) {
+static PyObject *sim_api_on_handle(PyObject *module, PyObject *args, const char *format,
+                                   int (*act)(io_lane *lane, io_native native)) {
     PyObject *object;
     Py_ssize_t handle;
     if (!PyArg_ParseTuple(args, format, &object, &handle))
         return NULL;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     int error = act(&port->port->lane, (io_native)handle);
@@ -105,15 +105,15 @@ static PyObject *on_handle(PyObject *module, PyObject *args, const char *format,
     return error ? py_error_raise(-error, 0, "sim handle") : Py_NewRef(Py_None);
 }
 
-static PyObject *sim_close(PyObject *module, PyObject *args) {
-    return on_handle(module, args, "On:sim_close", io_sim_close_native);
+static PyObject *sim_api_close(PyObject *module, PyObject *args) {
+    return sim_api_on_handle(module, args, "On:sim_close", io_sim_close_native);
 }
 
-static PyObject *sim_shutdown(PyObject *module, PyObject *args) {
-    return on_handle(module, args, "On:sim_shutdown", io_sim_shutdown);
+static PyObject *sim_api_shutdown(PyObject *module, PyObject *args) {
+    return sim_api_on_handle(module, args, "On:sim_shutdown", io_sim_shutdown);
 }
 
-static PyObject *sim_fail_accepts(PyObject *module, PyObject *args, PyObject *keywords) {
+static PyObject *sim_api_fail_accepts(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port", "handle", "error", "times", "period", NULL};
     PyObject *object;
     Py_ssize_t handle;
@@ -126,7 +126,7 @@ static PyObject *sim_fail_accepts(PyObject *module, PyObject *args, PyObject *ke
         PyErr_SetString(PyExc_ValueError, "period must be at least 1");
         return NULL;
     }
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     int failed = io_sim_fail_accepts(&port->port->lane, (io_native)handle, error, times, period);
@@ -134,7 +134,7 @@ static PyObject *sim_fail_accepts(PyObject *module, PyObject *args, PyObject *ke
     return failed ? py_error_raise(-failed, 0, "sim_fail_accepts") : Py_NewRef(Py_None);
 }
 
-static PyObject *sim_configure(PyObject *module, PyObject *args, PyObject *keywords) {
+static PyObject *sim_api_configure(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port", "seed", "faults", "stuck", NULL};
     PyObject *object;
     unsigned long long seed = 0;
@@ -142,7 +142,7 @@ static PyObject *sim_configure(PyObject *module, PyObject *args, PyObject *keywo
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$Kpp:sim_configure", names, &object, &seed,
                                      &faults, &stuck))
         return NULL;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     io_sim_configure(&port->port->lane, seed,
@@ -152,9 +152,9 @@ static PyObject *sim_configure(PyObject *module, PyObject *args, PyObject *keywo
     Py_RETURN_NONE;
 }
 
-static PyObject *sim_stats(PyObject *module, PyObject *object) {
+static PyObject *sim_api_stats(PyObject *module, PyObject *object) {
     io_sim_stats stats;
-    py_port *port = enter_sim(module, object);
+    py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
     io_sim_get_stats(&port->port->lane, &stats);
@@ -166,35 +166,35 @@ static PyObject *sim_stats(PyObject *module, PyObject *object) {
                          "cancels_lost", stats.cancels_lost);
 }
 
-PyDoc_STRVAR(sim_pair_doc, "sim_pair(port, /)\n--\n\nTwo connected stream handles.");
-PyDoc_STRVAR(sim_listener_doc, "sim_listener(port, /)\n--\n\nA listening handle, its address.");
-PyDoc_STRVAR(sim_socket_doc, "sim_socket(port, /)\n--\n\nA stream handle to be connected.");
-PyDoc_STRVAR(sim_datagram_doc, "sim_datagram(port, /)\n--\n\nA datagram handle, its address.");
-PyDoc_STRVAR(sim_file_doc, "sim_file(port, data, /)\n--\n\nA file handle with this content.");
-PyDoc_STRVAR(sim_close_doc, "sim_close(port, handle, /)\n--\n\nCloses a simulated handle.");
-PyDoc_STRVAR(sim_shutdown_doc, "sim_shutdown(port, handle, /)\n--\n\n"
-                               "The peer of a stream sees the end of it.");
-PyDoc_STRVAR(sim_fail_accepts_doc,
+PyDoc_STRVAR(sim_api_pair_doc, "sim_pair(port, /)\n--\n\nTwo connected stream handles.");
+PyDoc_STRVAR(sim_api_listener_doc, "sim_listener(port, /)\n--\n\nA listening handle, its address.");
+PyDoc_STRVAR(sim_api_socket_doc, "sim_socket(port, /)\n--\n\nA stream handle to be connected.");
+PyDoc_STRVAR(sim_api_datagram_doc, "sim_datagram(port, /)\n--\n\nA datagram handle, its address.");
+PyDoc_STRVAR(sim_api_file_doc, "sim_file(port, data, /)\n--\n\nA file handle with this content.");
+PyDoc_STRVAR(sim_api_close_doc, "sim_close(port, handle, /)\n--\n\nCloses a simulated handle.");
+PyDoc_STRVAR(sim_api_shutdown_doc, "sim_shutdown(port, handle, /)\n--\n\n"
+                                   "The peer of a stream sees the end of it.");
+PyDoc_STRVAR(sim_api_fail_accepts_doc,
              "sim_fail_accepts(port, handle, error, *, times=4294967295, period=1)\n--\n\n"
              "Every period-th attempt to accept there fails with this errno of Linux.");
-PyDoc_STRVAR(sim_configure_doc,
+PyDoc_STRVAR(sim_api_configure_doc,
              "sim_configure(port, *, seed=0, faults=False, stuck=False)\n--\n\n"
              "Starts the sequence of chances anew, and switches faults on or off.\n\n"
              "stuck: operations that are submitted from now on never end, even if cancelled.");
-PyDoc_STRVAR(sim_stats_doc, "sim_stats(port, /)\n--\n\nWhat the simulation has counted.");
+PyDoc_STRVAR(sim_api_stats_doc, "sim_stats(port, /)\n--\n\nWhat the simulation has counted.");
 
 PyMethodDef py_sim_methods[] = {
-    {"sim_pair", sim_pair, METH_O, sim_pair_doc},
-    {"sim_listener", sim_listener, METH_O, sim_listener_doc},
-    {"sim_socket", sim_socket, METH_O, sim_socket_doc},
-    {"sim_datagram", sim_datagram, METH_O, sim_datagram_doc},
-    {"sim_file", sim_file, METH_VARARGS, sim_file_doc},
-    {"sim_close", sim_close, METH_VARARGS, sim_close_doc},
-    {"sim_shutdown", sim_shutdown, METH_VARARGS, sim_shutdown_doc},
-    {"sim_fail_accepts", (PyCFunction)(void (*)(void))sim_fail_accepts,
-     METH_VARARGS | METH_KEYWORDS, sim_fail_accepts_doc},
-    {"sim_configure", (PyCFunction)(void (*)(void))sim_configure, METH_VARARGS | METH_KEYWORDS,
-     sim_configure_doc},
-    {"sim_stats", sim_stats, METH_O, sim_stats_doc},
+    {"sim_pair", sim_api_pair, METH_O, sim_api_pair_doc},
+    {"sim_listener", sim_api_listener, METH_O, sim_api_listener_doc},
+    {"sim_socket", sim_api_socket, METH_O, sim_api_socket_doc},
+    {"sim_datagram", sim_api_datagram, METH_O, sim_api_datagram_doc},
+    {"sim_file", sim_api_file, METH_VARARGS, sim_api_file_doc},
+    {"sim_close", sim_api_close, METH_VARARGS, sim_api_close_doc},
+    {"sim_shutdown", sim_api_shutdown, METH_VARARGS, sim_api_shutdown_doc},
+    {"sim_fail_accepts", (PyCFunction)(void (*)(void))sim_api_fail_accepts,
+     METH_VARARGS | METH_KEYWORDS, sim_api_fail_accepts_doc},
+    {"sim_configure", (PyCFunction)(void (*)(void))sim_api_configure, METH_VARARGS | METH_KEYWORDS,
+     sim_api_configure_doc},
+    {"sim_stats", sim_api_stats, METH_O, sim_api_stats_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -31,19 +31,19 @@ typedef enum blame {
 
 /* ---- exceptions ------------------------------------------------------------------------------ */
 
-static bool is_leaving(PyObject *error) {
+static bool connection_events_is_leaving(PyObject *error) {
     return PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
            PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
 }
 
-static void leave(turn *at, PyObject *error) {
+static void connection_events_leave(turn *at, PyObject *error) {
     if (at->leaving == NULL)
         at->leaving = Py_NewRef(error);
 }
 
-static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source) {
+static void connection_events_tell_error(turn *at, PyObject *error, blame whose, PyObject *source) {
     py_connection *self = at->self;
-    PyObject *on_error = at->last ? NULL : self->service->callbacks[PY_ON_ERROR];
+    PyObject *on_error = at->last ? NULL : self->group->callbacks[PY_ON_ERROR];
     if (on_error == NULL && whose == PEER)
         return;
     if (on_error == NULL) {
@@ -56,8 +56,8 @@ static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source)
     Py_XDECREF(answer);
     if (another == NULL)
         return;
-    if (is_leaving(another)) {
-        leave(at, another);
+    if (connection_events_is_leaving(another)) {
+        connection_events_leave(at, another);
     } else {
         PyErr_SetRaisedException(Py_NewRef(another));
         PyErr_WriteUnraisable(on_error);
@@ -66,24 +66,24 @@ static void tell_error(turn *at, PyObject *error, blame whose, PyObject *source)
 }
 
 /* This exception, which it takes over, ends this connection, and no other. */
-static void failed(turn *at, PyObject *error, blame whose, PyObject *source) {
+static void connection_events_failed(turn *at, PyObject *error, blame whose, PyObject *source) {
     py_connection *self = at->self;
-    if (is_leaving(error)) {
-        leave(at, error);
+    if (connection_events_is_leaving(error)) {
+        connection_events_leave(at, error);
     } else if (self->told && whose != STAGE) {
-        tell_error(at, error, whose, source);
+        connection_events_tell_error(at, error, whose, source);
     }
     py_connection_fail(self, error, whose != STAGE);
 }
 
 /* The same with the exception that is set. */
-static void raised(turn *at, blame whose, PyObject *source) {
-    failed(at, py_error_take(), whose, source);
+static void connection_events_raised(turn *at, blame whose, PyObject *source) {
+    connection_events_failed(at, py_error_take(), whose, source);
 }
 
-static void call_back(turn *at, py_callback which, PyObject *argument) {
+static void connection_events_call_back(turn *at, py_callback which, PyObject *argument) {
     py_connection *self = at->self;
-    PyObject *function = self->service->callbacks[which];
+    PyObject *function = self->group->callbacks[which];
     if (function == NULL)
         return;
     assert(!PyErr_Occurred());
@@ -91,38 +91,38 @@ static void call_back(turn *at, py_callback which, PyObject *argument) {
     PyObject *answer = PyObject_Vectorcall(
         function, args + 1, (argument ? 2u : 1u) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     if (answer == NULL)
-        raised(at, USER, function);
+        connection_events_raised(at, USER, function);
     Py_XDECREF(answer);
 }
 
-static bool delivers(const turn *at) {
+static bool connection_events_delivers(const turn *at) {
     return io_connection_delivers(&at->self->io);
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
 /* Steals the message. */
-static void hand_on(turn *at, py_callback which, PyObject *data) {
+static void connection_events_hand_on(turn *at, py_callback which, PyObject *data) {
     if (data == NULL) {
-        raised(at, USER, Py_None);
+        connection_events_raised(at, USER, Py_None);
         return;
     }
     at->messages++;
-    call_back(at, which, data);
+    connection_events_call_back(at, which, data);
     Py_DECREF(data);
 }
 
-static void refuse(turn *at, int64_t error, size_t size) {
-    py_service *service = at->self->service;
-    PyObject *exception = py_framing_error(service->port->state, service->frames, (int)error, size);
+static void connection_events_refuse(turn *at, int64_t error, size_t size) {
+    py_group *group = at->self->group;
+    PyObject *exception = py_framing_error(group->port->state, group->frames, (int)error, size);
     if (exception != NULL)
         PyErr_SetRaisedException(exception);
-    raised(at, PEER, (PyObject *)at->self);
+    connection_events_raised(at, PEER, (PyObject *)at->self);
 }
 
 /* Room for `more` bytes behind what is carried; of the whole message, as far as that is known, at
  * once if it is not large: memory is given for what has come, not for what was announced. */
-static bool carry_grow(py_connection *self, size_t more, size_t wanted) {
+static bool connection_events_carry_grow(py_connection *self, size_t more, size_t wanted) {
     py_carry *carry = self->carry;
     size_t length = carry ? carry->length : 0, capacity = carry ? carry->capacity : 0;
     size_t needed = length + more;
@@ -146,8 +146,9 @@ static bool carry_grow(py_connection *self, size_t more, size_t wanted) {
     return true;
 }
 
-static bool carry_append(py_connection *self, const char *data, size_t length, size_t wanted) {
-    if (!carry_grow(self, length, wanted))
+static bool connection_events_carry_append(py_connection *self, const char *data, size_t length,
+                                           size_t wanted) {
+    if (!connection_events_carry_grow(self, length, wanted))
         return false;
     memcpy(self->carry->data + self->carry->length, data, length);
     self->carry->length += length;
@@ -155,19 +156,19 @@ static bool carry_append(py_connection *self, const char *data, size_t length, s
 }
 
 /* Goes on with the message of which the beginning is carried; how many bytes it has taken. */
-static size_t go_on(turn *at, const char *data, size_t length) {
+static size_t connection_events_go_on(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
-    const io_framing *frames = self->service->frames;
+    const io_framing *frames = self->group->frames;
     bool complete = false;
     size_t wanted = 0;
     int64_t part = io_framing_join(frames, self->carry->data, self->carry->length, data, length,
                                    &complete, &wanted);
     if (part < 0) {
-        refuse(at, part, wanted);
+        connection_events_refuse(at, part, wanted);
         return length;
     }
-    if (!carry_append(self, data, (size_t)part, wanted)) {
-        raised(at, USER, (PyObject *)self);
+    if (!connection_events_carry_append(self, data, (size_t)part, wanted)) {
+        connection_events_raised(at, USER, (PyObject *)self);
         return length;
     }
     if (complete) {
@@ -177,33 +178,34 @@ static size_t go_on(turn *at, const char *data, size_t length) {
             PyBytes_FromStringAndSize(self->carry->data + frame.start, (Py_ssize_t)frame.size);
         PyMem_RawFree(self->carry);
         self->carry = NULL;
-        hand_on(at, PY_ON_MESSAGE, message);
+        connection_events_hand_on(at, PY_ON_MESSAGE, message);
     }
     return (size_t)part;
 }
 
 /* Cuts messages out of what has arrived; how many bytes of it are done with. */
-static size_t cut(turn *at, const char *data, size_t length) {
+static size_t connection_events_cut(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
-    const io_framing *frames = self->service->frames;
+    const io_framing *frames = self->group->frames;
     size_t used = 0;
-    while (used < length && delivers(at)) {
+    while (used < length && connection_events_delivers(at)) {
         io_frame frame;
         if (self->carry != NULL) {
-            used += go_on(at, data + used, length - used);
+            used += connection_events_go_on(at, data + used, length - used);
             continue;
         }
         int found = io_framing_next(frames, data + used, length - used, &frame);
         if (found == 1) {
-            hand_on(at, PY_ON_MESSAGE,
-                    PyBytes_FromStringAndSize(data + used + frame.start, (Py_ssize_t)frame.size));
+            connection_events_hand_on(
+                at, PY_ON_MESSAGE,
+                PyBytes_FromStringAndSize(data + used + frame.start, (Py_ssize_t)frame.size));
             used += frame.total;
         } else if (found == 0) {
-            if (!carry_append(self, data + used, length - used, 0))
-                raised(at, USER, (PyObject *)self);
+            if (!connection_events_carry_append(self, data + used, length - used, 0))
+                connection_events_raised(at, USER, (PyObject *)self);
             return length;
         } else {
-            refuse(at, found, frame.size);
+            connection_events_refuse(at, found, frame.size);
             return length;
         }
     }
@@ -213,9 +215,9 @@ static size_t cut(turn *at, const char *data, size_t length) {
 /* ---- input ----------------------------------------------------------------------------------- */
 
 /* A framer of one's own gives something that yields messages, and may raise after some of them. */
-static PyObject *feed(turn *at, PyObject *data) {
+static PyObject *connection_events_feed(turn *at, PyObject *data) {
     PyObject *messages =
-        PyObject_CallMethodOneArg(at->self->framer, at->self->service->port->state->str_feed, data);
+        PyObject_CallMethodOneArg(at->self->framer, at->self->group->port->state->str_feed, data);
     PyObject *iterator = NULL;
     if (messages != NULL && PyBytes_Check(messages)) /* else each byte would be a message */
         PyErr_Format(PyExc_TypeError,
@@ -228,24 +230,24 @@ static PyObject *feed(turn *at, PyObject *data) {
 }
 
 /* Its exception: what it says of the peer, or its own fault. */
-static void framer_raised(turn *at) {
+static void connection_events_framer_raised(turn *at) {
     py_connection *self = at->self;
-    bool peer = PyErr_ExceptionMatches(self->service->port->state->framing_error);
-    raised(at, peer ? PEER : USER, self->framer);
+    bool peer = PyErr_ExceptionMatches(self->group->port->state->framing_error);
+    connection_events_raised(at, peer ? PEER : USER, self->framer);
 }
 
 /* Keeps what a stage or the socket has given, to be handed on. It takes `data` over; NULL is an
  * exception, whose this is. */
-static void keep(turn *at, PyObject *data, blame whose) {
+static void connection_events_keep(turn *at, PyObject *data, blame whose) {
     py_connection *self = at->self;
     if (data == NULL) {
-        raised(at, whose, (PyObject *)self);
+        connection_events_raised(at, whose, (PyObject *)self);
         return;
     }
     if (self->framer != NULL && PyBytes_GET_SIZE(data) > 0) {
-        Py_SETREF(data, feed(at, data));
+        Py_SETREF(data, connection_events_feed(at, data));
         if (data == NULL) {
-            framer_raised(at);
+            connection_events_framer_raised(at);
             return;
         }
     }
@@ -253,23 +255,23 @@ static void keep(turn *at, PyObject *data, blame whose) {
     self->input_used = 0;
 }
 
-static void hand_on_messages(turn *at) {
+static void connection_events_hand_on_messages(turn *at) {
     py_connection *self = at->self;
-    while (delivers(at)) {
+    while (connection_events_delivers(at)) {
         PyObject *message = PyIter_Next(self->input);
         if (message == NULL) {
             if (PyErr_Occurred())
-                framer_raised(at);
+                connection_events_framer_raised(at);
             Py_CLEAR(self->input);
             return;
         }
-        hand_on(at, PY_ON_MESSAGE, message);
+        connection_events_hand_on(at, PY_ON_MESSAGE, message);
     }
 }
 
 /* A stage may give more at once than the user wants. */
-static PyObject *next_piece(py_connection *self, PyObject *input, size_t size) {
-    size_t start = self->input_used, most = self->service->limits.read_size;
+static PyObject *connection_events_next_piece(py_connection *self, PyObject *input, size_t size) {
+    size_t start = self->input_used, most = self->group->limits.read_size;
     size_t length = size - start < most ? size - start : most;
     self->input_used += (uint32_t)length;
     return length == size
@@ -278,43 +280,44 @@ static PyObject *next_piece(py_connection *self, PyObject *input, size_t size) {
 }
 
 /* Hands on what is kept, as far as it is wanted. */
-static void hand_on_kept(turn *at) {
+static void connection_events_hand_on_kept(turn *at) {
     py_connection *self = at->self;
     PyObject *input = self->input;
     if (!PyBytes_Check(input)) {
-        hand_on_messages(at);
+        connection_events_hand_on_messages(at);
         return;
     }
     size_t size = (size_t)PyBytes_GET_SIZE(input);
-    while (self->input_used < size && delivers(at)) {
-        if (self->service->frames != NULL) {
-            self->input_used += (uint32_t)cut(at, PyBytes_AS_STRING(input) + self->input_used,
-                                              size - self->input_used);
+    while (self->input_used < size && connection_events_delivers(at)) {
+        if (self->group->frames != NULL) {
+            self->input_used += (uint32_t)connection_events_cut(
+                at, PyBytes_AS_STRING(input) + self->input_used, size - self->input_used);
         } else {
-            hand_on(at, PY_ON_DATA, next_piece(self, input, size));
+            connection_events_hand_on(at, PY_ON_DATA,
+                                      connection_events_next_piece(self, input, size));
         }
     }
     if (self->input_used == size)
         Py_CLEAR(self->input);
 }
 
-static void establish(turn *at) {
+static void connection_events_establish(turn *at) {
     py_connection *self = at->self;
     if (self->established && !self->told) {
         self->told = true;
         io_connection_establish(&self->io);
-        call_back(at, PY_ON_CONNECT, NULL);
+        connection_events_call_back(at, PY_ON_CONNECT, NULL);
     }
 }
 
 /* What the stage makes of raw bytes, as bytes; NULL with an exception. */
-static PyObject *through_stage(py_connection *self, const char *data, size_t length) {
+static PyObject *connection_events_through_stage(py_connection *self, const char *data,
+                                                 size_t length) {
     PyObject *raw = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
     if (raw == NULL)
         return NULL;
     PyObject *stage = Py_NewRef(self->stage);
-    PyObject *plain =
-        PyObject_CallMethodOneArg(stage, self->service->port->state->str_receive, raw);
+    PyObject *plain = PyObject_CallMethodOneArg(stage, self->group->port->state->str_receive, raw);
     Py_DECREF(raw);
     if (plain != NULL && !PyBytes_Check(plain)) {
         PyErr_Format(PyExc_TypeError, "%.200s.receive() must return bytes, not %.200s",
@@ -327,19 +330,19 @@ static PyObject *through_stage(py_connection *self, const char *data, size_t len
 
 /* The bytes may end the handshake and be damaged behind it: the connection exists first, and then
  * fails. */
-static void receive_through_stage(turn *at, const char *data, size_t length) {
+static void connection_events_receive_through_stage(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
-    PyObject *plain = through_stage(self, data, length);
+    PyObject *plain = connection_events_through_stage(self, data, length);
     PyObject *error = plain == NULL ? py_error_take() : NULL;
     io_connection_used(&self->io, length);
-    establish(at);
+    connection_events_establish(at);
     if (error != NULL)
-        failed(at, error, STAGE, (PyObject *)self);
+        connection_events_failed(at, error, STAGE, (PyObject *)self);
     else
-        keep(at, plain, STAGE);
+        connection_events_keep(at, plain, STAGE);
 }
 
-static bool attribute_is_true(PyObject *object, PyObject *name) {
+static bool connection_events_attribute_is_true(PyObject *object, PyObject *name) {
     PyObject *value = NULL;
     int is_true = PyObject_GetOptionalAttr(object, name, &value);
     if (value != NULL)
@@ -350,41 +353,41 @@ static bool attribute_is_true(PyObject *object, PyObject *name) {
     return is_true > 0;
 }
 
-static void on_input(turn *at) {
+static void connection_events_on_input(turn *at) {
     py_connection *self = at->self;
     bool kept = self->input != NULL;
     if (!kept) {
         size_t length;
         const char *data = io_connection_input(&self->io, &length);
         if (self->stage != NULL) {
-            receive_through_stage(at, data, length);
-        } else if (self->service->frames != NULL) {
-            io_connection_used(&self->io, cut(at, data, length));
+            connection_events_receive_through_stage(at, data, length);
+        } else if (self->group->frames != NULL) {
+            io_connection_used(&self->io, connection_events_cut(at, data, length));
         } else {
             PyObject *bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
             io_connection_used(&self->io, length);
             if (self->framer != NULL)
-                keep(at, bytes, USER);
+                connection_events_keep(at, bytes, USER);
             else
-                hand_on(at, PY_ON_DATA, bytes);
+                connection_events_hand_on(at, PY_ON_DATA, bytes);
         }
     }
     if (self->input != NULL)
-        hand_on_kept(at);
+        connection_events_hand_on_kept(at);
     if (kept != (self->input != NULL))
         io_connection_keep_input(&self->io, self->input != NULL);
     if (self->stage != NULL && self->input == NULL &&
-        attribute_is_true(self->stage, self->service->port->state->str_peer_ended))
+        connection_events_attribute_is_true(self->stage, self->group->port->state->str_peer_ended))
         io_connection_end_input(&self->io);
 }
 
-static void on_eof(turn *at) {
+static void connection_events_on_eof(turn *at) {
     py_connection *self = at->self;
-    py_state *state = self->service->port->state;
+    py_state *state = self->group->port->state;
     if (self->stage != NULL) {
         PyObject *answer = PyObject_CallMethodNoArgs(self->stage, state->str_eof);
         if (answer == NULL) {
-            raised(at, STAGE, self->stage);
+            connection_events_raised(at, STAGE, self->stage);
             return;
         }
         bool later = answer == Py_True;
@@ -397,14 +400,14 @@ static void on_eof(turn *at) {
     if (!self->told) {
         PyErr_SetString(PyExc_ConnectionResetError,
                         "the peer closed the connection before it was established");
-        raised(at, STAGE, (PyObject *)self);
+        connection_events_raised(at, STAGE, (PyObject *)self);
     } else if (self->carry != NULL) {
         PyErr_Format(state->framing_error,
                      "the stream ended within a message, after %zu bytes of it",
                      self->carry->length);
-        raised(at, PEER, (PyObject *)self);
-    } else if (self->service->callbacks[PY_ON_EOF] != NULL) {
-        call_back(at, PY_ON_EOF, NULL);
+        connection_events_raised(at, PEER, (PyObject *)self);
+    } else if (self->group->callbacks[PY_ON_EOF] != NULL) {
+        connection_events_call_back(at, PY_ON_EOF, NULL);
     } else {
         py_connection_end(self, true, true);
     }
@@ -413,16 +416,16 @@ static void on_eof(turn *at) {
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
 bool py_connection_equip(py_connection *self) {
-    py_service *service = self->service;
+    py_group *group = self->group;
     self->equipped = true;
-    if (service->frames == NULL && service->framing != NULL) {
-        self->framer = PyObject_CallNoArgs(service->framing);
+    if (group->frames == NULL && group->framing != NULL) {
+        self->framer = PyObject_CallNoArgs(group->framing);
         if (self->framer == NULL)
             return false;
     }
-    if (service->make_stage == NULL)
+    if (group->make_stage == NULL)
         return true;
-    PyObject *stage = PyObject_CallOneArg(service->make_stage, (PyObject *)self);
+    PyObject *stage = PyObject_CallOneArg(group->make_stage, (PyObject *)self);
     if (stage == NULL)
         return false;
     bool set = stage == Py_None || py_connection_set_stage(self, stage);
@@ -440,7 +443,7 @@ void py_connection_unequip(py_connection *self) {
     (void)py_connection_set_stage(self, NULL);
 }
 
-static bool start(py_connection *self) {
+static bool connection_events_start(py_connection *self) {
     if (!self->equipped && !py_connection_equip(self))
         return false;
     if (self->stage == NULL) {
@@ -448,34 +451,34 @@ static bool start(py_connection *self) {
         return true;
     }
     PyObject *stage = Py_NewRef(self->stage);
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->service->port->state->str_start);
+    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->group->port->state->str_start);
     Py_DECREF(stage);
     Py_XDECREF(answer);
     return answer != NULL;
 }
 
-static void on_start(turn *at) {
-    if (!start(at->self))
-        raised(at, STAGE, (PyObject *)at->self);
+static void connection_events_on_start(turn *at) {
+    if (!connection_events_start(at->self))
+        connection_events_raised(at, STAGE, (PyObject *)at->self);
     else
-        establish(at);
+        connection_events_establish(at);
 }
 
 /* Stages that have more to send. */
-static void on_room(turn *at) {
+static void connection_events_on_room(turn *at) {
     py_connection *self = at->self;
     if (self->stage == NULL)
         return;
     PyObject *stage = Py_NewRef(self->stage);
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->service->port->state->str_room);
+    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->group->port->state->str_room);
     if (answer == NULL)
-        raised(at, STAGE, stage);
+        connection_events_raised(at, STAGE, stage);
     Py_XDECREF(answer);
     Py_DECREF(stage);
 }
 
 /* Once it is closing, they are only dropped. */
-static void on_jobs(turn *at) {
+static void connection_events_on_jobs(turn *at) {
     py_connection *self = at->self;
     for (io_job *next, *job = io_connection_take_jobs(&self->io); job != NULL; job = next) {
         PyObject *function = ((py_job *)job)->function, *answer = NULL;
@@ -484,7 +487,7 @@ static void on_jobs(turn *at) {
         if (!self->closing) {
             answer = PyObject_CallNoArgs(function);
             if (answer == NULL)
-                raised(at, USER, function);
+                connection_events_raised(at, USER, function);
         }
         Py_XDECREF(answer);
         Py_DECREF(function);
@@ -492,7 +495,7 @@ static void on_jobs(turn *at) {
 }
 
 /* What holds others, or is of no use any more. The context stays: it is the user's. */
-static void drop(turn *at) {
+static void connection_events_drop(turn *at) {
     py_connection *self = at->self;
     PyObject *timers;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -500,20 +503,20 @@ static void drop(turn *at) {
     self->timers = NULL;
     Py_END_CRITICAL_SECTION();
     if (timers != NULL) {
-        PyObject *answer = PyObject_CallOneArg(self->service->port->state->cancel_timers, timers);
+        PyObject *answer = PyObject_CallOneArg(self->group->port->state->cancel_timers, timers);
         if (answer == NULL)
             PyErr_WriteUnraisable((PyObject *)self);
         Py_XDECREF(answer);
         Py_DECREF(timers);
     }
-    on_jobs(at);
+    connection_events_on_jobs(at);
     Py_CLEAR(self->input);
     PyMem_RawFree(self->carry);
     self->carry = NULL;
 }
 
 /* Its traceback knows the connection. */
-static void forget_error(py_connection *self) {
+static void connection_events_forget_error(py_connection *self) {
     PyObject *error;
     Py_BEGIN_CRITICAL_SECTION(self);
     error = self->error;
@@ -522,45 +525,45 @@ static void forget_error(py_connection *self) {
     Py_XDECREF(error);
 }
 
-static void on_gone(turn *at) {
+static void connection_events_on_gone(turn *at) {
     py_connection *self = at->self;
     PyObject *reason = py_connection_reason(self);
     if (reason == NULL)
         reason = py_error_take();
     self->ending = self->closing = true;
-    drop(at);
+    connection_events_drop(at);
     at->last = true;
-    call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
+    connection_events_call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
     Py_DECREF(reason);
-    forget_error(self);
+    connection_events_forget_error(self);
     py_connection_unequip(self);
-    py_service_gone(self);
+    py_group_gone(self);
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-static void handle(turn *at, io_connection_event event) {
+static void connection_events_handle(turn *at, io_connection_event event) {
     switch (event) {
     case IO_CONNECTION_STARTED:
-        on_start(at);
+        connection_events_on_start(at);
         break;
     case IO_CONNECTION_JOBS:
-        on_jobs(at);
+        connection_events_on_jobs(at);
         break;
     case IO_CONNECTION_INPUT:
-        on_input(at);
+        connection_events_on_input(at);
         break;
     case IO_CONNECTION_EOF:
-        on_eof(at);
+        connection_events_on_eof(at);
         break;
     case IO_CONNECTION_DRAINED:
-        call_back(at, PY_ON_DRAIN, NULL);
+        connection_events_call_back(at, PY_ON_DRAIN, NULL);
         break;
     case IO_CONNECTION_ROOM:
-        on_room(at);
+        connection_events_on_room(at);
         break;
     case IO_CONNECTION_GONE:
-        on_gone(at);
+        connection_events_on_gone(at);
         break;
     case IO_CONNECTION_IDLE:
         break;
@@ -568,50 +571,50 @@ static void handle(turn *at, io_connection_event event) {
 }
 
 /* Whether the event is nobody's but ours; its time is none of callbacks. */
-static bool is_internal(const py_connection *self, io_connection_event event) {
-    const py_service *service = self->service;
+static bool connection_events_is_internal(const py_connection *self, io_connection_event event) {
+    const py_group *group = self->group;
     if (self->stage != NULL)
         return false;
     switch (event) {
     case IO_CONNECTION_STARTED:
-        return service->callbacks[PY_ON_CONNECT] == NULL &&
-               (service->framing == NULL || service->frames != NULL);
+        return group->callbacks[PY_ON_CONNECT] == NULL &&
+               (group->framing == NULL || group->frames != NULL);
     case IO_CONNECTION_EOF:
-        return service->callbacks[PY_ON_EOF] == NULL && self->carry == NULL;
+        return group->callbacks[PY_ON_EOF] == NULL && self->carry == NULL;
     case IO_CONNECTION_GONE:
-        return service->callbacks[self->told ? PY_ON_CLOSE : PY_ON_FAILED] == NULL;
+        return group->callbacks[self->told ? PY_ON_CLOSE : PY_ON_FAILED] == NULL;
     default:
         return false;
     }
 }
 
-static void count(py_service *service, const turn *at, uint64_t took_ns) {
-    atomic_fetch_add_explicit(&service->messages, at->messages, memory_order_relaxed);
-    atomic_fetch_add_explicit(&service->runs, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&service->callback_ns, took_ns, memory_order_relaxed);
-    if (took_ns > atomic_load_explicit(&service->callback_max_ns, memory_order_relaxed))
-        atomic_store_explicit(&service->callback_max_ns, took_ns, memory_order_relaxed);
+static void connection_events_count(py_group *group, const turn *at, uint64_t took_ns) {
+    atomic_fetch_add_explicit(&group->messages, at->messages, memory_order_relaxed);
+    atomic_fetch_add_explicit(&group->runs, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&group->callback_ns, took_ns, memory_order_relaxed);
+    if (took_ns > atomic_load_explicit(&group->callback_max_ns, memory_order_relaxed))
+        atomic_store_explicit(&group->callback_max_ns, took_ns, memory_order_relaxed);
 }
 
 bool py_connection_run(py_connection *self, io_connection_event event) {
     if (event == IO_CONNECTION_IDLE)
         return true;
     turn at = {.self = self};
-    py_service *service = self->service;
+    py_group *group = self->group;
     uint64_t began_ns = 0;
     Py_INCREF((PyObject *)self);
-    Py_INCREF((PyObject *)service);
+    Py_INCREF((PyObject *)group);
     do {
-        if (began_ns == 0 && !is_internal(self, event))
+        if (began_ns == 0 && !connection_events_is_internal(self, event))
             began_ns = io_clock_ns();
-        handle(&at, event);
+        connection_events_handle(&at, event);
         py_connection_release_spent(self);
     } while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE);
     py_connection_release_spent(self);
     if (began_ns != 0)
-        count(service, &at, io_clock_ns() - began_ns);
+        connection_events_count(group, &at, io_clock_ns() - began_ns);
     Py_DECREF((PyObject *)self);
-    Py_DECREF((PyObject *)service);
+    Py_DECREF((PyObject *)group);
     if (at.leaving != NULL)
         PyErr_SetRaisedException(at.leaving);
     return at.leaving == NULL;

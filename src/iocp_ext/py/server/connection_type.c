@@ -7,23 +7,23 @@
 
 #include <string.h>
 
-static py_connection *self_of(PyObject *object) {
+static py_connection *connection_type_self_of(PyObject *object) {
     return (py_connection *)object;
 }
 
-static py_state *state_of(const py_connection *self) {
-    return self->service->port->state;
+static py_state *connection_type_state_of(const py_connection *self) {
+    return self->group->port->state;
 }
 
 /* ---- making and freeing ---------------------------------------------------------------------- */
 
-py_connection *py_connection_new(py_service *service, const io_address *peer) {
-    py_state *state = service->port->state;
+py_connection *py_connection_new(py_group *group, const io_address *peer) {
+    py_state *state = group->port->state;
     PyTypeObject *type = state->connection_type;
     py_connection *self = (py_connection *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->service = (py_service *)Py_NewRef((PyObject *)service);
+    self->group = (py_group *)Py_NewRef((PyObject *)group);
     self->context = Py_NewRef(Py_None);
     self->id = atomic_fetch_add_explicit(&state->connection_ids, 1, memory_order_relaxed) + 1;
     io_list_init(&self->link);
@@ -35,10 +35,10 @@ py_connection *py_connection_new(py_service *service, const io_address *peer) {
     return self;
 }
 
-static int connection_traverse(PyObject *object, visitproc visit, void *arg) {
-    py_connection *self = self_of(object);
+static int connection_type_traverse(PyObject *object, visitproc visit, void *arg) {
+    py_connection *self = connection_type_self_of(object);
     Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->service);
+    Py_VISIT(self->group);
     Py_VISIT(self->context);
     Py_VISIT(self->stage);
     Py_VISIT(self->framer);
@@ -48,8 +48,8 @@ static int connection_traverse(PyObject *object, visitproc visit, void *arg) {
     return 0;
 }
 
-static int connection_clear(PyObject *object) {
-    py_connection *self = self_of(object);
+static int connection_type_clear(PyObject *object) {
+    py_connection *self = connection_type_self_of(object);
     Py_CLEAR(self->context);
     Py_CLEAR(self->stage);
     Py_CLEAR(self->framer);
@@ -59,25 +59,25 @@ static int connection_clear(PyObject *object) {
     return 0;
 }
 
-static void connection_dealloc(PyObject *object) {
-    py_connection *self = self_of(object);
+static void connection_type_dealloc(PyObject *object) {
+    py_connection *self = connection_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
     py_connection_release_spent(self);
-    (void)connection_clear(object);
+    (void)connection_type_clear(object);
     Py_CLEAR(self->peername);
     Py_CLEAR(self->host);
     PyMem_RawFree(self->carry);
-    Py_CLEAR(self->service);
+    Py_CLEAR(self->group);
     type->tp_free(object);
     Py_DECREF(type);
 }
 
 /* ---- addresses and errors -------------------------------------------------------------------- */
 
-static void peer_address(const py_connection *self, io_address *address) {
+static void connection_type_peer_address(const py_connection *self, io_address *address) {
     address->length = 0;
     if (!self->peer_known)
         return;
@@ -92,7 +92,7 @@ PyObject *py_connection_peername(py_connection *self) {
     name = Py_XNewRef(self->peername);
     if (name == NULL) {
         io_address address;
-        peer_address(self, &address);
+        connection_type_peer_address(self, &address);
         if (address.length == 0)
             io_connection_address(&self->io, true, &address);
         name = py_address_object(&address);
@@ -104,11 +104,11 @@ PyObject *py_connection_peername(py_connection *self) {
 }
 
 /* "receive from 127.0.0.1:80", or "receive" where peers have no addresses. */
-static void what_with_peer(py_connection *self, const char *verb, const char *preposition,
-                           char *text, size_t size) {
+static void connection_type_what_with_peer(py_connection *self, const char *verb,
+                                           const char *preposition, char *text, size_t size) {
     io_address address;
     char peer[160];
-    peer_address(self, &address);
+    connection_type_peer_address(self, &address);
     if (address.length == 0) {
         PyOS_snprintf(text, size, "%s", verb);
         return;
@@ -117,37 +117,39 @@ static void what_with_peer(py_connection *self, const char *verb, const char *pr
     PyOS_snprintf(text, size, "%s %s %s", verb, preposition, peer);
 }
 
-static PyObject *os_reason(py_connection *self, int error, const char *verb,
-                           const char *preposition) {
+static PyObject *connection_type_os_reason(py_connection *self, int error, const char *verb,
+                                           const char *preposition) {
     char what[224];
-    what_with_peer(self, verb, preposition, what, sizeof what);
+    connection_type_what_with_peer(self, verb, preposition, what, sizeof what);
     return py_error_object(error, self->io.os_error, what);
 }
 
-static PyObject *overflow_reason(const py_connection *self) {
+static PyObject *connection_type_overflow_reason(const py_connection *self) {
     return PyObject_CallFunction(
-        state_of(self)->slow_reader_error, "N",
+        connection_type_state_of(self)->slow_reader_error, "N",
         PyUnicode_FromFormat("more than max_write_buffer, %llu bytes, waited to be sent",
-                             (unsigned long long)self->service->limits.max_write_buffer));
+                             (unsigned long long)self->group->limits.max_write_buffer));
 }
 
 PyObject *py_connection_reason(py_connection *self) {
     switch ((io_connection_cause)self->io.cause) {
     case IO_CAUSE_RECEIVE:
-        return os_reason(self, self->io.error, "receive", "from");
+        return connection_type_os_reason(self, self->io.error, "receive", "from");
     case IO_CAUSE_SEND:
-        return os_reason(self, self->io.error, "send", "to");
+        return connection_type_os_reason(self, self->io.error, "send", "to");
     case IO_CAUSE_TIMEOUT:
         return PyObject_CallFunction(PyExc_TimeoutError, "s",
-                                     self->handshake_ticks <= self->service->handshake_ticks
+                                     self->handshake_ticks <= self->group->handshake_ticks
                                          ? "idle for longer than idle_timeout"
                                          : "not established within handshake_timeout");
     case IO_CAUSE_OVERFLOW:
-        return overflow_reason(self);
+        return connection_type_overflow_reason(self);
     case IO_CAUSE_PORT:
         return self->io.error == IOE_CANCELED
-                   ? os_reason(self, IOE_CANCELED, "the port was closed; connection", "with")
-                   : os_reason(self, self->io.error, "the port failed; connection", "with");
+                   ? connection_type_os_reason(self, IOE_CANCELED,
+                                               "the port was closed; connection", "with")
+                   : connection_type_os_reason(self, self->io.error, "the port failed; connection",
+                                               "with");
     case IO_CAUSE_EMBEDDER:
         if (self->error != NULL)
             return Py_NewRef(self->error);
@@ -170,7 +172,8 @@ PyObject *py_connection_stage(py_connection *self) {
 
 bool py_connection_set_stage(py_connection *self, PyObject *stage) {
     PyObject *old = NULL, *send = NULL;
-    if (stage != NULL && PyObject_GetOptionalAttr(stage, state_of(self)->str_send, &send) < 0)
+    if (stage != NULL &&
+        PyObject_GetOptionalAttr(stage, connection_type_state_of(self)->str_send, &send) < 0)
         return false; /* to take it for one that does not send would send plain text */
     Py_BEGIN_CRITICAL_SECTION(self);
     old = self->stage;
@@ -183,7 +186,7 @@ bool py_connection_set_stage(py_connection *self, PyObject *stage) {
 }
 
 /* The stage's last words, said once. True: it will call _finish. */
-static bool say_goodbye(py_connection *self, bool whole) {
+static bool connection_type_say_goodbye(py_connection *self, bool whole) {
     uint8_t none = PY_GOODBYE_NONE;
     uint8_t waits = whole ? PY_GOODBYE_CLOSE : PY_GOODBYE_SHUTDOWN;
     if (!self->stage_sends)
@@ -199,7 +202,7 @@ static bool say_goodbye(py_connection *self, bool whole) {
         self->goodbye = PY_GOODBYE_SAID;
         return false;
     }
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, state_of(self)->str_close);
+    PyObject *answer = PyObject_CallMethodNoArgs(stage, connection_type_state_of(self)->str_close);
     int later = answer == NULL ? -1 : PyObject_IsTrue(answer);
     if (later < 0)
         PyErr_WriteUnraisable(stage);
@@ -221,7 +224,7 @@ void py_connection_end(py_connection *self, bool whole, bool linger) {
         self->closing = true;
     if (whole && self->stage_sends)
         io_connection_silence(&self->io, linger); /* not only when the goodbye has been said */
-    if (say_goodbye(self, whole))
+    if (connection_type_say_goodbye(self, whole))
         return;
     if (whole)
         io_connection_close(&self->io, linger);
@@ -240,47 +243,47 @@ void py_connection_fail(py_connection *self, PyObject *error, bool polite) {
         Py_DECREF(error);
     self->ending = self->closing = true;
     if (polite)
-        (void)say_goodbye(self, true);
+        (void)connection_type_say_goodbye(self, true);
     (void)io_connection_fail(&self->io, IO_CAUSE_EMBEDDER, 0);
 }
 
 void py_connection_time_out(py_connection *self, bool politely) {
     self->ending = self->closing = true;
     if (politely)
-        (void)say_goodbye(self, true);
+        (void)connection_type_say_goodbye(self, true);
     (void)io_connection_fail(&self->io, IO_CAUSE_TIMEOUT, IOE_TIMEDOUT);
 }
 
-PyDoc_STRVAR(close_doc,
+PyDoc_STRVAR(connection_type_close_doc,
              "close($self, /)\n--\n\n"
              "Send what is queued, however long that takes, end our stream, and close.\n\n"
              "No callback but on_close is called from now on, with None. What arrives meanwhile\n"
              "is thrown away; the peer has two seconds to end its stream too. May be called\n"
              "from any thread, and more than once.");
 
-static PyObject *connection_close(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_connection_end(self_of(object), true, true);
+static PyObject *connection_type_close(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_connection_end(connection_type_self_of(object), true, true);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(shutdown_doc,
+PyDoc_STRVAR(connection_type_shutdown_doc,
              "shutdown($self, /)\n--\n\n"
              "End our stream when what is queued has been sent (half-close); go on receiving.\n\n"
              "send() returns False from now on. The connection is closed when the peer has\n"
              "ended its stream too. May be called from any thread.");
 
-static PyObject *connection_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_connection_end(self_of(object), false, true);
+static PyObject *connection_type_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_connection_end(connection_type_self_of(object), false, true);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(abort_doc,
+PyDoc_STRVAR(connection_type_abort_doc,
              "abort($self, /)\n--\n\n"
              "Close at once; what is queued is lost, and the peer sees a reset.\n\n"
              "on_close(conn, None) follows. May be called from any thread, and more than once.");
 
-static PyObject *connection_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_connection *self = connection_type_self_of(object);
     self->ending = self->closing = true;
     (void)io_connection_abort(&self->io);
     Py_RETURN_NONE;
@@ -288,30 +291,30 @@ static PyObject *connection_abort(PyObject *object, PyObject *Py_UNUSED(unused))
 
 /* ---- receiving ------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(pause_doc,
+PyDoc_STRVAR(connection_type_pause_doc,
              "pause_receiving($self, /)\n--\n\n"
              "Call neither on_data nor on_message until resume_receiving().\n\n"
              "Nothing is lost: what has been received is kept, and the rest stays in the\n"
              "system's buffers, so that the peer has to wait. May be called from any thread;\n"
              "from another than that of the connection's callbacks, one more may follow.");
 
-static PyObject *connection_pause(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    io_connection_hold(&self_of(object)->io, IO_HOLD_PAUSED, true);
+static PyObject *connection_type_pause(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    io_connection_hold(&connection_type_self_of(object)->io, IO_HOLD_PAUSED, true);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(resume_doc, "resume_receiving($self, /)\n--\n\n"
-                         "Undo pause_receiving(). May be called from any thread.");
+PyDoc_STRVAR(connection_type_resume_doc, "resume_receiving($self, /)\n--\n\n"
+                                         "Undo pause_receiving(). May be called from any thread.");
 
-static PyObject *connection_resume(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    io_connection_hold(&self_of(object)->io, IO_HOLD_PAUSED, false);
+static PyObject *connection_type_resume(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    io_connection_hold(&connection_type_self_of(object)->io, IO_HOLD_PAUSED, false);
     Py_RETURN_NONE;
 }
 
 /* ---- work ------------------------------------------------------------------------------------ */
 
-static PyObject *with_self(PyObject *function, PyObject *object, PyObject *args,
-                           PyObject *keywords) {
+static PyObject *connection_type_with_self(PyObject *function, PyObject *object, PyObject *args,
+                                           PyObject *keywords) {
     Py_ssize_t count = PyTuple_GET_SIZE(args);
     PyObject *all = PyTuple_New(count + 1);
     if (all == NULL)
@@ -325,61 +328,67 @@ static PyObject *with_self(PyObject *function, PyObject *object, PyObject *args,
 }
 
 PyDoc_STRVAR(
-    offload_doc,
+    connection_type_offload_doc,
     "offload($self, function, /, *args, then=None, serial=False)\n--\n\n"
     "Run function(*args) on a thread of its own, then then(conn, result) as a callback.\n\n"
     "Callbacks of the connection go on meanwhile; serial=True holds them until then has\n"
     "returned. What function raises is treated as if a callback had raised it. After\n"
     "close() then is not called. May be called from any thread.");
 
-static PyObject *connection_offload(PyObject *object, PyObject *args, PyObject *keywords) {
-    return with_self(state_of(self_of(object))->offload, object, args, keywords);
+static PyObject *connection_type_offload(PyObject *object, PyObject *args, PyObject *keywords) {
+    return connection_type_with_self(
+        connection_type_state_of(connection_type_self_of(object))->offload, object, args, keywords);
 }
 
-PyDoc_STRVAR(call_later_doc,
+PyDoc_STRVAR(connection_type_call_later_doc,
              "call_later($self, seconds, function, /, *args)\n--\n\n"
              "Call function(*args) as a callback of this connection after so many seconds.\n\n"
              "Returns an object with cancel(). After close() it is not called. May be called\n"
              "from any thread.");
 
-static PyObject *connection_call_later(PyObject *object, PyObject *args) {
-    return with_self(state_of(self_of(object))->call_later, object, args, NULL);
+static PyObject *connection_type_call_later(PyObject *object, PyObject *args) {
+    return connection_type_with_self(
+        connection_type_state_of(connection_type_self_of(object))->call_later, object, args, NULL);
 }
 
 /* ---- for stages and _connection_tasks.py
  * --------------------------------------------------------------- */
 
-PyDoc_STRVAR(established_doc, "_established($self, /)\n--\n\nThe stage is through.");
+PyDoc_STRVAR(connection_type_established_doc,
+             "_established($self, /)\n--\n\nThe stage is through.");
 
-static PyObject *connection_established(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    self_of(object)->established = true;
+static PyObject *connection_type_established(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    connection_type_self_of(object)->established = true;
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(fail_doc, "_fail($self, exception, /)\n--\n\nEnd it because of an exception.");
+PyDoc_STRVAR(connection_type_fail_doc,
+             "_fail($self, exception, /)\n--\n\nEnd it because of an exception.");
 
-static PyObject *connection_fail(PyObject *object, PyObject *error) {
+static PyObject *connection_type_fail(PyObject *object, PyObject *error) {
     if (!PyExceptionInstance_Check(error)) {
         PyErr_Format(PyExc_TypeError, "exception must be an exception, not %.200s",
                      Py_TYPE(error)->tp_name);
         return NULL;
     }
-    py_connection_fail(self_of(object), Py_NewRef(error), false);
+    py_connection_fail(connection_type_self_of(object), Py_NewRef(error), false);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(set_stage_doc, "_set_stage($self, stage, /)\n--\n\nAnother stage, or None.");
+PyDoc_STRVAR(connection_type_set_stage_doc,
+             "_set_stage($self, stage, /)\n--\n\nAnother stage, or None.");
 
-static PyObject *connection_set_stage(PyObject *object, PyObject *stage) {
-    if (!py_connection_set_stage(self_of(object), stage == Py_None ? NULL : stage))
+static PyObject *connection_type_set_stage(PyObject *object, PyObject *stage) {
+    if (!py_connection_set_stage(connection_type_self_of(object), stage == Py_None ? NULL : stage))
         return NULL;
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(set_peername_doc, "_set_peername($self, address, /)\n--\n\nWhat peername says.");
+PyDoc_STRVAR(connection_type_set_peername_doc,
+             "_set_peername($self, address, /)\n--\n\nWhat peername says.");
 
-static PyObject *connection_set_peername(PyObject *object, PyObject *address) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_set_peername(PyObject *object, PyObject *address) {
+    py_connection *self = connection_type_self_of(object);
     PyObject *old;
     Py_BEGIN_CRITICAL_SECTION(self);
     old = self->peername;
@@ -389,15 +398,16 @@ static PyObject *connection_set_peername(PyObject *object, PyObject *address) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(run_doc, "_run($self, function, /)\n--\n\n"
-                      "Call function() on the strand. False: it is closed, and nobody will.");
+PyDoc_STRVAR(connection_type_run_doc,
+             "_run($self, function, /)\n--\n\n"
+             "Call function() on the strand. False: it is closed, and nobody will.");
 
-static PyObject *connection_run(PyObject *object, PyObject *function) {
+static PyObject *connection_type_run(PyObject *object, PyObject *function) {
     py_job *job = PyMem_RawMalloc(sizeof *job);
     if (job == NULL)
         return PyErr_NoMemory();
     job->function = Py_NewRef(function);
-    bool posted = io_connection_post(&self_of(object)->io, &job->job);
+    bool posted = io_connection_post(&connection_type_self_of(object)->io, &job->job);
     if (!posted) {
         Py_DECREF(function);
         PyMem_RawFree(job);
@@ -405,11 +415,12 @@ static PyObject *connection_run(PyObject *object, PyObject *function) {
     return PyBool_FromLong(posted);
 }
 
-PyDoc_STRVAR(add_timer_doc, "_add_timer($self, timer, /)\n--\n\n"
-                            "To be cancelled when it is gone. False: it is already.");
+PyDoc_STRVAR(connection_type_add_timer_doc,
+             "_add_timer($self, timer, /)\n--\n\n"
+             "To be cancelled when it is gone. False: it is already.");
 
-static PyObject *connection_add_timer(PyObject *object, PyObject *timer) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
+    py_connection *self = connection_type_self_of(object);
     int added = 0;
     Py_BEGIN_CRITICAL_SECTION(self);
     if (!self->closing && self->timers == NULL) {
@@ -422,10 +433,10 @@ static PyObject *connection_add_timer(PyObject *object, PyObject *timer) {
     return added < 0 ? NULL : PyBool_FromLong(added);
 }
 
-PyDoc_STRVAR(remove_timer_doc, "_remove_timer($self, timer, /)\n--\n\nIt is over.");
+PyDoc_STRVAR(connection_type_remove_timer_doc, "_remove_timer($self, timer, /)\n--\n\nIt is over.");
 
-static PyObject *connection_remove_timer(PyObject *object, PyObject *timer) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_remove_timer(PyObject *object, PyObject *timer) {
+    py_connection *self = connection_type_self_of(object);
     int removed = 0;
     Py_BEGIN_CRITICAL_SECTION(self);
     if (self->timers != NULL)
@@ -434,14 +445,15 @@ static PyObject *connection_remove_timer(PyObject *object, PyObject *timer) {
     return removed < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *get_port(PyObject *object, void *Py_UNUSED(closure)) {
-    return Py_NewRef((PyObject *)self_of(object)->service->port);
+static PyObject *connection_type_get_port(PyObject *object, void *Py_UNUSED(closure)) {
+    return Py_NewRef((PyObject *)connection_type_self_of(object)->group->port);
 }
 
-PyDoc_STRVAR(hold_doc, "_hold($self, held, /)\n--\n\nHold all callbacks but those of _run.");
+PyDoc_STRVAR(connection_type_hold_doc,
+             "_hold($self, held, /)\n--\n\nHold all callbacks but those of _run.");
 
-static PyObject *connection_hold(PyObject *object, PyObject *held) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_hold(PyObject *object, PyObject *held) {
+    py_connection *self = connection_type_self_of(object);
     int is_true = PyObject_IsTrue(held);
     if (is_true < 0)
         return NULL;
@@ -452,18 +464,20 @@ static PyObject *connection_hold(PyObject *object, PyObject *held) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(ask_for_room_doc, "_ask_for_room($self, /)\n--\n\n"
-                               "Call stage.room() once there is room to send more.");
+PyDoc_STRVAR(connection_type_ask_for_room_doc,
+             "_ask_for_room($self, /)\n--\n\n"
+             "Call stage.room() once there is room to send more.");
 
-static PyObject *connection_ask_for_room(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    io_connection_ask_for_room(&self_of(object)->io);
+static PyObject *connection_type_ask_for_room(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    io_connection_ask_for_room(&connection_type_self_of(object)->io);
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(finish_doc, "_finish($self, /)\n--\n\nThe stage, whose close() was true, is done.");
+PyDoc_STRVAR(connection_type_finish_doc,
+             "_finish($self, /)\n--\n\nThe stage, whose close() was true, is done.");
 
-static PyObject *connection_finish(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_finish(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_connection *self = connection_type_self_of(object);
     uint8_t wanted = atomic_exchange(&self->goodbye, PY_GOODBYE_SAID);
     if (wanted == PY_GOODBYE_SHUTDOWN)
         io_connection_shutdown(&self->io);
@@ -472,10 +486,11 @@ static PyObject *connection_finish(PyObject *object, PyObject *Py_UNUSED(unused)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(executor_doc, "_executor($self, /)\n--\n\nWhere offload() runs things.");
+PyDoc_STRVAR(connection_type_executor_doc,
+             "_executor($self, /)\n--\n\nWhere offload() runs things.");
 
-static PyObject *connection_executor(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    PyObject *get_executor = self_of(object)->service->get_executor;
+static PyObject *connection_type_executor(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    PyObject *get_executor = connection_type_self_of(object)->group->get_executor;
     if (get_executor == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "there is no executor");
         return NULL;
@@ -485,41 +500,42 @@ static PyObject *connection_executor(PyObject *object, PyObject *Py_UNUSED(unuse
 
 /* ---- attributes ------------------------------------------------------------------------------ */
 
-static PyObject *get_peername(PyObject *object, void *Py_UNUSED(closure)) {
-    return py_connection_peername(self_of(object));
+static PyObject *connection_type_get_peername(PyObject *object, void *Py_UNUSED(closure)) {
+    return py_connection_peername(connection_type_self_of(object));
 }
 
-static PyObject *get_sockname(PyObject *object, void *Py_UNUSED(closure)) {
+static PyObject *connection_type_get_sockname(PyObject *object, void *Py_UNUSED(closure)) {
     io_address address;
-    io_connection_address(&self_of(object)->io, false, &address);
+    io_connection_address(&connection_type_self_of(object)->io, false, &address);
     return py_address_object(&address);
 }
 
 enum { PENDING, RECEIVED, SENT };
 
-static PyObject *get_bytes(PyObject *object, void *closure) {
+static PyObject *connection_type_get_bytes(PyObject *object, void *closure) {
     uint64_t received, sent;
-    uint64_t pending = io_connection_pending(&self_of(object)->io, &received, &sent);
+    uint64_t pending =
+        io_connection_pending(&connection_type_self_of(object)->io, &received, &sent);
     intptr_t which = (intptr_t)closure;
     return PyLong_FromUnsignedLongLong(which == PENDING    ? pending
                                        : which == RECEIVED ? received
                                                            : sent);
 }
 
-static PyObject *get_id(PyObject *object, void *Py_UNUSED(closure)) {
-    return PyLong_FromUnsignedLongLong(self_of(object)->id);
+static PyObject *connection_type_get_id(PyObject *object, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(connection_type_self_of(object)->id);
 }
 
-static PyObject *get_closing(PyObject *object, void *Py_UNUSED(closure)) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_get_closing(PyObject *object, void *Py_UNUSED(closure)) {
+    py_connection *self = connection_type_self_of(object);
     return PyBool_FromLong(self->closing || self->io.hold & IO_HOLD_CLOSING);
 }
 
-static PyObject *get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
+    py_connection *self = connection_type_self_of(object);
     PyObject *stage = py_connection_stage(self), *found = NULL;
-    if (stage != NULL &&
-        PyObject_GetOptionalAttr(stage, state_of(self)->str_ssl_object, &found) < 0) {
+    if (stage != NULL && PyObject_GetOptionalAttr(
+                             stage, connection_type_state_of(self)->str_ssl_object, &found) < 0) {
         Py_DECREF(stage);
         return NULL;
     }
@@ -527,65 +543,65 @@ static PyObject *get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
     return found != NULL ? found : Py_NewRef(Py_None);
 }
 
-static PyObject *connection_fileno(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return PyLong_FromSsize_t(io_connection_native(&self_of(object)->io));
+static PyObject *connection_type_fileno(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    return PyLong_FromSsize_t(io_connection_native(&connection_type_self_of(object)->io));
 }
 
-static PyObject *connection_repr(PyObject *object) {
-    py_connection *self = self_of(object);
+static PyObject *connection_type_repr(PyObject *object) {
+    py_connection *self = connection_type_self_of(object);
     char what[176];
-    what_with_peer(self, "", "with", what, sizeof what);
+    connection_type_what_with_peer(self, "", "with", what, sizeof what);
     return PyUnicode_FromFormat(
         "<iocpcore.Connection %llu%s%s>", (unsigned long long)self->id, what,
         self->closing || self->io.hold & IO_HOLD_CLOSING ? ", closing" : "");
 }
 
-PyDoc_STRVAR(fileno_doc,
+PyDoc_STRVAR(connection_type_fileno_doc,
              "fileno($self, /)\n--\n\n"
              "What the system calls its socket; -1 when it is closed. The socket stays\n"
              "the connection's: neither read, write nor close it.");
 
 // clang-format off
-static PyMethodDef connection_methods[] = {
+static PyMethodDef connection_type_methods[] = {
     {"send", py_connection_send, METH_O, py_connection_send_doc},
     {"send_message", py_connection_send_message, METH_O, py_connection_send_message_doc},
     {"send_file", (PyCFunction)(void (*)(void))py_connection_send_file,
      METH_FASTCALL | METH_KEYWORDS, py_connection_send_file_doc},
-    {"close", connection_close, METH_NOARGS, close_doc},
-    {"shutdown", connection_shutdown, METH_NOARGS, shutdown_doc},
-    {"abort", connection_abort, METH_NOARGS, abort_doc},
-    {"pause_receiving", connection_pause, METH_NOARGS, pause_doc},
-    {"resume_receiving", connection_resume, METH_NOARGS, resume_doc},
-    {"offload", (PyCFunction)(void (*)(void))connection_offload, METH_VARARGS | METH_KEYWORDS,
-     offload_doc},
-    {"call_later", connection_call_later, METH_VARARGS, call_later_doc},
-    {"fileno", connection_fileno, METH_NOARGS, fileno_doc},
+    {"close", connection_type_close, METH_NOARGS, connection_type_close_doc},
+    {"shutdown", connection_type_shutdown, METH_NOARGS, connection_type_shutdown_doc},
+    {"abort", connection_type_abort, METH_NOARGS, connection_type_abort_doc},
+    {"pause_receiving", connection_type_pause, METH_NOARGS, connection_type_pause_doc},
+    {"resume_receiving", connection_type_resume, METH_NOARGS, connection_type_resume_doc},
+    {"offload", (PyCFunction)(void (*)(void))connection_type_offload, METH_VARARGS | METH_KEYWORDS,
+     connection_type_offload_doc},
+    {"call_later", connection_type_call_later, METH_VARARGS, connection_type_call_later_doc},
+    {"fileno", connection_type_fileno, METH_NOARGS, connection_type_fileno_doc},
     {"_write", py_connection_write, METH_O, py_connection_write_doc},
-    {"_established", connection_established, METH_NOARGS, established_doc},
-    {"_fail", connection_fail, METH_O, fail_doc},
-    {"_set_stage", connection_set_stage, METH_O, set_stage_doc},
-    {"_set_peername", connection_set_peername, METH_O, set_peername_doc},
-    {"_run", connection_run, METH_O, run_doc},
-    {"_add_timer", connection_add_timer, METH_O, add_timer_doc},
-    {"_remove_timer", connection_remove_timer, METH_O, remove_timer_doc},
-    {"_hold", connection_hold, METH_O, hold_doc},
-    {"_ask_for_room", connection_ask_for_room, METH_NOARGS, ask_for_room_doc},
-    {"_finish", connection_finish, METH_NOARGS, finish_doc},
-    {"_executor", connection_executor, METH_NOARGS, executor_doc},
+    {"_established", connection_type_established, METH_NOARGS, connection_type_established_doc},
+    {"_fail", connection_type_fail, METH_O, connection_type_fail_doc},
+    {"_set_stage", connection_type_set_stage, METH_O, connection_type_set_stage_doc},
+    {"_set_peername", connection_type_set_peername, METH_O, connection_type_set_peername_doc},
+    {"_run", connection_type_run, METH_O, connection_type_run_doc},
+    {"_add_timer", connection_type_add_timer, METH_O, connection_type_add_timer_doc},
+    {"_remove_timer", connection_type_remove_timer, METH_O, connection_type_remove_timer_doc},
+    {"_hold", connection_type_hold, METH_O, connection_type_hold_doc},
+    {"_ask_for_room", connection_type_ask_for_room, METH_NOARGS, connection_type_ask_for_room_doc},
+    {"_finish", connection_type_finish, METH_NOARGS, connection_type_finish_doc},
+    {"_executor", connection_type_executor, METH_NOARGS, connection_type_executor_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef connection_getset[] = {
-    {"peername", get_peername, NULL, "The peer's address, as the socket module writes it.", NULL},
-    {"sockname", get_sockname, NULL, "Its own address; None once it is closed.", NULL},
-    {"pending_bytes", get_bytes, NULL, "Bytes queued and not yet taken by the system.",
+static PyGetSetDef connection_type_getset[] = {
+    {"peername", connection_type_get_peername, NULL, "The peer's address, as the socket module writes it.", NULL},
+    {"sockname", connection_type_get_sockname, NULL, "Its own address; None once it is closed.", NULL},
+    {"pending_bytes", connection_type_get_bytes, NULL, "Bytes queued and not yet taken by the system.",
      (void *)PENDING},
-    {"bytes_received", get_bytes, NULL, "Bytes received so far.", (void *)RECEIVED},
-    {"bytes_sent", get_bytes, NULL, "Bytes that the system has taken so far.", (void *)SENT},
-    {"id", get_id, NULL, "A number that no other connection of this process has.", NULL},
-    {"closing", get_closing, NULL, "Whether it is closing, or closed.", NULL},
-    {"_port", get_port, NULL, "The port it lives on.", NULL},
-    {"ssl_object", get_ssl_object, NULL, "The ssl.SSLObject of a TLS connection, or None.", NULL},
+    {"bytes_received", connection_type_get_bytes, NULL, "Bytes received so far.", (void *)RECEIVED},
+    {"bytes_sent", connection_type_get_bytes, NULL, "Bytes that the system has taken so far.", (void *)SENT},
+    {"id", connection_type_get_id, NULL, "A number that no other connection of this process has.", NULL},
+    {"closing", connection_type_get_closing, NULL, "Whether it is closing, or closed.", NULL},
+    {"_port", connection_type_get_port, NULL, "The port it lives on.", NULL},
+    {"ssl_object", connection_type_get_ssl_object, NULL, "The ssl.SSLObject of a TLS connection, or None.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -595,7 +611,7 @@ static PyGetSetDef connection_getset[] = {
 #define MEMBER_OBJECT Py_T_OBJECT_EX
 #endif
 
-static PyMemberDef connection_members[] = {
+static PyMemberDef connection_type_members[] = {
     {"context", MEMBER_OBJECT, offsetof(py_connection, context), 0,
      "Anything that the user wants to keep with the connection; None at first."},
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(py_connection, weak_references), Py_READONLY,
@@ -605,20 +621,20 @@ static PyMemberDef connection_members[] = {
 // clang-format on
 
 PyDoc_STRVAR(
-    connection_doc,
+    connection_type_doc,
     "A connection of a Server, or made by connect(). Not to be constructed.\n\n"
     "Its callbacks never overlap, and come in order: on_connect, data in the order of the\n"
     "bytes, on_close last and once. All methods may be called from any thread.");
 
-static PyType_Slot connection_slots[] = {
-    {Py_tp_doc, (void *)connection_doc},
-    {Py_tp_repr, connection_repr},
-    {Py_tp_methods, connection_methods},
-    {Py_tp_getset, connection_getset},
-    {Py_tp_members, connection_members},
-    {Py_tp_traverse, connection_traverse},
-    {Py_tp_clear, connection_clear},
-    {Py_tp_dealloc, connection_dealloc},
+static PyType_Slot connection_type_slots[] = {
+    {Py_tp_doc, (void *)connection_type_doc},
+    {Py_tp_repr, connection_type_repr},
+    {Py_tp_methods, connection_type_methods},
+    {Py_tp_getset, connection_type_getset},
+    {Py_tp_members, connection_type_members},
+    {Py_tp_traverse, connection_type_traverse},
+    {Py_tp_clear, connection_type_clear},
+    {Py_tp_dealloc, connection_type_dealloc},
     {0, NULL},
 };
 
@@ -627,5 +643,5 @@ PyType_Spec py_connection_spec = {
     .basicsize = sizeof(py_connection),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
              Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = connection_slots,
+    .slots = connection_type_slots,
 };

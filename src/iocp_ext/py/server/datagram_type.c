@@ -6,9 +6,9 @@
  *
  * A datagram is sent in the thread that calls. Only what has to wait becomes an operation, and then
  * what follows it does too. So does an error, which has ended already: a worker tells of it, never
- * send_to itself. Each operation under way holds a reference to its endpoint.
+ * send_to itself. Each operation under way holds a reference to its socket.
  *
- * What is seldom, or happens once per endpoint, is Python's: the subclass, datagram.py, has the
+ * What is seldom, or happens once per socket, is Python's: the subclass, datagram.py, has the
  * methods _tell and _not_received. */
 #include "py/base/py.h"
 
@@ -27,7 +27,7 @@ typedef struct peer {
     PyObject *tuple; /* NULL: none yet */
 } peer;
 
-typedef struct py_endpoint {
+typedef struct py_datagram_socket {
     PyObject_HEAD
     py_port *port; /* NULL: it was never opened */
     io_lane *lane;
@@ -47,42 +47,42 @@ typedef struct py_endpoint {
     uint64_t received, bytes_received, sent, bytes_sent, dropped, errors;
     const peer *last; /* whose datagram was handed on last */
     peer peers[1 << PEERS_BITS];
-} py_endpoint;
+} py_datagram_socket;
 
 /* A send that has not ended at once: the owner of its operation. */
 typedef struct outgoing {
-    py_endpoint *endpoint;
+    py_datagram_socket *socket;
     PyObject *pinned;
     size_t size;
 } outgoing;
 
-static py_endpoint *self_of(PyObject *object) {
-    return (py_endpoint *)object;
+static py_datagram_socket *datagram_type_self_of(PyObject *object) {
+    return (py_datagram_socket *)object;
 }
 
-static bool enter(const py_endpoint *self) {
+static bool datagram_type_enter(const py_datagram_socket *self) {
     return self->port != NULL && io_port_enter(self->port->port) == 0;
 }
 
 /* In a forked child, where other threads' locks may be held for ever, nobody else is there. */
-static bool forked(const py_endpoint *self) {
+static bool datagram_type_forked(const py_datagram_socket *self) {
     return self->port != NULL && io_port_forked(self->port->port);
 }
 
-static void lock(py_endpoint *self) {
-    if (!forked(self))
+static void datagram_type_lock(py_datagram_socket *self) {
+    if (!datagram_type_forked(self))
         io_lock_acquire(&self->lock);
 }
 
-static void unlock(py_endpoint *self) {
-    if (!forked(self))
+static void datagram_type_unlock(py_datagram_socket *self) {
+    if (!datagram_type_forked(self))
         io_lock_release(&self->lock);
 }
 
 /* ---- addresses ------------------------------------------------------------------------------- */
 
 /* Where the tuple of this address is, or is to be; NULL for a family that is not remembered. */
-static peer *place_of(py_endpoint *self, const io_address *address) {
+static peer *datagram_type_place_of(py_datagram_socket *self, const io_address *address) {
     uint32_t words[PEER_WORDS], hash = 0;
     if (address->length != sizeof(struct sockaddr_in) &&
         address->length != sizeof(struct sockaddr_in6))
@@ -95,7 +95,7 @@ static peer *place_of(py_endpoint *self, const io_address *address) {
 }
 
 /* What on_datagram is given, a new reference. Only who has the receive changes what is read. */
-static PyObject *tuple_of(const peer *place, const io_address *address) {
+static PyObject *datagram_type_tuple_of(const peer *place, const io_address *address) {
     if (place != NULL && place->tuple != NULL && place->length == address->length &&
         memcmp(place->address, &address->storage, (size_t)address->length) == 0)
         return Py_NewRef(place->tuple);
@@ -103,8 +103,8 @@ static PyObject *tuple_of(const peer *place, const io_address *address) {
 }
 
 /* Under the lock. The answer is to be released outside of it. */
-static PyObject *remember(py_endpoint *self, peer *place, const io_address *address,
-                          PyObject *tuple) {
+static PyObject *datagram_type_remember(py_datagram_socket *self, peer *place,
+                                        const io_address *address, PyObject *tuple) {
     self->last = place;
     if (place == NULL || place->tuple == tuple)
         return NULL;
@@ -116,22 +116,23 @@ static PyObject *remember(py_endpoint *self, peer *place, const io_address *addr
 }
 
 /* Most datagrams are answers: their address is the very tuple that was handed out last. */
-static bool parse_address(py_endpoint *self, PyObject *value, io_address *address) {
-    lock(self);
+static bool datagram_type_parse_address(py_datagram_socket *self, PyObject *value,
+                                        io_address *address) {
+    datagram_type_lock(self);
     const peer *last = self->last;
     bool known = last != NULL && last->tuple == value;
     if (known) {
         address->length = last->length;
         memcpy(&address->storage, last->address, sizeof last->address);
     }
-    unlock(self);
+    datagram_type_unlock(self);
     return known || py_address_parse(value, "address", self->family, address);
 }
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 /* The exception that is set leaves run() (false), or is told to the world. */
-static bool swallow(PyObject *source) {
+static bool datagram_type_swallow(PyObject *source) {
     if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
         return false;
     PyErr_WriteUnraisable(source);
@@ -139,25 +140,26 @@ static bool swallow(PyObject *source) {
 }
 
 /* Tells of this error, which it takes over; of the exception that is set if it is NULL. */
-static bool tell_error(py_endpoint *self, PyObject *error, PyObject *callback) {
+static bool datagram_type_tell_error(py_datagram_socket *self, PyObject *error,
+                                     PyObject *callback) {
     if (error == NULL)
         error = py_error_take();
-    lock(self);
+    datagram_type_lock(self);
     self->errors++;
-    unlock(self);
+    datagram_type_unlock(self);
     PyObject *answer = PyObject_CallMethod((PyObject *)self, "_tell", "OO", error,
                                            callback != NULL ? Py_True : Py_False);
     Py_DECREF(error);
     Py_XDECREF(answer);
-    return answer != NULL || swallow(callback != NULL ? callback : (PyObject *)self);
+    return answer != NULL || datagram_type_swallow(callback != NULL ? callback : (PyObject *)self);
 }
 
 /* A receive has ended with this error, which it takes over. Python asks for the next one, now or
  * later. False: it is closed, and this was its end. */
-static bool fail(py_endpoint *self, PyObject *error, bool *go_on) {
+static bool datagram_type_fail(py_datagram_socket *self, PyObject *error, bool *go_on) {
     if (error == NULL)
         error = py_error_take();
-    lock(self);
+    datagram_type_lock(self);
     bool open = self->handle != NULL;
     unsigned int failures = 0;
     if (open) {
@@ -165,12 +167,12 @@ static bool fail(py_endpoint *self, PyObject *error, bool *go_on) {
         failures = ++self->failures;
         self->busy = false;
     }
-    unlock(self);
+    datagram_type_unlock(self);
     if (open) {
         PyObject *answer =
             PyObject_CallMethod((PyObject *)self, "_not_received", "OI", error, failures);
         Py_XDECREF(answer);
-        *go_on = answer != NULL || swallow((PyObject *)self);
+        *go_on = answer != NULL || datagram_type_swallow((PyObject *)self);
     }
     Py_DECREF(error);
     return open;
@@ -181,10 +183,10 @@ static bool fail(py_endpoint *self, PyObject *error, bool *go_on) {
 /* By who has the receive: asks for the next datagram. True: here it is. False: it will come out of
  * the ready queue, or never, and the receive is not the caller's any more. Unless it is wanted
  * `now`, it takes its turn behind what is ready. */
-static bool receive(py_endpoint *self, bool now) {
-    bool ended = false, entered = enter(self);
+static bool datagram_type_arm_receive(py_datagram_socket *self, bool now) {
+    bool ended = false, entered = datagram_type_enter(self);
     io_op *unused = NULL;
-    lock(self);
+    datagram_type_lock(self);
     io_op *op = &self->receive->transfer.op;
     self->busy = entered && self->handle != NULL;
     if (self->busy) {
@@ -199,7 +201,7 @@ static bool receive(py_endpoint *self, bool now) {
         unused = op;
         self->receive = NULL;
     }
-    unlock(self);
+    datagram_type_unlock(self);
     if (unused != NULL)
         io_op_release(unused);
     if (entered)
@@ -209,35 +211,37 @@ static bool receive(py_endpoint *self, bool now) {
     return ended;
 }
 
-static bool call_back(py_endpoint *self, PyObject *data, PyObject *address) {
+static bool datagram_type_call_back(py_datagram_socket *self, PyObject *data, PyObject *address) {
     PyObject *args[] = {NULL, (PyObject *)self, data, address};
     PyObject *answer =
         PyObject_Vectorcall(self->on_datagram, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     Py_XDECREF(answer);
     if (answer != NULL)
         return true;
-    return PyErr_ExceptionMatches(PyExc_Exception) ? tell_error(self, NULL, self->on_datagram)
-                                                   : swallow(self->on_datagram);
+    return PyErr_ExceptionMatches(PyExc_Exception)
+               ? datagram_type_tell_error(self, NULL, self->on_datagram)
+               : datagram_type_swallow(self->on_datagram);
 }
 
 /* False: an exception is to leave run(). */
-static bool hand_on(py_endpoint *self, PyObject *data, PyObject *tuple, peer *place) {
+static bool datagram_type_hand_on(py_datagram_socket *self, PyObject *data, PyObject *tuple,
+                                  peer *place) {
     PyObject *old = NULL;
-    lock(self);
+    datagram_type_lock(self);
     bool open = self->handle != NULL;
     if (open) {
         self->failures = 0;
         self->received++;
         self->bytes_received += (uint64_t)PyBytes_GET_SIZE(data);
-        old = remember(self, place, &self->receive->address, tuple);
+        old = datagram_type_remember(self, place, &self->receive->address, tuple);
     }
-    unlock(self);
+    datagram_type_unlock(self);
     Py_XDECREF(old);
-    return !open || self->on_datagram == NULL || call_back(self, data, tuple);
+    return !open || self->on_datagram == NULL || datagram_type_call_back(self, data, tuple);
 }
 
 /* Only one with a remote address hears of those who refuse what it sent. */
-static PyObject *receive_error(const py_endpoint *self, const io_op *op) {
+static PyObject *datagram_type_receive_error(const py_datagram_socket *self, const io_op *op) {
     char text[160], what[192];
     if (self->remote.length == 0)
         return py_error_of("recv_from", op);
@@ -247,32 +251,32 @@ static PyObject *receive_error(const py_endpoint *self, const io_op *op) {
 }
 
 /* What the receive has brought. True: the next one is to be asked for here. */
-static bool received(py_endpoint *self, bool *go_on) {
+static bool datagram_type_received(py_datagram_socket *self, bool *go_on) {
     const io_datagram *datagram = self->receive;
     const io_op *op = &datagram->transfer.op;
     *go_on = true;
     if (op->result < 0)
-        return !fail(self, receive_error(self, op), go_on);
-    peer *place = place_of(self, &datagram->address);
+        return !datagram_type_fail(self, datagram_type_receive_error(self, op), go_on);
+    peer *place = datagram_type_place_of(self, &datagram->address);
     PyObject *data =
         PyBytes_FromStringAndSize(io_vec_base(&datagram->transfer.vecs[0]), (Py_ssize_t)op->result);
-    PyObject *tuple = data == NULL ? NULL : tuple_of(place, &datagram->address);
+    PyObject *tuple = data == NULL ? NULL : datagram_type_tuple_of(place, &datagram->address);
     if (tuple != NULL)
-        *go_on = hand_on(self, data, tuple, place);
-    bool next = tuple != NULL || !fail(self, NULL, go_on);
+        *go_on = datagram_type_hand_on(self, data, tuple, place);
+    bool next = tuple != NULL || !datagram_type_fail(self, NULL, go_on);
     Py_XDECREF(data);
     Py_XDECREF(tuple);
     return next;
 }
 
-static bool stopping(const py_endpoint *self) {
+static bool datagram_type_stopping(const py_datagram_socket *self) {
     return atomic_load_explicit(&self->port->port->stopping, memory_order_relaxed);
 }
 
-static bool take_receive(py_endpoint *self) {
+static bool datagram_type_take_receive(py_datagram_socket *self) {
     bool go_on;
-    for (int left = BATCH_MAX; received(self, &go_on); left--)
-        if (!receive(self, go_on && left > 1 && !stopping(self)))
+    for (int left = BATCH_MAX; datagram_type_received(self, &go_on); left--)
+        if (!datagram_type_arm_receive(self, go_on && left > 1 && !datagram_type_stopping(self)))
             break;
     Py_DECREF((PyObject *)self); /* was the operation's */
     return go_on;
@@ -282,8 +286,8 @@ static bool take_receive(py_endpoint *self) {
 
 /* Under the lock, in an entered port. False: `error` says why, and is -IOE_AGAIN if it has to wait.
  */
-static bool send_now(py_endpoint *self, const py_buffers *buffers, io_address *to, int *error,
-                     uint32_t *os_error) {
+static bool datagram_type_send_now(py_datagram_socket *self, const py_buffers *buffers,
+                                   io_address *to, int *error, uint32_t *os_error) {
     const io_backend *backend = self->lane->backend;
     *error = -IOE_AGAIN;
     if (backend->send_now == NULL || self->waiting > 0)
@@ -302,21 +306,21 @@ static bool send_now(py_endpoint *self, const py_buffers *buffers, io_address *t
 
 /* The same: makes it an operation, which is submitted or has ended with the error. False without
  * memory. */
-static bool send_later(py_endpoint *self, py_buffers *buffers, const io_address *to, int error,
-                       uint32_t os_error) {
+static bool datagram_type_send_later(py_datagram_socket *self, py_buffers *buffers,
+                                     const io_address *to, int error, uint32_t os_error) {
     outgoing *send = PyMem_RawMalloc(sizeof *send);
     io_op *op = send == NULL ? NULL : io_op_new(self->lane, IO_SEND_TO, send);
     if (op == NULL) {
         PyMem_RawFree(send);
         return false;
     }
-    *send =
-        (outgoing){(py_endpoint *)Py_NewRef((PyObject *)self), buffers->pinned, buffers->length};
+    *send = (outgoing){(py_datagram_socket *)Py_NewRef((PyObject *)self), buffers->pinned,
+                       buffers->length};
     io_datagram *datagram = (io_datagram *)op;
     (void)py_buffers_fill(buffers, &datagram->transfer); /* one needs no memory */
     buffers->pinned = NULL;
     datagram->address = *to;
-    op->sink = IO_SINK_ENDPOINT;
+    op->sink = IO_SINK_DATAGRAM;
     self->pending += send->size;
     if (error == -IOE_AGAIN) {
         self->waiting++;
@@ -330,40 +334,40 @@ static bool send_later(py_endpoint *self, py_buffers *buffers, const io_address 
 }
 
 /* True, False or NULL. */
-static PyObject *send_datagram(py_endpoint *self, py_buffers *buffers, io_address *to) {
+static PyObject *datagram_type_send(py_datagram_socket *self, py_buffers *buffers, io_address *to) {
     bool dropped = true, failed = false;
-    bool entered = enter(self);
-    if (forked(self))
+    bool entered = datagram_type_enter(self);
+    if (datagram_type_forked(self))
         return py_error_entering(IOE_FORKED);
-    lock(self);
+    datagram_type_lock(self);
     if (entered && self->handle != NULL &&
         (self->pending == 0 || self->pending + buffers->length <= self->max_write_buffer)) {
         int error;
         uint32_t os_error = 0;
         dropped = false;
-        failed = !send_now(self, buffers, to, &error, &os_error) &&
-                 !send_later(self, buffers, to, error, os_error);
+        failed = !datagram_type_send_now(self, buffers, to, &error, &os_error) &&
+                 !datagram_type_send_later(self, buffers, to, error, os_error);
     }
     self->dropped += dropped;
-    unlock(self);
+    datagram_type_unlock(self);
     if (entered)
         py_port_leave(self->port);
     return failed ? PyErr_NoMemory() : PyBool_FromLong(!dropped);
 }
 
-static void release_send(io_op *op) {
+static void datagram_type_release_send(io_op *op) {
     outgoing *send = op->owner;
     io_op_release(op);
     Py_DECREF(send->pinned);
-    Py_DECREF((PyObject *)send->endpoint);
+    Py_DECREF((PyObject *)send->socket);
     PyMem_RawFree(send);
 }
 
-static bool take_send(io_op *op) {
+static bool datagram_type_take_send(io_op *op) {
     const outgoing *send = op->owner;
-    py_endpoint *self = send->endpoint;
+    py_datagram_socket *self = send->socket;
     bool failed = op->result < 0;
-    lock(self);
+    datagram_type_lock(self);
     self->pending -= send->size;
     self->waiting -= op->handle != NULL; /* else it was an error from the beginning */
     if (!failed) {
@@ -371,21 +375,22 @@ static bool take_send(io_op *op) {
         self->bytes_sent += send->size;
     }
     bool told = failed && self->handle != NULL;
-    unlock(self);
-    bool go_on = !told || tell_error(self, py_error_of("send_to", op), NULL);
-    release_send(op);
+    datagram_type_unlock(self);
+    bool go_on = !told || datagram_type_tell_error(self, py_error_of("send_to", op), NULL);
+    datagram_type_release_send(op);
     return go_on;
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
-bool py_endpoint_take(io_op *op) {
-    return op->kind == IO_SEND_TO ? take_send(op) : take_receive(op->owner);
+bool py_datagram_socket_take(io_op *op) {
+    return op->kind == IO_SEND_TO ? datagram_type_take_send(op)
+                                  : datagram_type_take_receive(op->owner);
 }
 
-void py_endpoint_collect(io_op *op) {
+void py_datagram_socket_collect(io_op *op) {
     if (op->kind == IO_SEND_TO)
-        release_send(op);
+        datagram_type_release_send(op);
     else
         Py_DECREF((PyObject *)op->owner);
 }
@@ -393,7 +398,8 @@ void py_endpoint_collect(io_op *op) {
 /* ---- opening and closing --------------------------------------------------------------------- */
 
 /* In an entered port. 0 or a portable error; the socket is taken over in any case. */
-static int open_handle(py_endpoint *self, size_t max_size, uint32_t *os_error) {
+static int datagram_type_open_handle(py_datagram_socket *self, size_t max_size,
+                                     uint32_t *os_error) {
     int error =
         io_handle_adopt_datagram(self->lane, self->native, self->family, &self->handle, os_error);
     if (error) {
@@ -409,19 +415,20 @@ static int open_handle(py_endpoint *self, size_t max_size, uint32_t *os_error) {
         return -IOE_NOMEM;
     }
     io_transfer *transfer = &self->receive->transfer;
-    transfer->op.sink = IO_SINK_ENDPOINT;
+    transfer->op.sink = IO_SINK_DATAGRAM;
     transfer->vec_count = 1;
     transfer->length = max_size;
     io_vec_set(&transfer->vecs[0], NULL, max_size);
     return 0;
 }
 
-PyDoc_STRVAR(open_doc, "_open($self, port, native, family, on_datagram, remote_address, max_size, "
-                       "max_write_buffer, /)\n--\n\n"
-                       "Take over a datagram socket that does not block. Nothing is received yet.");
+PyDoc_STRVAR(datagram_type_open_doc,
+             "_open($self, port, native, family, on_datagram, remote_address, max_size, "
+             "max_write_buffer, /)\n--\n\n"
+             "Take over a datagram socket that does not block. Nothing is received yet.");
 
-static PyObject *endpoint_open(PyObject *object, PyObject *args) {
-    py_endpoint *self = self_of(object);
+static PyObject *datagram_type_open(PyObject *object, PyObject *args) {
+    py_datagram_socket *self = datagram_type_self_of(object);
     const py_state *state = py_state_of(object);
     PyObject *port, *on_datagram, *remote;
     Py_ssize_t native, max_size;
@@ -447,36 +454,36 @@ static PyObject *endpoint_open(PyObject *object, PyObject *args) {
     self->family = family;
     self->on_datagram = on_datagram == Py_None ? NULL : Py_NewRef(on_datagram);
     self->max_write_buffer = max_write_buffer;
-    int error = open_handle(self, (size_t)max_size, &os_error);
+    int error = datagram_type_open_handle(self, (size_t)max_size, &os_error);
     py_port_leave(self->port);
     return error ? py_error_raise(-error, os_error, "associate") : Py_NewRef(Py_None);
 }
 
-PyDoc_STRVAR(receive_doc, "_receive($self, /)\n--\n\n"
-                          "Ask for the next datagram, if that has not been done.");
+PyDoc_STRVAR(datagram_type_receive_doc, "_receive($self, /)\n--\n\n"
+                                        "Ask for the next datagram, if that has not been done.");
 
-static PyObject *endpoint_receive(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_endpoint *self = self_of(object);
-    lock(self);
+static PyObject *datagram_type_receive(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_datagram_socket *self = datagram_type_self_of(object);
+    datagram_type_lock(self);
     bool idle = !self->busy && self->receive != NULL;
     self->busy |= idle;
-    unlock(self);
+    datagram_type_unlock(self);
     if (idle)
-        (void)receive(self, false);
+        (void)datagram_type_arm_receive(self, false);
     Py_RETURN_NONE;
 }
 
 /* False: it was closed before. A closed port, or a forked child's, has no handles any more. */
-static bool end(py_endpoint *self) {
-    lock(self);
+static bool datagram_type_end_receive(py_datagram_socket *self) {
+    datagram_type_lock(self);
     bool first = !self->closed;
     io_handle *handle = self->handle;
     self->closed = true;
     self->handle = NULL;
-    unlock(self);
+    datagram_type_unlock(self);
     if (handle == NULL)
         return first;
-    if (enter(self)) {
+    if (datagram_type_enter(self)) {
         io_handle_close(handle);
         py_port_leave(self->port);
     } else {
@@ -485,15 +492,15 @@ static bool end(py_endpoint *self) {
     return first;
 }
 
-PyDoc_STRVAR(end_doc, "_end($self, /)\n--\n\n"
-                      "Close it; whether it was open.");
+PyDoc_STRVAR(datagram_type_end_doc, "_end($self, /)\n--\n\n"
+                                    "Close it; whether it was open.");
 
-static PyObject *endpoint_end(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return PyBool_FromLong(end(self_of(object)));
+static PyObject *datagram_type_end(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    return PyBool_FromLong(datagram_type_end_receive(datagram_type_self_of(object)));
 }
 
-static int endpoint_traverse(PyObject *object, visitproc visit, void *arg) {
-    py_endpoint *self = self_of(object);
+static int datagram_type_traverse(PyObject *object, visitproc visit, void *arg) {
+    py_datagram_socket *self = datagram_type_self_of(object);
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->port);
     Py_VISIT(self->on_datagram);
@@ -501,22 +508,22 @@ static int endpoint_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 /* The port stays until dealloc: the receive belongs to it. */
-static int endpoint_clear(PyObject *object) {
-    Py_CLEAR(self_of(object)->on_datagram);
+static int datagram_type_clear(PyObject *object) {
+    Py_CLEAR(datagram_type_self_of(object)->on_datagram);
     return 0;
 }
 
-/* Nothing is in flight: operations refer to their endpoint. */
-static void endpoint_dealloc(PyObject *object) {
-    py_endpoint *self = self_of(object);
+/* Nothing is in flight: operations refer to their socket. */
+static void datagram_type_dealloc(PyObject *object) {
+    py_datagram_socket *self = datagram_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    (void)end(self);
+    (void)datagram_type_end_receive(self);
     if (self->receive != NULL)
         io_op_release(&self->receive->transfer.op);
     for (size_t i = 0; i < sizeof self->peers / sizeof self->peers[0]; i++)
         Py_XDECREF(self->peers[i].tuple);
-    (void)endpoint_clear(object);
+    (void)datagram_type_clear(object);
     Py_CLEAR(self->port);
     type->tp_free(object);
     Py_DECREF(type);
@@ -525,18 +532,18 @@ static void endpoint_dealloc(PyObject *object) {
 /* ---- methods --------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(
-    send_to_doc,
+    datagram_type_send_to_doc,
     "send_to($self, /, data, address=None)\n--\n\n"
     "Send one datagram (bytes-like); False if it was dropped.\n\n"
     "It is dropped when it would have more than `max_write_buffer` bytes wait, and when the\n"
-    "endpoint is closed. True promises no arrival. `address` must be numeric; without it the\n"
+    "socket is closed. True promises no arrival. `address` must be numeric; without it the\n"
     "datagram goes to `remote_address`. What the system refuses goes to on_error: a datagram\n"
     "that is too large, for example. Raises TypeError and ValueError for bad arguments.");
 
-static PyObject *endpoint_send_to(PyObject *object, PyObject *const *args, Py_ssize_t count,
-                                  PyObject *keywords) {
+static PyObject *datagram_type_send_to(PyObject *object, PyObject *const *args, Py_ssize_t count,
+                                       PyObject *keywords) {
     static const py_signature signature = {"send_to", {"data", "address"}, 2, 1};
-    py_endpoint *self = self_of(object);
+    py_datagram_socket *self = datagram_type_self_of(object);
     PyObject *values[2];
     io_address given, *to = &given;
     py_buffers buffers;
@@ -548,7 +555,7 @@ static PyObject *endpoint_send_to(PyObject *object, PyObject *const *args, Py_ss
             PyErr_SetString(PyExc_ValueError, "address is needed, as there is no remote_address");
             return NULL;
         }
-    } else if (!parse_address(self, values[1], to)) {
+    } else if (!datagram_type_parse_address(self, values[1], to)) {
         return NULL;
     }
     if (!PyObject_CheckBuffer(values[0])) {
@@ -558,89 +565,90 @@ static PyObject *endpoint_send_to(PyObject *object, PyObject *const *args, Py_ss
     }
     if (!py_buffers_to_read(values[0], "data", &buffers))
         return NULL;
-    PyObject *answer = send_datagram(self, &buffers, to);
+    PyObject *answer = datagram_type_send(self, &buffers, to);
     Py_XDECREF(buffers.pinned);
     return answer;
 }
 
-PyDoc_STRVAR(fileno_doc, "fileno($self, /)\n--\n\n"
-                         "The socket's descriptor; -1 when it is closed.");
+PyDoc_STRVAR(datagram_type_fileno_doc, "fileno($self, /)\n--\n\n"
+                                       "The socket's descriptor; -1 when it is closed.");
 
-static PyObject *endpoint_fileno(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_endpoint *self = self_of(object);
-    lock(self);
+static PyObject *datagram_type_fileno(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_datagram_socket *self = datagram_type_self_of(object);
+    datagram_type_lock(self);
     io_native native = self->handle != NULL ? self->native : IO_NATIVE_NONE;
-    unlock(self);
+    datagram_type_unlock(self);
     return PyLong_FromSsize_t((Py_ssize_t)native);
 }
 
-PyDoc_STRVAR(stats_doc, "stats($self, /)\n--\n\n"
-                        "Figures: received, bytes_received, sent, bytes_sent, dropped, errors, "
-                        "pending_bytes.");
+PyDoc_STRVAR(datagram_type_stats_doc,
+             "stats($self, /)\n--\n\n"
+             "Figures: received, bytes_received, sent, bytes_sent, dropped, errors, "
+             "pending_bytes.");
 
-static PyObject *endpoint_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_endpoint *self = self_of(object);
-    lock(self);
+static PyObject *datagram_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_datagram_socket *self = datagram_type_self_of(object);
+    datagram_type_lock(self);
     uint64_t received = self->received, bytes_received = self->bytes_received;
     uint64_t sent = self->sent, bytes_sent = self->bytes_sent;
     uint64_t dropped = self->dropped, errors = self->errors, pending = self->pending;
-    unlock(self);
+    datagram_type_unlock(self);
     return Py_BuildValue("{sKsKsKsKsKsKsK}", "received", received, "bytes_received", bytes_received,
                          "sent", sent, "bytes_sent", bytes_sent, "dropped", dropped, "errors",
                          errors, "pending_bytes", pending);
 }
 
-static PyObject *get_closed(PyObject *object, void *Py_UNUSED(closure)) {
-    py_endpoint *self = self_of(object);
-    lock(self);
+static PyObject *datagram_type_get_closed(PyObject *object, void *Py_UNUSED(closure)) {
+    py_datagram_socket *self = datagram_type_self_of(object);
+    datagram_type_lock(self);
     bool closed = self->closed;
-    unlock(self);
+    datagram_type_unlock(self);
     return PyBool_FromLong(closed);
 }
 
-static PyObject *get_pending_bytes(PyObject *object, void *Py_UNUSED(closure)) {
-    py_endpoint *self = self_of(object);
-    lock(self);
+static PyObject *datagram_type_get_pending_bytes(PyObject *object, void *Py_UNUSED(closure)) {
+    py_datagram_socket *self = datagram_type_self_of(object);
+    datagram_type_lock(self);
     uint64_t pending = self->pending;
-    unlock(self);
+    datagram_type_unlock(self);
     return PyLong_FromUnsignedLongLong(pending);
 }
 
 // clang-format off
-static PyMethodDef endpoint_methods[] = {
-    {"send_to", (PyCFunction)(void (*)(void))endpoint_send_to, METH_FASTCALL | METH_KEYWORDS,
-     send_to_doc},
-    {"fileno", endpoint_fileno, METH_NOARGS, fileno_doc},
-    {"stats", endpoint_stats, METH_NOARGS, stats_doc},
-    {"_open", endpoint_open, METH_VARARGS, open_doc},
-    {"_receive", endpoint_receive, METH_NOARGS, receive_doc},
-    {"_end", endpoint_end, METH_NOARGS, end_doc},
+static PyMethodDef datagram_type_methods[] = {
+    {"send_to", (PyCFunction)(void (*)(void))datagram_type_send_to, METH_FASTCALL | METH_KEYWORDS,
+     datagram_type_send_to_doc},
+    {"fileno", datagram_type_fileno, METH_NOARGS, datagram_type_fileno_doc},
+    {"stats", datagram_type_stats, METH_NOARGS, datagram_type_stats_doc},
+    {"_open", datagram_type_open, METH_VARARGS, datagram_type_open_doc},
+    {"_receive", datagram_type_receive, METH_NOARGS, datagram_type_receive_doc},
+    {"_end", datagram_type_end, METH_NOARGS, datagram_type_end_doc},
     {NULL, NULL, 0, NULL},
 };
 // clang-format on
 
-static PyGetSetDef endpoint_getset[] = {
-    {"closed", get_closed, NULL, "Whether close() was called.", NULL},
-    {"pending_bytes", get_pending_bytes, NULL, "What waits to be sent.", NULL},
+static PyGetSetDef datagram_type_getset[] = {
+    {"closed", datagram_type_get_closed, NULL, "Whether close() was called.", NULL},
+    {"pending_bytes", datagram_type_get_pending_bytes, NULL, "What waits to be sent.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(endpoint_doc, "What Datagram is built on. Private.");
+PyDoc_STRVAR(datagram_type_doc, "What Datagram is built on. Private.");
 
-static PyType_Slot endpoint_slots[] = {
-    {Py_tp_doc, (void *)endpoint_doc},
-    {Py_tp_methods, endpoint_methods},
-    {Py_tp_getset, endpoint_getset},
-    {Py_tp_traverse, endpoint_traverse},
-    {Py_tp_clear, endpoint_clear},
-    {Py_tp_dealloc, endpoint_dealloc},
+static PyType_Slot datagram_type_slots[] = {
+    {Py_tp_doc, (void *)datagram_type_doc},
+    {Py_tp_methods, datagram_type_methods},
+    {Py_tp_getset, datagram_type_getset},
+    {Py_tp_traverse, datagram_type_traverse},
+    {Py_tp_clear, datagram_type_clear},
+    {Py_tp_dealloc, datagram_type_dealloc},
     {0, NULL},
 };
 
-PyType_Spec py_endpoint_spec = {
-    .name = "iocpcore._core.Endpoint",
-    .basicsize = sizeof(py_endpoint),
+PyType_Spec py_datagram_socket_spec = {
+    .name = "iocpcore._core.DatagramSocket",
+    .basicsize = sizeof(py_datagram_socket),
     .flags =
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_BASETYPE,
-    .slots = endpoint_slots,
+    .slots = datagram_type_slots,
 };

@@ -9,10 +9,10 @@
 
 #include <string.h>
 
-static const long long length_max_size = 16 * 1024 * 1024;
-static const long long delimited_max_size = 64 * 1024;
+static const long long framing_type_length_max_size = 16 * 1024 * 1024;
+static const long long framing_type_delimited_max_size = 64 * 1024;
 
-static py_framing *self_of(PyObject *object) {
+static py_framing *framing_type_self_of(PyObject *object) {
     return (py_framing *)object;
 }
 
@@ -20,12 +20,12 @@ const io_framing *py_framing_of(const py_state *state, PyObject *object) {
     PyTypeObject *type = Py_TYPE(object); /* they are final */
     bool is_one = type == state->length_prefixed_type || type == state->delimited_type ||
                   type == state->fixed_size_type;
-    return is_one ? &self_of(object)->framing : NULL;
+    return is_one ? &framing_type_self_of(object)->framing : NULL;
 }
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-static PyObject *too_large(const io_framing *framing, size_t size) {
+static PyObject *framing_type_too_large(const io_framing *framing, size_t size) {
     if (framing->kind == IO_FRAMING_FIXED)
         return PyUnicode_FromFormat("message of %zu bytes instead of %zu", size, framing->max_size);
     if (size > framing->max_size)
@@ -38,7 +38,7 @@ static PyObject *too_large(const io_framing *framing, size_t size) {
                                 framing->max_size);
 }
 
-static PyObject *malformed(const io_framing *framing, size_t size) {
+static PyObject *framing_type_malformed(const io_framing *framing, size_t size) {
     if (framing->kind == IO_FRAMING_LENGTH)
         return PyUnicode_FromFormat("length %zu is smaller than its own size %d, which it includes",
                                     size, (int)framing->header_size);
@@ -52,15 +52,17 @@ static PyObject *malformed(const io_framing *framing, size_t size) {
 
 PyObject *py_framing_error(const py_state *state, const io_framing *framing, int error,
                            size_t size) {
-    PyObject *text = error == -IOE_MSGSIZE ? too_large(framing, size) : malformed(framing, size);
+    PyObject *text = error == -IOE_MSGSIZE ? framing_type_too_large(framing, size)
+                                           : framing_type_malformed(framing, size);
     PyObject *exception = text == NULL ? NULL : PyObject_CallOneArg(state->framing_error, text);
     Py_XDECREF(text);
     return exception;
 }
 
-static void raise_framing_error(PyObject *object, int error, size_t size) {
+static void framing_type_raise_error(PyObject *object, int error, size_t size) {
     const py_state *state = PyType_GetModuleState(Py_TYPE(object));
-    PyObject *exception = py_framing_error(state, &self_of(object)->framing, error, size);
+    PyObject *exception =
+        py_framing_error(state, &framing_type_self_of(object)->framing, error, size);
     if (exception != NULL)
         PyErr_SetObject(state->framing_error, exception);
     Py_XDECREF(exception);
@@ -68,7 +70,7 @@ static void raise_framing_error(PyObject *object, int error, size_t size) {
 
 /* ---- making them ----------------------------------------------------------------------------- */
 
-static bool view_of(PyObject *value, const char *name, Py_buffer *view) {
+static bool framing_type_view_of(PyObject *value, const char *name, Py_buffer *view) {
     if (!PyObject_CheckBuffer(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be a bytes-like object, not %.200s", name,
                      Py_TYPE(value)->tp_name);
@@ -83,7 +85,7 @@ static bool view_of(PyObject *value, const char *name, Py_buffer *view) {
     return false;
 }
 
-static bool parse_bool(PyObject *value, const char *name, bool *is_true) {
+static bool framing_type_parse_bool(PyObject *value, const char *name, bool *is_true) {
     if (value != NULL && !PyBool_Check(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be a bool, not %.200s", name,
                      Py_TYPE(value)->tp_name);
@@ -93,12 +95,13 @@ static bool parse_bool(PyObject *value, const char *name, bool *is_true) {
     return true;
 }
 
-static bool parse_size(PyObject *value, const char *name, long long otherwise, size_t *size) {
+static bool framing_type_parse_size(PyObject *value, const char *name, long long otherwise,
+                                    size_t *size) {
     *size = (size_t)otherwise;
     return value == NULL || py_arg_length(value, name, size);
 }
 
-static bool parse_byteorder(PyObject *value, bool *little_endian) {
+static bool framing_type_parse_byteorder(PyObject *value, bool *little_endian) {
     *little_endian = false;
     if (value == NULL)
         return true;
@@ -114,9 +117,9 @@ static bool parse_byteorder(PyObject *value, bool *little_endian) {
     return false;
 }
 
-static bool parse_delimiter(PyObject *value, io_framing *framing) {
+static bool framing_type_parse_delimiter(PyObject *value, io_framing *framing) {
     Py_buffer view;
-    if (!view_of(value, "delimiter", &view))
+    if (!framing_type_view_of(value, "delimiter", &view))
         return false;
     bool fits = view.len >= 1 && view.len <= IO_DELIMITER_MAX;
     if (fits) {
@@ -130,14 +133,15 @@ static bool parse_delimiter(PyObject *value, io_framing *framing) {
     return fits;
 }
 
-static PyObject *make(PyTypeObject *type, const io_framing *framing) {
+static PyObject *framing_type_make(PyTypeObject *type, const io_framing *framing) {
     PyObject *object = type->tp_alloc(type, 0);
     if (object != NULL)
-        self_of(object)->framing = *framing;
+        framing_type_self_of(object)->framing = *framing;
     return object;
 }
 
-static PyObject *length_prefixed_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+static PyObject *framing_type_length_prefixed_new(PyTypeObject *type, PyObject *args,
+                                                  PyObject *keywords) {
     static char *names[] = {"size", "byteorder", "max_size", "includes_header", NULL};
     io_framing framing = {.kind = IO_FRAMING_LENGTH};
     PyObject *size = NULL, *byteorder = NULL, *max_size = NULL, *includes_header = NULL;
@@ -145,38 +149,42 @@ static PyObject *length_prefixed_new(PyTypeObject *type, PyObject *args, PyObjec
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOO:LengthPrefixed", names, &size,
                                      &byteorder, &max_size, &includes_header) ||
         (size != NULL && !py_arg_integer(size, "size", 1, IO_FRAME_HEADER_MAX, &header_size)) ||
-        !parse_byteorder(byteorder, &framing.little_endian) ||
-        !parse_size(max_size, "max_size", length_max_size, &framing.max_size) ||
-        !parse_bool(includes_header, "includes_header", &framing.includes_header))
+        !framing_type_parse_byteorder(byteorder, &framing.little_endian) ||
+        !framing_type_parse_size(max_size, "max_size", framing_type_length_max_size,
+                                 &framing.max_size) ||
+        !framing_type_parse_bool(includes_header, "includes_header", &framing.includes_header))
         return NULL;
     framing.header_size = (uint8_t)header_size;
-    return make(type, &framing);
+    return framing_type_make(type, &framing);
 }
 
-static PyObject *delimited_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+static PyObject *framing_type_delimited_new(PyTypeObject *type, PyObject *args,
+                                            PyObject *keywords) {
     static char *names[] = {"delimiter", "max_size", "keep", NULL};
     io_framing framing = {.kind = IO_FRAMING_DELIMITER};
     PyObject *delimiter, *max_size = NULL, *keep = NULL;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|OO:Delimited", names, &delimiter, &max_size,
                                      &keep) ||
-        !parse_delimiter(delimiter, &framing) ||
-        !parse_size(max_size, "max_size", delimited_max_size, &framing.max_size) ||
-        !parse_bool(keep, "keep", &framing.keep))
+        !framing_type_parse_delimiter(delimiter, &framing) ||
+        !framing_type_parse_size(max_size, "max_size", framing_type_delimited_max_size,
+                                 &framing.max_size) ||
+        !framing_type_parse_bool(keep, "keep", &framing.keep))
         return NULL;
-    return make(type, &framing);
+    return framing_type_make(type, &framing);
 }
 
-static PyObject *fixed_size_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+static PyObject *framing_type_fixed_size_new(PyTypeObject *type, PyObject *args,
+                                             PyObject *keywords) {
     static char *names[] = {"size", NULL};
     io_framing framing = {.kind = IO_FRAMING_FIXED};
     PyObject *size;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O:FixedSize", names, &size) ||
         !py_arg_length(size, "size", &framing.max_size))
         return NULL;
-    return make(type, &framing);
+    return framing_type_make(type, &framing);
 }
 
-static void framing_dealloc(PyObject *object) {
+static void framing_type_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     type->tp_free(object);
     Py_DECREF(type);
@@ -185,8 +193,8 @@ static void framing_dealloc(PyObject *object) {
 /* ---- what there is to read ------------------------------------------------------------------- */
 
 /* The arguments, in the order of their names. */
-static PyObject *arguments(PyObject *object) {
-    const io_framing *framing = &self_of(object)->framing;
+static PyObject *framing_type_arguments(PyObject *object) {
+    const io_framing *framing = &framing_type_self_of(object)->framing;
     Py_ssize_t max_size = (Py_ssize_t)framing->max_size;
     switch (framing->kind) {
     case IO_FRAMING_LENGTH:
@@ -202,37 +210,38 @@ static PyObject *arguments(PyObject *object) {
 }
 
 /* `closure` is where the name stands in `names` of the type. */
-static PyObject *get_argument(PyObject *object, void *closure) {
-    PyObject *values = arguments(object);
+static PyObject *framing_type_get_argument(PyObject *object, void *closure) {
+    PyObject *values = framing_type_arguments(object);
     PyObject *value =
         values == NULL ? NULL : Py_NewRef(PyTuple_GET_ITEM(values, (Py_ssize_t)(intptr_t)closure));
     Py_XDECREF(values);
     return value;
 }
 
-static PyObject *framing_repr(PyObject *object) {
+static PyObject *framing_type_repr(PyObject *object) {
     static const char *const formats[] = {
         [IO_FRAMING_LENGTH] =
             "iocpcore.LengthPrefixed(size=%R, byteorder=%R, max_size=%R, includes_header=%R)",
         [IO_FRAMING_DELIMITER] = "iocpcore.Delimited(%R, max_size=%R, keep=%R)",
         [IO_FRAMING_FIXED] = "iocpcore.FixedSize(%R)",
     };
-    PyObject *values = arguments(object);
+    PyObject *values = framing_type_arguments(object);
     if (values == NULL)
         return NULL;
     PyObject *items[4] = {NULL};
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(values); i++)
         items[i] = PyTuple_GET_ITEM(values, i);
-    PyObject *text = PyUnicode_FromFormat(formats[self_of(object)->framing.kind], items[0],
-                                          items[1], items[2], items[3]);
+    PyObject *text = PyUnicode_FromFormat(formats[framing_type_self_of(object)->framing.kind],
+                                          items[0], items[1], items[2], items[3]);
     Py_DECREF(values);
     return text;
 }
 
-static PyObject *framing_compare(PyObject *object, PyObject *other, int op) {
+static PyObject *framing_type_compare(PyObject *object, PyObject *other, int op) {
     if (Py_TYPE(object) != Py_TYPE(other) || (op != Py_EQ && op != Py_NE))
         Py_RETURN_NOTIMPLEMENTED;
-    PyObject *mine = arguments(object), *others = arguments(other), *answer = NULL;
+    PyObject *mine = framing_type_arguments(object), *others = framing_type_arguments(other),
+             *answer = NULL;
     if (mine != NULL && others != NULL)
         answer = PyObject_RichCompare(mine, others, op);
     Py_XDECREF(mine);
@@ -240,29 +249,29 @@ static PyObject *framing_compare(PyObject *object, PyObject *other, int op) {
     return answer;
 }
 
-static Py_hash_t framing_hash(PyObject *object) {
-    PyObject *values = arguments(object);
+static Py_hash_t framing_type_hash(PyObject *object) {
+    PyObject *values = framing_type_arguments(object);
     Py_hash_t hash = values == NULL ? -1 : PyObject_Hash(values);
     Py_XDECREF(values);
     return hash;
 }
 
-PyDoc_STRVAR(reduce_doc, "__reduce__($self, /)\n--\n\nFor pickle and copy.");
+PyDoc_STRVAR(framing_type_reduce_doc, "__reduce__($self, /)\n--\n\nFor pickle and copy.");
 
-static PyObject *framing_reduce(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return Py_BuildValue("ON", (PyObject *)Py_TYPE(object), arguments(object));
+static PyObject *framing_type_reduce(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    return Py_BuildValue("ON", (PyObject *)Py_TYPE(object), framing_type_arguments(object));
 }
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-static PyObject *encode(PyObject *object, const Py_buffer *message) {
-    const io_framing *framing = &self_of(object)->framing;
+static PyObject *framing_type_encode_bytes(PyObject *object, const Py_buffer *message) {
+    const io_framing *framing = &framing_type_self_of(object)->framing;
     char header[IO_FRAME_HEADER_MAX];
     size_t header_size, trailer_size, size = (size_t)message->len;
     const char *data = size > 0 ? message->buf : "";
     int error = io_framing_wrap(framing, data, size, header, &header_size, &trailer_size);
     if (error) {
-        raise_framing_error(object, error, size);
+        framing_type_raise_error(object, error, size);
         return NULL;
     }
     size_t total = header_size + size + trailer_size;
@@ -278,23 +287,23 @@ static PyObject *encode(PyObject *object, const Py_buffer *message) {
     return frame;
 }
 
-PyDoc_STRVAR(encode_doc,
+PyDoc_STRVAR(framing_type_encode_doc,
              "encode($self, message, /)\n--\n\n"
              "The frame of a message (bytes-like), as it goes out.\n\n"
              "Raises FramingError if the message is larger than the framing allows or than a\n"
              "length can tell, has not the fixed size, or contains its delimiter. With keep=True\n"
              "the message may end with the delimiter. May be called from any thread.");
 
-static PyObject *framing_encode(PyObject *object, PyObject *message) {
+static PyObject *framing_type_encode(PyObject *object, PyObject *message) {
     Py_buffer view;
-    if (!view_of(message, "message", &view))
+    if (!framing_type_view_of(message, "message", &view))
         return NULL;
-    PyObject *frame = encode(object, &view);
+    PyObject *frame = framing_type_encode_bytes(object, &view);
     PyBuffer_Release(&view);
     return frame;
 }
 
-static bool append(PyObject *messages, const char *data, size_t size) {
+static bool framing_type_append(PyObject *messages, const char *data, size_t size) {
     PyObject *message = PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
     bool appended = message != NULL && PyList_Append(messages, message) == 0;
     Py_XDECREF(message);
@@ -302,25 +311,26 @@ static bool append(PyObject *messages, const char *data, size_t size) {
 }
 
 /* Appends the messages; how many bytes they took, or -1 with an exception. */
-static Py_ssize_t decode(PyObject *object, const char *data, size_t length, PyObject *messages) {
-    const io_framing *framing = &self_of(object)->framing;
+static Py_ssize_t framing_type_decode_bytes(PyObject *object, const char *data, size_t length,
+                                            PyObject *messages) {
+    const io_framing *framing = &framing_type_self_of(object)->framing;
     size_t done = 0;
     io_frame frame;
     int answer;
     while ((answer = io_framing_next(framing, data + done, length - done, &frame)) > 0) {
-        if (!append(messages, data + done + frame.start, frame.size))
+        if (!framing_type_append(messages, data + done + frame.start, frame.size))
             return -1;
         done += frame.total;
     }
     if (answer < 0 && done == 0) {
-        raise_framing_error(object, answer, frame.size);
+        framing_type_raise_error(object, answer, frame.size);
         return -1;
     }
     return (Py_ssize_t)done;
 }
 
 PyDoc_STRVAR(
-    decode_doc,
+    framing_type_decode_doc,
     "decode($self, data, /)\n--\n\n"
     "The messages that are complete in data (bytes-like), and how many bytes they took.\n\n"
     "data begins where a message begins; give what is left again, with what comes after\n"
@@ -328,14 +338,14 @@ PyDoc_STRVAR(
     "malformed; messages before that one are returned first, so that none is lost. May\n"
     "be called from any thread.");
 
-static PyObject *framing_decode(PyObject *object, PyObject *data) {
+static PyObject *framing_type_decode(PyObject *object, PyObject *data) {
     Py_buffer view;
     PyObject *messages = PyList_New(0), *answer = NULL;
     if (messages == NULL)
         return NULL;
-    if (view_of(data, "data", &view)) {
+    if (framing_type_view_of(data, "data", &view)) {
         const char *bytes = view.len > 0 ? view.buf : "";
-        Py_ssize_t done = decode(object, bytes, (size_t)view.len, messages);
+        Py_ssize_t done = framing_type_decode_bytes(object, bytes, (size_t)view.len, messages);
         if (done >= 0)
             answer = Py_BuildValue("On", messages, done);
         PyBuffer_Release(&view);
@@ -347,7 +357,7 @@ static PyObject *framing_decode(PyObject *object, PyObject *data) {
 /* ---- the types ------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(
-    length_prefixed_doc,
+    framing_type_length_prefixed_doc,
     "LengthPrefixed(size=4, byteorder='big', max_size=16777216, includes_header=False)\n--\n\n"
     "Messages with their length in front, as an unsigned number of size bytes (1 to 8).\n\n"
     "byteorder is \"big\" or \"little\". max_size is the largest message in bytes, without the\n"
@@ -356,7 +366,7 @@ PyDoc_STRVAR(
     "ValueError for a bad argument.");
 
 PyDoc_STRVAR(
-    delimited_doc,
+    framing_type_delimited_doc,
     "Delimited(delimiter, max_size=65536, keep=False)\n--\n\n"
     "Messages that end with a delimiter: 1 to 16 bytes, as b\"\\r\\n\".\n\n"
     "max_size is the largest message in bytes, without the delimiter, 1 to 2 GiB - 1\n"
@@ -364,23 +374,23 @@ PyDoc_STRVAR(
     "Immutable; may be shared by connections and threads. Raises TypeError or ValueError for a\n"
     "bad argument.");
 
-PyDoc_STRVAR(fixed_size_doc,
+PyDoc_STRVAR(framing_type_fixed_size_doc,
              "FixedSize(size)\n--\n\n"
              "Messages that all have the same size: 1 to 2 GiB - 1 bytes.\n\n"
              "Immutable; may be shared by connections and threads. Raises TypeError or ValueError\n"
              "for a bad argument.");
 
-static PyMethodDef framing_methods[] = {
-    {"encode", framing_encode, METH_O, encode_doc},
-    {"decode", framing_decode, METH_O, decode_doc},
-    {"__reduce__", framing_reduce, METH_NOARGS, reduce_doc},
+static PyMethodDef framing_type_methods[] = {
+    {"encode", framing_type_encode, METH_O, framing_type_encode_doc},
+    {"decode", framing_type_decode, METH_O, framing_type_decode_doc},
+    {"__reduce__", framing_type_reduce, METH_NOARGS, framing_type_reduce_doc},
     {NULL, NULL, 0, NULL},
 };
 
 #define ARGUMENT(index, name, doc) \
-    { name, get_argument, NULL, doc, (void *)(intptr_t)(index) }
+    { name, framing_type_get_argument, NULL, doc, (void *)(intptr_t)(index) }
 
-static PyGetSetDef length_prefixed_getset[] = {
+static PyGetSetDef framing_type_length_prefixed_getset[] = {
     ARGUMENT(0, "size", "Bytes of the length."),
     ARGUMENT(1, "byteorder", "Of the length: \"big\" or \"little\"."),
     ARGUMENT(2, "max_size", "The largest message, in bytes, without its length."),
@@ -388,30 +398,30 @@ static PyGetSetDef length_prefixed_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyGetSetDef delimited_getset[] = {
+static PyGetSetDef framing_type_delimited_getset[] = {
     ARGUMENT(0, "delimiter", "What messages end with."),
     ARGUMENT(1, "max_size", "The largest message, in bytes, without its delimiter."),
     ARGUMENT(2, "keep", "Whether messages received still end with the delimiter."),
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyGetSetDef fixed_size_getset[] = {
+static PyGetSetDef framing_type_fixed_size_getset[] = {
     ARGUMENT(0, "size", "Bytes of each message."),
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 /* What the three are made of; only doc, new and getset differ. */
-#define SLOTS(type)                           \
-    static PyType_Slot type##_slots[] = {     \
-        {Py_tp_doc, (void *)type##_doc},      \
-        {Py_tp_new, type##_new},              \
-        {Py_tp_getset, type##_getset},        \
-        {Py_tp_methods, framing_methods},     \
-        {Py_tp_repr, framing_repr},           \
-        {Py_tp_hash, framing_hash},           \
-        {Py_tp_richcompare, framing_compare}, \
-        {Py_tp_dealloc, framing_dealloc},     \
-        {0, NULL},                            \
+#define SLOTS(type)                                      \
+    static PyType_Slot framing_type_##type##_slots[] = { \
+        {Py_tp_doc, (void *)framing_type_##type##_doc},  \
+        {Py_tp_new, framing_type_##type##_new},          \
+        {Py_tp_getset, framing_type_##type##_getset},    \
+        {Py_tp_methods, framing_type_methods},           \
+        {Py_tp_repr, framing_type_repr},                 \
+        {Py_tp_hash, framing_type_hash},                 \
+        {Py_tp_richcompare, framing_type_compare},       \
+        {Py_tp_dealloc, framing_type_dealloc},           \
+        {0, NULL},                                       \
     }
 
 SLOTS(length_prefixed);
@@ -422,19 +432,19 @@ PyType_Spec py_length_prefixed_spec = {
     .name = "iocpcore.LengthPrefixed",
     .basicsize = sizeof(py_framing),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = length_prefixed_slots,
+    .slots = framing_type_length_prefixed_slots,
 };
 
 PyType_Spec py_delimited_spec = {
     .name = "iocpcore.Delimited",
     .basicsize = sizeof(py_framing),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = delimited_slots,
+    .slots = framing_type_delimited_slots,
 };
 
 PyType_Spec py_fixed_size_spec = {
     .name = "iocpcore.FixedSize",
     .basicsize = sizeof(py_framing),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = fixed_size_slots,
+    .slots = framing_type_fixed_size_slots,
 };

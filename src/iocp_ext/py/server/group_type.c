@@ -1,7 +1,7 @@
 /* group_type.c: what the connections of one server have in common, and where they are listed.
  *
  * The registry of a port owns its connections until they are gone; its lock comes before a
- * connection's. A service counts those that are its own. One timer of the service serves the time
+ * connection's. A group counts those that are its own. One timer of the group serves the time
  * limits of all: at each tick every connection counts up, and what happens on it sets it to zero.
  */
 #include "py/server/server.h"
@@ -12,8 +12,8 @@
 #define TICK_LEAST_NS (10 * IO_NS_PER_MS)
 #define TICK_MOST_NS IO_NS_PER_SECOND
 
-static py_service *self_of(PyObject *object) {
-    return (py_service *)object;
+static py_group *group_type_self_of(PyObject *object) {
+    return (py_group *)object;
 }
 
 /* ---- registry -------------------------------------------------------------------------------- */
@@ -32,8 +32,9 @@ void py_registry_close(py_registry *registry) {
         io_mutex_destroy(&registry->lock);
 }
 
-/* New references to those of a service, or to all; perhaps only to those that users may know. */
-static PyObject *list_connections(py_port *port, const py_service *service, bool established) {
+/* New references to those of a group, or to all; perhaps only to those that users may know. */
+static PyObject *group_type_list_connections(py_port *port, const py_group *group,
+                                             bool established) {
     py_registry *registry = &port->registry;
     for (size_t capacity = 0;;) {
         PyObject *tuple = PyTuple_New((Py_ssize_t)capacity);
@@ -44,8 +45,7 @@ static PyObject *list_connections(py_port *port, const py_service *service, bool
         io_list *list = &registry->connections;
         for (io_link *link = list->next; link != list; link = link->next) {
             py_connection *connection = IO_CONTAINER(link, py_connection, link);
-            if ((service != NULL && connection->service != service) ||
-                (established && !connection->told))
+            if ((group != NULL && connection->group != group) || (established && !connection->told))
                 continue;
             if (count < capacity)
                 PyTuple_SET_ITEM(tuple, (Py_ssize_t)count, Py_NewRef((PyObject *)connection));
@@ -60,7 +60,7 @@ static PyObject *list_connections(py_port *port, const py_service *service, bool
 }
 
 void py_registry_end(py_port *port, bool leaked) {
-    PyObject *connections = list_connections(port, NULL, false);
+    PyObject *connections = group_type_list_connections(port, NULL, false);
     if (connections == NULL)
         PyErr_WriteUnraisable((PyObject *)port);
     for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
@@ -90,23 +90,23 @@ void py_registry_end(py_port *port, bool leaked) {
 
 /* ---- one more connection, one fewer ---------------------------------------------------------- */
 
-static void start_clock(py_service *self) {
+static void group_type_start_clock(py_group *self) {
     if (self->clock != NULL || (self->idle_ticks == 0 && self->handshake_ticks == 0) ||
         self->count == 0)
         return;
     io_op *op = io_op_new(&self->port->port->lane, IO_TIMER, self);
     if (op == NULL)
         return; /* the next connection tries again */
-    op->sink = IO_SINK_SERVICE;
+    op->sink = IO_SINK_GROUP;
     Py_INCREF((PyObject *)self);
     self->clock = (io_timer *)op;
     io_timer_submit(self->clock, self->tick_ns);
 }
 
 /* Both at once: whoever finds it in the list may use it. */
-static int enlist_and_open(py_connection *connection, io_native native, int family, bool post,
-                           bool *shut, uint32_t *os_error) {
-    py_service *self = connection->service;
+static int group_type_enlist_and_open(py_connection *connection, io_native native, int family,
+                                      bool post, bool *shut, uint32_t *os_error) {
+    py_group *self = connection->group;
     io_mutex_lock(&self->port->registry.lock);
     *shut = self->shut;
     int error = io_connection_open(&connection->io, &self->port->port->lane, native, family,
@@ -115,7 +115,7 @@ static int enlist_and_open(py_connection *connection, io_native native, int fami
         io_list_push_back(&self->port->registry.connections, &connection->link);
         Py_INCREF((PyObject *)connection);
         self->count++;
-        start_clock(self);
+        group_type_start_clock(self);
         if (post)
             io_post_submit(&connection->io.strand);
     }
@@ -123,9 +123,9 @@ static int enlist_and_open(py_connection *connection, io_native native, int fami
     return error;
 }
 
-/* True: it was the service's last one. */
-static bool delist(py_connection *connection) {
-    py_service *self = connection->service;
+/* True: it was the group's last one. */
+static bool group_type_delist(py_connection *connection) {
+    py_group *self = connection->group;
     io_mutex_lock(&self->port->registry.lock);
     io_list_remove(&connection->link);
     self->bytes_received += connection->io.bytes_received;
@@ -135,7 +135,7 @@ static bool delist(py_connection *connection) {
     return last;
 }
 
-void py_service_report(py_service *self, py_callback which, PyObject *one, PyObject *two) {
+void py_group_report(py_group *self, py_callback which, PyObject *one, PyObject *two) {
     PyObject *function = self->callbacks[which];
     if (function == NULL)
         return;
@@ -145,15 +145,15 @@ void py_service_report(py_service *self, py_callback which, PyObject *one, PyObj
     Py_XDECREF(answer);
 }
 
-void py_service_gone(py_connection *connection) {
-    py_service *self = connection->service;
+void py_group_gone(py_connection *connection) {
+    py_group *self = connection->group;
     atomic_fetch_add_explicit(connection->told ? &self->closed : &self->failed, 1,
                               memory_order_relaxed);
     py_host_uncount(self, connection);
-    bool last = delist(connection);
+    bool last = group_type_delist(connection);
     py_listeners_resume(self);
     if (last)
-        py_service_report(self, PY_ON_EMPTY, NULL, NULL);
+        py_group_report(self, PY_ON_EMPTY, NULL, NULL);
     Py_DECREF((PyObject *)connection);
 }
 
@@ -170,7 +170,7 @@ void py_stream_close(const py_port *port, io_native native, int family) {
 }
 
 /* The same where the port is open; the simulation's too. */
-static void discard(py_service *self, io_native native, int family) {
+static void group_type_discard(py_group *self, io_native native, int family) {
     io_handle *handle;
     uint32_t os_error;
     bool entered = io_port_enter(self->port->port) == 0;
@@ -183,28 +183,29 @@ static void discard(py_service *self, io_native native, int family) {
         io_port_leave(self->port->port);
 }
 
-static void refuse_host(py_service *self, py_connection *connection) {
+static void group_type_refuse_host(py_group *self, py_connection *connection) {
     atomic_fetch_add_explicit(&self->refused, 1, memory_order_relaxed);
     PyObject *name = py_connection_peername(connection);
     if (name != NULL)
-        py_service_report(self, PY_ON_REFUSED, name, NULL);
+        py_group_report(self, PY_ON_REFUSED, name, NULL);
     else
         PyErr_WriteUnraisable((PyObject *)self);
     Py_XDECREF(name);
 }
 
 /* Opens it, or says why not with an exception; the native socket is taken over in any case. */
-static bool open_connection(py_connection *connection, io_native native, int family, bool post) {
-    py_service *self = connection->service;
+static bool group_type_open_connection(py_connection *connection, io_native native, int family,
+                                       bool post) {
+    py_group *self = connection->group;
     uint32_t os_error = 0;
     if (!py_port_enter(self->port)) {
         py_stream_close(self->port, native, family);
         return false;
     }
     bool shut = false;
-    int error = enlist_and_open(connection, native, family, post, &shut, &os_error);
+    int error = group_type_enlist_and_open(connection, native, family, post, &shut, &os_error);
     if (error) {
-        discard(self, native, family);
+        group_type_discard(self, native, family);
     } else if (shut) { /* it would not hear of the end, which has begun */
         connection->ending = connection->closing = true;
         (void)io_connection_give_up(&connection->io, false);
@@ -216,17 +217,18 @@ static bool open_connection(py_connection *connection, io_native native, int fam
 }
 
 /* `whole`: others get it before its first callback. */
-static py_connection *adopt(py_service *self, io_native native, int family, const io_address *peer,
-                            PyObject *context, bool whole, bool post) {
+static py_connection *group_type_make_connection(py_group *self, io_native native, int family,
+                                                 const io_address *peer, PyObject *context,
+                                                 bool whole, bool post) {
     py_connection *connection = py_connection_new(self, peer);
     size_t number = 0;
     bool counted = connection != NULL && py_host_count(self, connection, &number);
     bool refused = self->max_per_address != 0 && number > self->max_per_address;
     if (!counted || refused) {
-        discard(self, native, family);
+        group_type_discard(self, native, family);
         if (refused) {
             py_host_uncount(self, connection);
-            refuse_host(self, connection);
+            group_type_refuse_host(self, connection);
         }
         Py_XDECREF((PyObject *)connection);
         return NULL;
@@ -234,8 +236,8 @@ static py_connection *adopt(py_service *self, io_native native, int family, cons
     if (context != NULL)
         Py_SETREF(connection->context, Py_NewRef(context));
     if (whole && !py_connection_equip(connection))
-        discard(self, native, family);
-    else if (open_connection(connection, native, family, post))
+        group_type_discard(self, native, family);
+    else if (group_type_open_connection(connection, native, family, post))
         return connection;
     PyObject *error = py_error_take();
     py_host_uncount(self, connection);
@@ -245,15 +247,15 @@ static py_connection *adopt(py_service *self, io_native native, int family, cons
     return NULL;
 }
 
-py_connection *py_service_accept(py_service *self, io_native native, int family,
-                                 const io_address *peer, bool post) {
-    return adopt(self, native, family, peer, NULL, false, post);
+py_connection *py_group_accept(py_group *self, io_native native, int family, const io_address *peer,
+                               bool post) {
+    return group_type_make_connection(self, native, family, peer, NULL, false, post);
 }
 
 /* ---- the clock ------------------------------------------------------------------------------- */
 
 /* True: it is overdue, and its stage is to say so first, which this lock does not allow. */
-static bool tick(py_service *self, py_connection *connection) {
+static bool group_type_tick(py_group *self, py_connection *connection) {
     uint32_t silent = io_connection_tick(&connection->io);
     bool overdue = self->idle_ticks != 0 && silent >= self->idle_ticks;
     if (!connection->told && self->handshake_ticks != 0)
@@ -264,8 +266,8 @@ static bool tick(py_service *self, py_connection *connection) {
     return connection->overdue;
 }
 
-static void end_overdue(py_service *self) {
-    PyObject *connections = list_connections(self->port, self, false);
+static void group_type_end_overdue(py_group *self) {
+    PyObject *connections = group_type_list_connections(self->port, self, false);
     if (connections == NULL)
         PyErr_WriteUnraisable((PyObject *)self); /* the next tick tries again */
     for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
@@ -276,15 +278,15 @@ static void end_overdue(py_service *self) {
     Py_XDECREF(connections);
 }
 
-void py_service_collect(io_op *op) {
-    py_service *self = op->owner;
+void py_group_collect(io_op *op) {
+    py_group *self = op->owner;
     self->clock = NULL;
     io_op_release(op);
     Py_DECREF((PyObject *)self);
 }
 
-void py_service_tick(io_op *op) {
-    py_service *self = op->owner;
+void py_group_tick(io_op *op) {
+    py_group *self = op->owner;
     py_registry *registry = &self->port->registry;
     bool due = op->result >= 0 && io_port_enter(self->port->port) == 0;
     bool overdue = false;
@@ -295,14 +297,14 @@ void py_service_tick(io_op *op) {
         io_list *list = &registry->connections;
         for (io_link *link = list->next; link != list; link = link->next) {
             py_connection *connection = IO_CONTAINER(link, py_connection, link);
-            if (connection->service == self)
-                overdue |= tick(self, connection);
+            if (connection->group == self)
+                overdue |= group_type_tick(self, connection);
         }
-        start_clock(self);
+        group_type_start_clock(self);
     }
     io_mutex_unlock(&registry->lock);
     if (overdue)
-        end_overdue(self);
+        group_type_end_overdue(self);
     if (due)
         py_port_leave(self->port);
     Py_DECREF((PyObject *)self);
@@ -310,19 +312,19 @@ void py_service_tick(io_op *op) {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static const char *const callback_names[PY_CALLBACKS] = {
+static const char *const group_type_callback_names[PY_CALLBACKS] = {
     "on_connect", "on_data",   "on_message", "on_eof",          "on_drain",   "on_close",
     "on_error",   "on_failed", "on_empty",   "on_accept_error", "on_refused", "on_lost"};
 
-typedef struct service_arguments {
+typedef struct group_arguments {
     PyObject *callbacks[PY_CALLBACKS];
     PyObject *framing, *stage, *executor, *idle_timeout, *handshake_timeout;
     unsigned long long write_high, write_low, max_write_buffer, max_connections, max_per_address;
     unsigned int read_size;
     int reads_on;
-} service_arguments;
+} group_arguments;
 
-static bool take_callable(PyObject *value, const char *name, PyObject **place) {
+static bool group_type_take_callable(PyObject *value, const char *name, PyObject **place) {
     if (value == NULL || value == Py_None)
         return true;
     if (!PyCallable_Check(value)) {
@@ -334,27 +336,28 @@ static bool take_callable(PyObject *value, const char *name, PyObject **place) {
     return true;
 }
 
-static bool take_callables(py_service *self, const service_arguments *given) {
+static bool group_type_take_callables(py_group *self, const group_arguments *given) {
     for (int i = 0; i < PY_CALLBACKS; i++)
-        if (!take_callable(given->callbacks[i], callback_names[i], &self->callbacks[i]))
+        if (!group_type_take_callable(given->callbacks[i], group_type_callback_names[i],
+                                      &self->callbacks[i]))
             return false;
     self->frames = given->framing == NULL || given->framing == Py_None
                        ? NULL
                        : py_framing_of(self->port->state, given->framing);
     if (self->frames != NULL)
         self->framing = Py_NewRef(given->framing);
-    else if (!take_callable(given->framing, "framing", &self->framing))
+    else if (!group_type_take_callable(given->framing, "framing", &self->framing))
         return false;
-    return take_callable(given->stage, "stage", &self->make_stage) &&
-           take_callable(given->executor, "executor", &self->get_executor);
+    return group_type_take_callable(given->stage, "stage", &self->make_stage) &&
+           group_type_take_callable(given->executor, "executor", &self->get_executor);
 }
 
-static uint32_t ticks_of(uint64_t limit_ns, uint64_t tick_ns) {
+static uint32_t group_type_ticks_of(uint64_t limit_ns, uint64_t tick_ns) {
     uint64_t ticks = limit_ns == IO_NEVER ? 0 : limit_ns / tick_ns + 1;
     return ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX;
 }
 
-static bool take_limits(py_service *self, const service_arguments *given) {
+static bool group_type_take_limits(py_group *self, const group_arguments *given) {
     uint64_t idle_ns, handshake_ns;
     if (!py_arg_timeout(given->idle_timeout, "idle_timeout", &idle_ns) ||
         !py_arg_timeout(given->handshake_timeout, "handshake_timeout", &handshake_ns))
@@ -371,8 +374,8 @@ static bool take_limits(py_service *self, const service_arguments *given) {
         self->tick_ns = TICK_LEAST_NS;
     if (self->tick_ns > TICK_MOST_NS)
         self->tick_ns = TICK_MOST_NS;
-    self->idle_ticks = ticks_of(idle_ns, self->tick_ns);
-    self->handshake_ticks = ticks_of(handshake_ns, self->tick_ns);
+    self->idle_ticks = group_type_ticks_of(idle_ns, self->tick_ns);
+    self->handshake_ticks = group_type_ticks_of(handshake_ns, self->tick_ns);
     self->limits = (io_connection_limits){
         .write_high = given->write_high,
         .write_low = given->write_low,
@@ -385,7 +388,7 @@ static bool take_limits(py_service *self, const service_arguments *given) {
     return true;
 }
 
-static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port",
                             "on_connect",
                             "on_data",
@@ -414,31 +417,32 @@ static PyObject *service_new(PyTypeObject *type, PyObject *args, PyObject *keywo
                             NULL};
     py_state *state = PyType_GetModuleState(type);
     PyObject *port;
-    service_arguments given = {.write_high = 1 << 18,
-                               .write_low = 1 << 16,
-                               .max_write_buffer = 1 << 24,
-                               .read_size = 1 << 16};
+    group_arguments given = {.write_high = 1 << 18,
+                             .write_low = 1 << 16,
+                             .max_write_buffer = 1 << 24,
+                             .read_size = 1 << 16};
     PyObject **callback = given.callbacks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:Service", names, state->port_type, &port,
+            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:ConnectionGroup", names, state->port_type, &port,
             &callback[0], &callback[1], &callback[2], &callback[3], &callback[4], &callback[5],
             &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &callback[11],
             &given.framing, &given.stage, &given.executor, &given.idle_timeout,
             &given.handshake_timeout, &given.write_high, &given.write_low, &given.max_write_buffer,
             &given.max_connections, &given.max_per_address, &given.read_size, &given.reads_on))
         return NULL;
-    py_service *self = (py_service *)type->tp_alloc(type, 0);
+    py_group *self = (py_group *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->port = (py_port *)Py_NewRef(port);
     self->addresses = PyDict_New();
-    if (self->addresses == NULL || !take_callables(self, &given) || !take_limits(self, &given))
+    if (self->addresses == NULL || !group_type_take_callables(self, &given) ||
+        !group_type_take_limits(self, &given))
         Py_CLEAR(self);
     return (PyObject *)self;
 }
 
-static int service_traverse(PyObject *object, visitproc visit, void *arg) {
-    py_service *self = self_of(object);
+static int group_type_traverse(PyObject *object, visitproc visit, void *arg) {
+    py_group *self = group_type_self_of(object);
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->port);
     for (int i = 0; i < PY_CALLBACKS; i++)
@@ -450,8 +454,8 @@ static int service_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 /* Not the port, which connections need to the last. */
-static int service_clear(PyObject *object) {
-    py_service *self = self_of(object);
+static int group_type_clear(PyObject *object) {
+    py_group *self = group_type_self_of(object);
     for (int i = 0; i < PY_CALLBACKS; i++)
         Py_CLEAR(self->callbacks[i]);
     Py_CLEAR(self->make_stage);
@@ -459,11 +463,11 @@ static int service_clear(PyObject *object) {
     return 0;
 }
 
-static void service_dealloc(PyObject *object) {
-    py_service *self = self_of(object);
+static void group_type_dealloc(PyObject *object) {
+    py_group *self = group_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    (void)service_clear(object);
+    (void)group_type_clear(object);
     Py_CLEAR(self->framing);
     Py_CLEAR(self->addresses);
     Py_CLEAR(self->port);
@@ -473,24 +477,24 @@ static void service_dealloc(PyObject *object) {
 
 /* ---- methods --------------------------------------------------------------------------------- */
 
-static PyObject *service_listen(PyObject *object, PyObject *args) {
+static PyObject *group_type_listen(PyObject *object, PyObject *args) {
     Py_ssize_t native;
     int family;
     if (!PyArg_ParseTuple(args, "ni:listen", &native, &family))
         return NULL;
-    return py_listener_new(self_of(object), (io_native)native, family);
+    return py_listener_new(group_type_self_of(object), (io_native)native, family);
 }
 
 #ifdef _WIN32
-static PyObject *service_listen_pipe(PyObject *object, PyObject *name) {
-    return py_listener_new_pipe(self_of(object), name);
+static PyObject *group_type_listen_pipe(PyObject *object, PyObject *name) {
+    return py_listener_new_pipe(group_type_self_of(object), name);
 }
 
-PyDoc_STRVAR(listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
-                              "Make a named pipe and accept its clients. A Listener.");
+PyDoc_STRVAR(group_type_listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
+                                         "Make a named pipe and accept its clients. A Listener.");
 #endif
 
-static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywords) {
+static PyObject *group_type_adopt(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"native", "family", "peer", "context", NULL};
     Py_ssize_t native;
     int family;
@@ -504,28 +508,29 @@ static PyObject *service_adopt(PyObject *object, PyObject *args, PyObject *keywo
         PyErr_Clear(); /* the name of an interface may be in it; then the system is asked later */
         address.length = 0;
     }
-    return (PyObject *)adopt(self_of(object), (io_native)native, family, &address, context, true,
-                             true);
+    return (PyObject *)group_type_make_connection(group_type_self_of(object), (io_native)native,
+                                                  family, &address, context, true, true);
 }
 
-static PyObject *service_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return list_connections(self_of(object)->port, self_of(object), true);
+static PyObject *group_type_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    return group_type_list_connections(group_type_self_of(object)->port, group_type_self_of(object),
+                                       true);
 }
 
 /* The connections that are there to be ended: none if their port is closed, which ends them. */
-static PyObject *list_living(py_service *self) {
+static PyObject *group_type_list_living(py_group *self) {
     if (io_port_enter(self->port->port) != 0)
         return PyTuple_New(0);
     io_port_leave(self->port->port);
-    return list_connections(self->port, self, false);
+    return group_type_list_connections(self->port, self, false);
 }
 
-static PyObject *service_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_service *self = self_of(object);
+static PyObject *group_type_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_group *self = group_type_self_of(object);
     io_mutex_lock(&self->port->registry.lock);
     self->shut = true;
     io_mutex_unlock(&self->port->registry.lock);
-    PyObject *connections = list_living(self);
+    PyObject *connections = group_type_list_living(self);
     if (connections == NULL)
         return NULL;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(connections); i++) {
@@ -541,9 +546,9 @@ static PyObject *service_shutdown(PyObject *object, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-static PyObject *service_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_service *self = self_of(object);
-    PyObject *connections = list_living(self);
+static PyObject *group_type_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_group *self = group_type_self_of(object);
+    PyObject *connections = group_type_list_living(self);
     long aborted = 0;
     if (connections == NULL)
         return NULL;
@@ -562,7 +567,7 @@ typedef struct totals {
 } totals;
 
 /* Of those that are gone and those that are not. */
-static totals add_up(py_service *self) {
+static totals group_type_add_up(py_group *self) {
     py_registry *registry = &self->port->registry;
     io_mutex_lock(&registry->lock);
     totals sum = {.received = self->bytes_received, .sent = self->bytes_sent};
@@ -570,7 +575,7 @@ static totals add_up(py_service *self) {
          link = link->next) {
         py_connection *connection = IO_CONTAINER(link, py_connection, link);
         uint64_t received, sent;
-        if (connection->service != self)
+        if (connection->group != self)
             continue;
         sum.established += connection->told;
         sum.establishing += !connection->told;
@@ -582,9 +587,9 @@ static totals add_up(py_service *self) {
     return sum;
 }
 
-static PyObject *service_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_service *self = self_of(object);
-    totals sum = add_up(self);
+static PyObject *group_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
+    py_group *self = group_type_self_of(object);
+    totals sum = group_type_add_up(self);
     uint64_t runs = self->runs;
     return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", self->accepted,
                          "connections", sum.established, "establishing", sum.establishing, "closed",
@@ -596,58 +601,63 @@ static PyObject *service_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
                          "callback_seconds_max", (double)self->callback_max_ns * 1e-9);
 }
 
-static PyObject *get_count(PyObject *object, void *Py_UNUSED(closure)) {
-    py_service *self = self_of(object);
+static PyObject *group_type_get_count(PyObject *object, void *Py_UNUSED(closure)) {
+    py_group *self = group_type_self_of(object);
     io_mutex_lock(&self->port->registry.lock);
     size_t count = self->count;
     io_mutex_unlock(&self->port->registry.lock);
     return PyLong_FromSize_t(count);
 }
 
-PyDoc_STRVAR(listen_doc, "listen($self, native, family, /)\n--\n\n"
-                         "Take over a listening socket and accept connections. A Listener.");
-PyDoc_STRVAR(adopt_doc, "adopt($self, /, native, family, *, peer=None, context=None)\n--\n\n"
-                        "Take over a connected, non-blocking socket. A Connection.");
-PyDoc_STRVAR(connections_doc, "connections($self, /)\n--\n\n"
-                              "Those that are established and not gone, as a tuple.");
-PyDoc_STRVAR(shutdown_doc, "shutdown($self, /)\n--\n\n"
-                           "Every connection flushes, ends and closes, and waits for no peer.");
-PyDoc_STRVAR(abort_doc, "abort($self, /)\n--\n\nClose what is left; how many lose something.");
-PyDoc_STRVAR(stats_doc, "stats($self, /)\n--\n\nFigures since it was made, as a dict.");
+PyDoc_STRVAR(group_type_listen_doc,
+             "listen($self, native, family, /)\n--\n\n"
+             "Take over a listening socket and accept connections. A Listener.");
+PyDoc_STRVAR(group_type_adopt_doc,
+             "adopt($self, /, native, family, *, peer=None, context=None)\n--\n\n"
+             "Take over a connected, non-blocking socket. A Connection.");
+PyDoc_STRVAR(group_type_connections_doc, "connections($self, /)\n--\n\n"
+                                         "Those that are established and not gone, as a tuple.");
+PyDoc_STRVAR(group_type_shutdown_doc,
+             "shutdown($self, /)\n--\n\n"
+             "Every connection flushes, ends and closes, and waits for no peer.");
+PyDoc_STRVAR(group_type_abort_doc,
+             "abort($self, /)\n--\n\nClose what is left; how many lose something.");
+PyDoc_STRVAR(group_type_stats_doc, "stats($self, /)\n--\n\nFigures since it was made, as a dict.");
 
 // clang-format off
-static PyMethodDef service_methods[] = {
-    {"listen", service_listen, METH_VARARGS, listen_doc},
+static PyMethodDef group_type_methods[] = {
+    {"listen", group_type_listen, METH_VARARGS, group_type_listen_doc},
 #ifdef _WIN32
-    {"listen_pipe", service_listen_pipe, METH_O, listen_pipe_doc},
+    {"listen_pipe", group_type_listen_pipe, METH_O, group_type_listen_pipe_doc},
 #endif
-    {"adopt", (PyCFunction)(void (*)(void))service_adopt, METH_VARARGS | METH_KEYWORDS, adopt_doc},
-    {"connections", service_connections, METH_NOARGS, connections_doc},
-    {"shutdown", service_shutdown, METH_NOARGS, shutdown_doc},
-    {"abort", service_abort, METH_NOARGS, abort_doc},
-    {"stats", service_stats, METH_NOARGS, stats_doc},
+    {"adopt", (PyCFunction)(void (*)(void))group_type_adopt, METH_VARARGS | METH_KEYWORDS, group_type_adopt_doc},
+    {"connections", group_type_connections, METH_NOARGS, group_type_connections_doc},
+    {"shutdown", group_type_shutdown, METH_NOARGS, group_type_shutdown_doc},
+    {"abort", group_type_abort, METH_NOARGS, group_type_abort_doc},
+    {"stats", group_type_stats, METH_NOARGS, group_type_stats_doc},
     {NULL, NULL, 0, NULL},
 };
 // clang-format on
 
-static PyGetSetDef service_getset[] = {
-    {"count", get_count, NULL, "How many connections are not gone.", NULL},
+static PyGetSetDef group_type_getset[] = {
+    {"count", group_type_get_count, NULL, "How many connections are not gone.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(service_doc, "What the connections of one server, or of one kind of client, have in "
-                          "common. Private: see Server and connect().");
+PyDoc_STRVAR(group_type_doc,
+             "What the connections of one server, or of one kind of client, have in "
+             "common. Private: see Server and connect().");
 
-static PyType_Slot service_slots[] = {
-    {Py_tp_doc, (void *)service_doc},   {Py_tp_new, service_new},
-    {Py_tp_methods, service_methods},   {Py_tp_getset, service_getset},
-    {Py_tp_traverse, service_traverse}, {Py_tp_clear, service_clear},
-    {Py_tp_dealloc, service_dealloc},   {0, NULL},
+static PyType_Slot group_type_slots[] = {
+    {Py_tp_doc, (void *)group_type_doc},   {Py_tp_new, group_type_new},
+    {Py_tp_methods, group_type_methods},   {Py_tp_getset, group_type_getset},
+    {Py_tp_traverse, group_type_traverse}, {Py_tp_clear, group_type_clear},
+    {Py_tp_dealloc, group_type_dealloc},   {0, NULL},
 };
 
-PyType_Spec py_service_spec = {
-    .name = "iocpcore._core.Service",
-    .basicsize = sizeof(py_service),
+PyType_Spec py_group_spec = {
+    .name = "iocpcore._core.ConnectionGroup",
+    .basicsize = sizeof(py_group),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = service_slots,
+    .slots = group_type_slots,
 };

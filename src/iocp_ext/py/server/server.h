@@ -1,7 +1,7 @@
 /* server.h: servers and connections: what group_type.c, listener_type.c, connection_type.c and
  * connection_events.c share.
  *
- * A *service* is what the connections of one server, or of one kind of client, have in common:
+ * A *group* is what the connections of one server, or of one kind of client, have in common:
  * callbacks, framing, limits, figures. The connections of a port are in its registry, which owns
  * them until they are gone. */
 #ifndef IOCPCORE_PY_SERVER_SERVER_H
@@ -27,7 +27,7 @@ typedef enum py_callback {
     PY_CALLBACKS
 } py_callback;
 
-typedef struct py_service {
+typedef struct py_group {
     PyObject_HEAD
     py_port *port;
     PyObject *callbacks[PY_CALLBACKS]; /* NULL: none */
@@ -50,7 +50,7 @@ typedef struct py_service {
     /* Figures: */
     _Atomic uint64_t accepted, refused, failed, closed, aborted, accept_errors, messages, runs;
     _Atomic uint64_t callback_ns, callback_max_ns;
-} py_service;
+} py_group;
 
 /* The beginning of a message whose end has not come. */
 typedef struct py_carry {
@@ -68,7 +68,7 @@ typedef struct py_connection {
     PyObject_HEAD
     io_connection io;
     io_link link; /* in the registry */
-    py_service *service;
+    py_group *group;
     PyObject *context;
     PyObject *stage;    /* NULL: none */
     PyObject *framer;   /* of one's own; NULL: none */
@@ -110,7 +110,7 @@ typedef struct py_job {
 
 typedef struct py_listener {
     PyObject_HEAD
-    py_service *service;
+    py_group *group;
     io_link link; /* in the registry */
     /* Under the registry's lock: */
     io_handle *handle; /* NULL: closed */
@@ -122,7 +122,7 @@ typedef struct py_listener {
     io_accepting accepting;
 } py_listener;
 
-extern PyType_Spec py_service_spec, py_listener_spec, py_connection_spec;
+extern PyType_Spec py_group_spec, py_listener_spec, py_connection_spec;
 
 /* ---- registry (group_type.c) --------------------------------------------------------------- */
 
@@ -133,37 +133,37 @@ void py_registry_end(py_port *port, bool leaked);
 /* Makes a connection of a native socket, which it takes over, also when it fails. NULL with an
  * exception, or without one for a client that is refused. A worker begins with it if its strand is
  * posted here; else the caller does, by py_connection_take(). */
-py_connection *py_service_accept(py_service *service, io_native native, int family,
-                                 const io_address *peer, bool post);
+py_connection *py_group_accept(py_group *group, io_native native, int family,
+                               const io_address *peer, bool post);
 /* Closes a stream that was accepted, and is nobody's. */
 void py_stream_close(const py_port *port, io_native native, int family);
-void py_service_gone(py_connection *connection); /* out of the registry, with its reference */
-void py_service_tick(io_op *op);                 /* its clock */
-void py_service_collect(io_op *op);              /* the same as the port ends */
-void py_service_report(py_service *service, py_callback which, PyObject *one, PyObject *two);
+void py_group_gone(py_connection *connection); /* out of the registry, with its reference */
+void py_group_tick(io_op *op);                 /* its clock */
+void py_group_collect(io_op *op);              /* the same as the port ends */
+void py_group_report(py_group *group, py_callback which, PyObject *one, PyObject *two);
 
 /* ---- addresses with a limit (hosts.c) -------------------------------------------------------- */
 
 /* One more connection of its peer's address. `number` is how many there are now; 0: it is not
  * counted. False: there is an exception. */
-bool py_host_count(py_service *service, py_connection *connection, size_t *number);
+bool py_host_count(py_group *group, py_connection *connection, size_t *number);
 /* One fewer, if it was counted. */
-void py_host_uncount(py_service *service, py_connection *connection);
+void py_host_uncount(py_group *group, py_connection *connection);
 
 /* ---- listeners (listener_type.c) ------------------------------------------------------------- */
 
-PyObject *py_listener_new(py_service *service, io_native native, int family);
-PyObject *py_listener_new_pipe(py_service *service, PyObject *name); /* Windows */
+PyObject *py_listener_new(py_group *group, io_native native, int family);
+PyObject *py_listener_new_pipe(py_group *group, PyObject *name); /* Windows */
 /* An accept or a pause has ended. False: an exception is to leave run(). */
 bool py_listener_take(io_op *op);
 void py_listener_collect(io_op *op); /* as the port ends */
 void py_listener_close(py_listener *listener);
-void py_listeners_resume(py_service *service); /* there is room for more connections */
+void py_listeners_resume(py_group *group); /* there is room for more connections */
 
 /* ---- connections (connection_type.c, connection_events.c)
  * ----------------------------------------------- */
 
-py_connection *py_connection_new(py_service *service, const io_address *peer);
+py_connection *py_connection_new(py_group *group, const io_address *peer);
 /* Makes its framer and its stage, which calls Python. Where others get the connection before its
  * first callback, that is done before it is opened; else it is the first thing on the strand. */
 bool py_connection_equip(py_connection *self);
