@@ -8,7 +8,7 @@
  * What every message of a connection needs is asked of the kernel directly: in a process with
  * threads, libc makes each call a point where its thread can be cancelled, for about 25 ns. */
 #include "backends/linux/socket.h"
-#include "net/accepting.h"
+#include "core/accepting.h"
 
 #include <errno.h>
 #include <fcntl.h>

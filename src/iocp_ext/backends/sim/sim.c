@@ -20,7 +20,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "net/accepting.h"
+#include "core/accepting.h"
 #include "backends/sim/sim_net.h"
 
 #include <stdlib.h>

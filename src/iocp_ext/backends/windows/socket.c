@@ -5,7 +5,7 @@
  * we open for it, and ConnectEx wants a bound one; the sockets of both know nothing of their
  * connection (getpeername, shutdown, send_file fail) until SO_UPDATE_ACCEPT_CONTEXT or
  * SO_UPDATE_CONNECT_CONTEXT has told them. */
-#include "net/accepting.h"
+#include "core/accepting.h"
 #include "backends/windows/iocp.h"
 
 #include <mswsock.h>

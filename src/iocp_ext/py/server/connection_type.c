@@ -592,7 +592,8 @@ static PyMethodDef connection_type_methods[] = {
 };
 
 static PyGetSetDef connection_type_getset[] = {
-    {"peername", connection_type_get_peername, NULL, "The peer's address, as the socket module writes it.", NULL},
+    {"peername", connection_type_get_peername, NULL,
+     "The peer's address, as the socket module writes it.", NULL},
     {"sockname", connection_type_get_sockname, NULL, "Its own address; None once it is closed.", NULL},
     {"pending_bytes", connection_type_get_bytes, NULL, "Bytes queued and not yet taken by the system.",
      (void *)PENDING},

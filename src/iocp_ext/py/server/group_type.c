@@ -636,7 +636,8 @@ static PyMethodDef group_type_methods[] = {
 #ifdef _WIN32
     {"listen_pipe", group_type_listen_pipe, METH_O, group_type_listen_pipe_doc},
 #endif
-    {"adopt", (PyCFunction)(void (*)(void))group_type_adopt, METH_VARARGS | METH_KEYWORDS, group_type_adopt_doc},
+    {"adopt", (PyCFunction)(void (*)(void))group_type_adopt, METH_VARARGS | METH_KEYWORDS,
+     group_type_adopt_doc},
     {"connections", group_type_connections, METH_NOARGS, group_type_connections_doc},
     {"shutdown", group_type_shutdown, METH_NOARGS, group_type_shutdown_doc},
     {"abort", group_type_abort, METH_NOARGS, group_type_abort_doc},

@@ -1,7 +1,7 @@
 /* listener_type.c: accepting connections for a group.
  *
  * One accept is in the kernel at a time. Whatever becomes of one client, the next accept follows.
- * When accepting fails it pauses for a moment (net/accepting.c), and that is told each time. At
+ * When accepting fails it pauses for a moment (core/accepting.c), and that is told each time. At
  * max_connections what has been accepted waits, and no further accept is made, so that the system's
  * backlog holds the rest. */
 #include "py/server/server.h"

@@ -8,7 +8,7 @@
 #define IOCPCORE_PY_SERVER_SERVER_H
 
 #include "py/port/port.h"
-#include "net/accepting.h"
+#include "core/accepting.h"
 #include "net/connection.h"
 #include "net/framing.h"
 
