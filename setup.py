@@ -88,7 +88,7 @@ def unix_flags() -> tuple[list[str], list[str]]:
     if SANITIZE:
         sanitizers = f"-fsanitize={SANITIZE}"
         if not DEBUG:
-            compile_args += ["-O1", "-g", "-UNDEBUG"]
+            compile_args += ["-O1", "-g", "-UNDEBUG", "-DIO_ASSERTIONS"]
         compile_args += [sanitizers, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
         link_args.append(sanitizers)
     if WERROR:
