@@ -157,19 +157,6 @@ void py_group_gone(py_connection *connection) {
     Py_DECREF((PyObject *)connection);
 }
 
-void py_stream_close(const py_port *port, io_native native, int family) {
-#ifdef _WIN32
-    if (family == IO_FAMILY_PIPE) {
-        if (native != IO_NATIVE_NONE)
-            io_native_close_file(native);
-        return;
-    }
-#endif
-    (void)family;
-    py_native_close(port, native);
-}
-
-/* The same where the port is open; the simulation's too. */
 static void group_type_discard(py_group *self, io_native native, int family) {
     io_handle *handle;
     uint32_t os_error;
@@ -178,7 +165,7 @@ static void group_type_discard(py_group *self, io_native native, int family) {
         io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
         io_handle_close(handle);
     else
-        py_stream_close(self->port, native, family);
+        io_port_close_native(self->port->port, native, family);
     if (entered)
         io_port_leave(self->port->port);
 }
@@ -199,7 +186,7 @@ static bool group_type_open_connection(py_connection *connection, io_native nati
     py_group *self = connection->group;
     uint32_t os_error = 0;
     if (!py_port_enter(self->port)) {
-        py_stream_close(self->port, native, family);
+        io_port_close_native(self->port->port, native, family);
         return false;
     }
     bool shut = false;
@@ -423,10 +410,10 @@ static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *ke
                              .read_size = 1 << 16};
     PyObject **callback = given.callbacks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:ConnectionGroup", names, state->port_type, &port,
-            &callback[0], &callback[1], &callback[2], &callback[3], &callback[4], &callback[5],
-            &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &callback[11],
-            &given.framing, &given.stage, &given.executor, &given.idle_timeout,
+            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:ConnectionGroup", names, state->port_type,
+            &port, &callback[0], &callback[1], &callback[2], &callback[3], &callback[4],
+            &callback[5], &callback[6], &callback[7], &callback[8], &callback[9], &callback[10],
+            &callback[11], &given.framing, &given.stage, &given.executor, &given.idle_timeout,
             &given.handshake_timeout, &given.write_high, &given.write_low, &given.max_write_buffer,
             &given.max_connections, &given.max_per_address, &given.read_size, &given.reads_on))
         return NULL;

@@ -135,8 +135,6 @@ void py_registry_end(py_port *port, bool leaked);
  * posted here; else the caller does, by py_connection_take(). */
 py_connection *py_group_accept(py_group *group, io_native native, int family,
                                const io_address *peer, bool post);
-/* Closes a stream that was accepted, and is nobody's. */
-void py_stream_close(const py_port *port, io_native native, int family);
 void py_group_gone(py_connection *connection); /* out of the registry, with its reference */
 void py_group_tick(io_op *op);                 /* its clock */
 void py_group_collect(io_op *op);              /* the same as the port ends */
