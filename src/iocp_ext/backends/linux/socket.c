@@ -51,7 +51,9 @@ int io_socket_describe(io_native native, int *family, int *type, int *protocol) 
     return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) < 0 ? -errno : 0;
 }
 
-void io_native_close_socket(io_native native) {
+void posix_close_native(io_lane *lane, io_native native, int family) {
+    (void)lane;
+    (void)family;
     (void)shutdown((int)native, SHUT_RDWR); /* a forked child may have it, too */
     posix_close(native);
 }

@@ -119,10 +119,6 @@ int io_socket_describe(io_native native, int *family, int *type, int *protocol) 
     return -io_error_from_windows(windows_socket_describe((SOCKET)native, family, type, protocol));
 }
 
-void io_native_close_socket(io_native native) {
-    closesocket((SOCKET)native);
-}
-
 int winsock_open(io_handle *handle, uint32_t *os_error) {
     SOCKET socket = (SOCKET)handle->native;
     int type, protocol;

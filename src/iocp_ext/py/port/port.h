@@ -183,14 +183,9 @@ static inline bool py_port_check(py_port *self) {
     return true;
 }
 
-static inline bool py_port_simulated(const py_port *self) {
-    return self->port->backend == &io_backend_sim;
-}
-
-/* Closes a socket that was accepted and never taken; those of the simulation are no resource. */
-static inline void py_native_close(const py_port *self, io_native native) {
-    if (native != IO_NATIVE_NONE && !py_port_simulated(self))
-        io_native_close_socket(native);
+/* Its natives are not the system's: no Python object has one, and no other port. */
+static inline bool py_port_own_natives(const py_port *self) {
+    return self->port->backend->own_natives != NULL;
 }
 
 /* What lives on a port besides operations (group_type.c). */

@@ -160,19 +160,6 @@ void py_group_gone(py_connection *connection) {
     Py_DECREF((PyObject *)connection);
 }
 
-void py_stream_close(const py_port *port, io_native native, int family) {
-#ifdef _WIN32
-    if (family == IO_FAMILY_PIPE) {
-        if (native != IO_NATIVE_NONE)
-            io_native_close_file(native);
-        return;
-    }
-#endif
-    (void)family;
-    py_native_close(port, native);
-}
-
-/* The same where the port is open; the simulation's too. */
 static void group_type_discard(py_group *self, io_native native, int family) {
     io_handle *handle;
     uint32_t os_error;
@@ -181,7 +168,7 @@ static void group_type_discard(py_group *self, io_native native, int family) {
         io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
         io_handle_close(handle);
     else
-        py_stream_close(self->port, native, family);
+        io_port_close_native(self->port->port, native, family);
     if (entered)
         io_port_leave(self->port->port);
 }
@@ -202,7 +189,7 @@ static bool group_type_open_connection(py_connection *connection, io_native nati
     py_group *self = connection->group;
     uint32_t os_error = 0;
     if (!py_port_enter(self->port)) {
-        py_stream_close(self->port, native, family);
+        io_port_close_native(self->port->port, native, family);
         return false;
     }
     bool shut = false;

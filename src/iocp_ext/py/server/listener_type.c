@@ -115,7 +115,7 @@ PyObject *py_listener_new_pipe(py_group *group, PyObject *name) {
 /* A client that is too late. */
 static void listener_type_drop(py_listener *self, io_native native) {
     atomic_fetch_add_explicit(&self->group->failed, 1, memory_order_relaxed);
-    py_stream_close(self->group->port, native, self->family);
+    io_port_close_native(self->group->port->port, native, self->family);
 }
 
 void py_listener_close(py_listener *self) {
@@ -256,7 +256,7 @@ static void listener_type_collect(io_op *op, bool leaked) {
     if (leaked)
         return;
     if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
-        py_stream_close(self->group->port, ((io_accept *)op)->accepted, self->family);
+        io_port_close_native(self->group->port->port, ((io_accept *)op)->accepted, self->family);
     self->op = NULL;
     listener_type_release(self, op);
     Py_DECREF((PyObject *)self);

@@ -132,8 +132,6 @@ extern PyType_Spec py_group_spec, py_listener_spec, py_connection_spec;
  * posted here; else the caller does, by py_connection_take(). */
 py_connection *py_group_accept(py_group *group, io_native native, int family,
                                const io_address *peer, bool post);
-/* Closes a stream that was accepted, and is nobody's. */
-void py_stream_close(const py_port *port, io_native native, int family);
 void py_group_gone(py_connection *connection); /* out of the registry, with its reference */
 void py_group_report(py_group *group, py_callback which, PyObject *one, PyObject *two);
 
