@@ -39,8 +39,8 @@ typedef struct io_op io_op;
 /* ---- sockets as such (backends/linux/socket.c, backends/windows/socket.c)
  * --------------------------- */
 
-void io_native_close_socket(io_native native);
 void io_native_close_file(io_native native);
+#define IO_FAMILY_SOCKET AF_INET /* where only matters that it is a socket's */
 /* Family, type and protocol of a socket; 0 or a portable error (NOTSOCK). */
 int io_socket_describe(io_native native, int *family, int *type, int *protocol);
 
@@ -123,14 +123,14 @@ enum {
     IO_OP_CANCEL_DEFERRED = 1u << 6, /* the kernel had no memory for the cancel (io_uring) */
 };
 
-/* Who is told when an operation has been taken from the ready queue. */
-typedef enum io_sink {
-    IO_SINK_OPERATION,  /* the user's own; `owner` says which */
-    IO_SINK_CONNECTION, /* connection.h: `owner` is the io_connection */
-    IO_SINK_LISTENER,   /* listener.h: `owner` is the io_listener */
-    IO_SINK_GROUP,      /* a group's clock; `owner` is whose */
-    IO_SINK_DATAGRAM,   /* a datagram socket's */
-} io_sink;
+/* What the owner of an operation does with it once it has been taken from the ready queue. */
+typedef struct io_owner_ops {
+    /* Handles the completion. Returns false if the calling thread must leave its run loop. */
+    bool (*take)(io_op *op);
+    /* Disposes of an operation that nobody will take, because its port has been closed. If it was
+     * leaked the kernel still owns it: neither the operation nor its memory may be released. */
+    void (*collect)(io_op *op, bool leaked);
+} io_owner_ops;
 
 /* The head that every operation has; the larger types below begin with it. */
 struct io_op {
@@ -139,7 +139,8 @@ struct io_op {
 #endif
     io_link link; /* in one list: handle queue, ready queue, file pool or free list */
     io_lane *lane;
-    io_handle *handle;           /* NULL for posts and timers */
+    io_handle *handle; /* NULL for posts and timers */
+    const io_owner_ops *owner_ops;
     void *owner;                 /* whose operation this is; the core never looks */
     int64_t result;              /* bytes moved, or a portable error below 0 */
     uint32_t os_error;           /* the system's own code, for messages only */
@@ -147,7 +148,6 @@ struct io_op {
     _Atomic uint8_t state;       /* io_op_state; changed under the handle's (or lane's) lock */
     uint8_t kind;                /* io_kind */
     uint8_t flags;               /* IO_OP_..., under the handle's lock */
-    uint8_t sink;                /* io_sink */
     uint8_t retries;             /* results without meaning in a row (uring) */
 };
 
@@ -239,11 +239,12 @@ typedef struct io_timer {
 } io_timer;
 
 /* A prepared operation of the kind, zeroed behind its head, or NULL without memory. */
-io_op *io_op_new(io_lane *lane, io_kind kind, void *owner);
+io_op *io_op_new(io_lane *lane, io_kind kind, const io_owner_ops *owner_ops, void *owner);
 /* Gives back an operation that is prepared or was taken from the ready queue. */
 void io_op_release(io_op *op);
 /* Prepares an operation that is part of something else, and never released. */
-void io_op_embed(io_op *op, io_lane *lane, io_kind kind, io_sink sink, void *owner);
+void io_op_embed(io_op *op, io_lane *lane, io_kind kind, const io_owner_ops *owner_ops,
+                 void *owner);
 void io_receive_release(io_receive *receive);
 /* After IO_RECEIVE_READY: what there is, as its result; -IOE_AGAIN: nothing after all. */
 void io_receive_now(io_receive *receive);
@@ -531,6 +532,9 @@ void io_port_take_remaining(io_port *port, void (*visit)(io_op *op, bool leaked,
                             void *context);
 /* and give the kernel objects back, unless something leaked. */
 void io_port_finish_close(io_port *port, size_t leaked);
+/* Closes a socket (or IO_FAMILY_PIPE: a pipe) that no handle owns, such as one that was accepted
+ * and never taken. Ignores IO_NATIVE_NONE. The port may be closed. */
+void io_port_close_native(io_port *port, io_native native, int family);
 /* Frees the memory of a closed port. In a forked child, and when something leaked, it stays. */
 void io_port_destroy(io_port *port);
 

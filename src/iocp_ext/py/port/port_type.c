@@ -1,7 +1,7 @@
 /* port_type.c: iocpcore.CompletionPort: opening and closing it, its handles, its figures.
  *
  * Its submitting methods are in port_submit.c; get, get_many and run in port_run.c. */
-#include "py/server/server.h"
+#include "py/port/port.h"
 
 static const uint64_t port_type_close_timeout_ns = 5 * IO_NS_PER_SECOND;
 
@@ -14,7 +14,7 @@ static py_port *port_type_self_of(PyObject *object) {
 #ifdef Py_GIL_DISABLED
 
 /* module.name() */
-static PyObject *call_imported(const char *module, const char *name) {
+static PyObject *port_type_call_imported(const char *module, const char *name) {
     PyObject *imported = PyImport_ImportModule(module);
     PyObject *answer = imported ? PyObject_CallMethod(imported, name, NULL) : NULL;
     Py_XDECREF(imported);
@@ -22,9 +22,9 @@ static PyObject *call_imported(const char *module, const char *name) {
 }
 
 /* One where callbacks cannot run in parallel, else the number of processors. */
-static bool default_concurrency(long long *concurrency) {
-    PyObject *gil = call_imported("sys", "_is_gil_enabled");
-    PyObject *count = gil == Py_False ? call_imported("os", "process_cpu_count") : NULL;
+static bool port_type_default_concurrency(long long *concurrency) {
+    PyObject *gil = port_type_call_imported("sys", "_is_gil_enabled");
+    PyObject *count = gil == Py_False ? port_type_call_imported("os", "process_cpu_count") : NULL;
     *concurrency = count != NULL && PyLong_Check(count) ? PyLong_AsLong(count) : 1;
     Py_XDECREF(count);
     Py_XDECREF(gil);
@@ -124,7 +124,7 @@ static PyObject *port_type_new(PyTypeObject *type, PyObject *args, PyObject *key
 /* ---- closing --------------------------------------------------------------------------------- */
 
 static void port_type_end_operation(io_op *op, bool leaked, void *Py_UNUSED(context)) {
-    py_collect(op, leaked);
+    op->owner_ops->collect(op, leaked);
 }
 
 static bool port_type_warn_of_leak(py_port *self, size_t leaked) {

@@ -3,8 +3,8 @@
  * Handles are plain integers of one port's simulation. They are given to the port's methods like
  * descriptors, and `dissociate` gives them back before sim_close. Addresses are real tuples, of a
  * network that exists only there. */
-#include "py/base/py.h"
-#include "core/sim.h"
+#include "py/port/port.h"
+#include "backends/sim/sim.h"
 
 /* ValueError for another backend's port. Entered; the caller leaves. */
 static py_port *sim_api_enter(PyObject *module, PyObject *object) {
