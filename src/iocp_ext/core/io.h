@@ -13,9 +13,9 @@
  *
  * Nothing here knows Python: owners are opaque pointers, and no function here calls back.
  *
- * Locks, outermost first: handle->lock, a backend's own, lane->lock. The others (handles_lock,
- * slab_lock, a pool's) are innermost. None is held while a thread waits in the kernel. Debug builds
- * assert all of this (assert.h, lock_owner.c). */
+ * Locks, outermost first: handle->lock, lane->lock. The others (handles_lock, slab_lock, a pool's, a
+ * backend's own) are innermost. None is held while a thread waits in the kernel. Assertion builds
+ * check this (assert.h, lock_owner.c). */
 #ifndef IOCPCORE_IO_H
 #define IOCPCORE_IO_H
 

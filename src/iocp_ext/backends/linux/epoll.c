@@ -204,7 +204,8 @@ int epoll_submit(io_op *op) {
     if (answer != -IOE_AGAIN)
         return answer;
     /* Reports it once more if it is ready now. */
-    bool again = op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_may_retry_receive(handle));
+    bool again =
+        op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_may_retry_receive(handle));
     int error = again ? epoll_interest_set(handle) : 0;
     return error ? error : IO_PENDING;
 }
