@@ -120,7 +120,7 @@ enum {
     IO_OP_IN_POOL = 1u << 3,     /* handed to the file thread pool */
     IO_OP_YIELD = 1u << 4,       /* has had its share: submit() makes it wait for its next turn */
     IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
-    IO_OP_CANCEL_DEFERRED = 1u << 6, /* the kernel had no memory for the cancel (io_uring) */
+    IO_OP_CANCEL_DEFERRED = 1u << 6, /* the kernel did not take the cancel that was asked for */
 };
 
 /* What the owner of an operation does with it once it has been taken from the ready queue. */
