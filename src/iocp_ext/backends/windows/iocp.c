@@ -129,7 +129,7 @@ void iocp_cancel_io(io_op *op, HANDLE native) {
         return;
     op->flags |= IO_OP_CANCEL_DEFERRED;
     if (!atomic_exchange(&state->cancels_deferred, true))
-        iocp_try_again(state, state->cancel_timer);
+        iocp_retry_later(state, state->cancel_timer);
 }
 
 /* Only asks: the packet tells how the operation ended. */
