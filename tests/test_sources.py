@@ -178,6 +178,70 @@ def test_nobody_asks_which_backend_it_is(path):
     assert not set(re.findall(r"\bio_(?:backend|sim)_\w+\b", text)) - {"io_backend_by_name"}
 
 
+# ---- errors --------------------------------------------------------------------------------------
+
+# Where the sign of an error changes: error.h from and to the systems' numbers, once for each.
+SIGN_CHANGES = {"core/error.h", "core/error.c"}
+# What else is negated: times from now are negative on Windows, io_uring answers a negative errno,
+# and who uses the simulation gives an errno.
+NO_ERRORS = {
+    "backends/windows/iocp.c": ["POST_RETRY_MS * IO_NS_PER_MS / 100", "left"],
+    "backends/linux/uring.c": ["result"],
+    "py/port/sim_api.c": ["error"],
+}
+
+
+def negated(text: str) -> list[str]:
+    """What a minus of one operand stands before, but numbers and the names of errors."""
+    before = r"(?:[(,?:=\[{&|<>!]|\breturn|\bcase|^)\s*(?:\([\w ]+\*?\)\s*)?"
+    found = re.findall(
+        before + r"-(?!-|>)\s*((?:\([\w ]+\))?\s*\(?[^;,)?]+)",
+        without_comments(text),
+        re.MULTILINE,
+    )
+    names = [re.sub(r"^(?:\([a-z]\w+\))?\s*\(?", "", one.strip()) for one in found]
+    return [name for name in names if not re.match(r"\d|IOE_\w+$|IOE_\w+\b|[A-Z_]+$", name)]
+
+
+def plain_errors(text: str) -> list[str]:
+    return re.findall(r"(?<![-\w])IOE_\w+", without_comments(text))
+
+
+@by_file
+def test_errors_are_negative(path):
+    """A portable error has one sign wherever it goes: nobody has to know who makes it."""
+    name = name_of(path)
+    if name in SIGN_CHANGES:
+        return
+    text = path.read_text()
+    assert not plain_errors(text)
+    assert [one for one in negated(text) if one not in NO_ERRORS.get(name, [])] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "return -error;",
+        "x = -errno;",
+        "f(-io_g(a), 1);",
+        "f((int)-op->result, 1);",
+        "f(a, -(int64_t)io_g(b));",
+        "return x ? -error : 0;",
+        "x = a || -self->error;",
+    ],
+)
+def test_every_change_of_sign_is_seen(line):
+    assert negated(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["return -IOE_BADF;", "x = -1;", "x = a - b;", "x->y = a[i - j];", "if (a - b > c)"]
+)
+def test_what_changes_no_sign(line):
+    assert not negated(line)
+    assert not plain_errors(line)
+
+
 # ---- names of statics ---------------------------------------------------------------------------
 
 C_FILES = [path for path in FILES if path.suffix == ".c"]

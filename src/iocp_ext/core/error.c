@@ -11,19 +11,22 @@
 #include <stddef.h>
 
 typedef struct name {
-    int portable;
+    int number;
     uint32_t windows;
     const char *text;
 } name;
 
 typedef struct meaning {
     uint32_t code;
-    int portable;
+    int number;
 } meaning;
 
 static const name error_names[] = {
+#define X(name, number, native, windows, text) {(number), (windows), (text)},
+    IO_SYSTEM_ERRORS(X)
+#undef X
 #define X(name, number, windows, text) {(number), (windows), (text)},
-    IO_ERRORS(X)
+        IO_CORE_ERRORS(X)
 #undef X
 };
 
@@ -169,35 +172,35 @@ enum {
 static int error_look_up(const meaning *table, size_t count, uint32_t code) {
     for (size_t i = 0; i < count; i++)
         if (table[i].code == code)
-            return table[i].portable;
-    return IOE_OTHER;
+            return -table[i].number;
+    return -IOE_OTHER;
 }
 
-static const name *error_find(int portable) {
+static const name *error_find(int error) {
     for (size_t i = 0; i < COUNT(error_names); i++)
-        if (error_names[i].portable == portable)
+        if (error_names[i].number == -error)
             return &error_names[i];
     return NULL;
 }
 
 /* Codes that are not in the table are the system's own on Linux, and it knows their texts. */
-static const char *error_system_text(int portable) {
-#ifdef __GLIBC__
-    const char *text = strerrordesc_np(portable);
+static const char *error_system_text(int error) {
+#if defined(__linux__) && defined(__GLIBC__)
+    const char *text = strerrordesc_np(io_error_to_errno(error));
     return text ? text : "Unknown error";
 #else
-    (void)portable;
+    (void)error;
     return "Unknown error";
 #endif
 }
 
-const char *io_error_text(int portable) {
-    const name *found = error_find(portable);
-    return found ? found->text : error_system_text(portable);
+const char *io_error_text(int error) {
+    const name *found = error_find(error);
+    return found ? found->text : error_system_text(error);
 }
 
-uint32_t io_error_to_windows(int portable) {
-    const name *found = error_find(portable);
+uint32_t io_error_to_windows(int error) {
+    const name *found = error_find(error);
     return found ? found->windows : 0;
 }
 
@@ -206,7 +209,7 @@ int io_error_from_windows(uint32_t code) {
         return 0;
     for (size_t i = 0; i < COUNT(error_names); i++)
         if (error_names[i].windows == code)
-            return error_names[i].portable;
+            return -error_names[i].number;
     return error_look_up(error_windows_codes, COUNT(error_windows_codes), code);
 }
 

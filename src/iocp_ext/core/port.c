@@ -90,11 +90,11 @@ no_lane:
 
 int io_port_enter(io_port *port) {
     if (io_port_forked(port))
-        return IOE_FORKED;
+        return -IOE_FORKED;
     atomic_fetch_add(&port->users, 1);
     if (atomic_load(&port->state) != IO_PORT_OPEN) {
         io_port_leave(port);
-        return IOE_CLOSED;
+        return -IOE_CLOSED;
     }
     return 0;
 }

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "core/assert.h"
+#include "core/error.h"
 #include "core/platform.h"
 
 #define IO_NEVER UINT64_MAX
@@ -121,7 +122,7 @@ static inline int io_mutex_init(io_mutex *mutex) {
 #ifdef IO_ASSERTIONS
     mutex->owner = 0;
 #endif
-    return IO_BY_SYSTEM(pthread_mutex_init(&mutex->system, NULL),
+    return IO_BY_SYSTEM(io_error_from_errno(pthread_mutex_init(&mutex->system, NULL)),
                         (InitializeSRWLock(&mutex->system), 0));
 }
 
@@ -149,11 +150,11 @@ static inline int io_cond_init(io_cond *cond) {
     pthread_condattr_t attributes;
     int failed = pthread_condattr_init(&attributes);
     if (failed)
-        return failed;
+        return io_error_from_errno(failed);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     failed = pthread_cond_init(cond, &attributes);
     pthread_condattr_destroy(&attributes);
-    return failed;
+    return io_error_from_errno(failed);
 #endif
 }
 

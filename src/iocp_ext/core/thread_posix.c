@@ -13,8 +13,6 @@
 #include <linux/futex.h>
 #include <unistd.h>
 
-#include "core/error.h"
-
 /* ---- locks of four bytes -----------------------------------------------------------------------
  */
 
@@ -63,7 +61,7 @@ int io_thread_start(void (*function)(void *argument), void *argument) {
     pthread_attr_destroy(&attributes);
     if (failed)
         free(begin);
-    return -failed; /* portable codes are Linux's */
+    return io_error_from_errno(failed);
 }
 
 int io_wake_open(void) {

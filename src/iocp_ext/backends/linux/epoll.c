@@ -20,8 +20,8 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -40,10 +40,9 @@ static int epoll_probe(char *reason, size_t size) {
         close(fd);
         return 0;
     }
-    int error = errno;
-    strncpy(reason, strerror(error), size - 1);
-    reason[size - 1] = '\0';
-    return -error;
+    int error = io_error_from_errno(errno);
+    snprintf(reason, size, "%s", io_error_text(error));
+    return error;
 }
 
 int epoll_state_open(epoll_lane *state) {
@@ -54,7 +53,7 @@ int epoll_state_open(epoll_lane *state) {
         state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     /* Edge-triggered and never read: every write is a new edge. */
     if (state->wake < 0)
-        error = errno;
+        error = io_error_from_errno(errno);
     else
         error = epoll_watch(state, state->wake);
     if (error)
@@ -71,7 +70,7 @@ void epoll_state_close(epoll_lane *state) {
 
 int epoll_watch(const epoll_lane *state, int fd) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = EPOLL_TOKEN_WAKE};
-    return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+    return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? io_error_from_errno(errno) : 0;
 }
 
 static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
@@ -80,9 +79,9 @@ static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
         return -IOE_NOMEM;
     int error = epoll_state_open(state);
     if (error) {
-        *os_error = (uint32_t)error;
+        *os_error = io_error_to_system(error);
         free(state);
-        return -error;
+        return error;
     }
     lane->state = state;
     return 0;
@@ -123,7 +122,7 @@ static int epoll_interest_set(io_handle *handle) {
     /* It is there already if another handle was made of the same open file before. */
     if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 &&
         (errno != EEXIST || epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event) < 0))
-        return -errno;
+        return io_error_from_errno(errno);
     return 0;
 }
 
@@ -132,10 +131,10 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     if (error)
         return error;
     error = epoll_interest_set(handle);
-    if (error == -EPERM) /* a regular file: always ready, so nothing to be told */
+    if (error == -IOE_PERM) /* a regular file: always ready, so nothing to be told */
         return 0;
     if (error) {
-        *os_error = (uint32_t)-error;
+        *os_error = io_error_to_system(error);
         posix_handle_close(handle);
     }
     return error;
@@ -248,7 +247,7 @@ int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, in
         maximum = EVENTS_MAX;
     int count = epoll_pwait_until(state->epoll, events, maximum, deadline_ns, mask);
     if (count < 0) /* EINTR also comes without a signal: a stop, or the kernel's own work */
-        return errno == EINTR && !wait->signals ? 0 : -errno;
+        return errno == EINTR && !wait->signals ? 0 : io_error_from_errno(errno);
     for (int i = 0; i < count; i++) {
         uint32_t happened = events[i].events;
         uint32_t ready = 0;

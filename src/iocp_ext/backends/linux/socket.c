@@ -27,9 +27,9 @@ enum {
     DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
 
-static int linux_socket_failed(io_op *op) {
-    op->os_error = (uint32_t)errno;
-    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno; /* portable codes are Linux's */
+static int linux_socket_failed(uint32_t *os_error) {
+    *os_error = (uint32_t)errno;
+    return io_error_from_errno(errno);
 }
 
 /* Whether a call is made again because a signal has interrupted it. */
@@ -42,13 +42,12 @@ static bool linux_socket_interrupted(ssize_t result, int *count) {
 int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
     int fd = (int)native;
     socklen_t size = sizeof(int);
-    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) < 0)
-        return -errno;
+    bool told = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) == 0;
     size = sizeof(int);
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) < 0)
-        return -errno;
+    told = told && getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) == 0;
     size = sizeof(int);
-    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) < 0 ? -errno : 0;
+    told = told && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) == 0;
+    return told ? 0 : io_error_from_errno(errno);
 }
 
 void posix_close_native(io_lane *lane, io_native native, int family) {
@@ -96,7 +95,7 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     int type, protocol;
     int described = io_socket_describe(fd, &handle->family, &type, &protocol);
     if (described < 0) {
-        *os_error = (uint32_t)-described;
+        *os_error = io_error_to_system(described);
         return described;
     }
     handle->type = type == SOCK_DGRAM || type == SOCK_RAW ? IO_DATAGRAM : IO_STREAM;
@@ -106,8 +105,7 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     return 0;
 
 error:
-    *os_error = (uint32_t)errno;
-    return -errno;
+    return linux_socket_failed(os_error);
 }
 
 void posix_handle_close(io_handle *handle) {
@@ -130,7 +128,7 @@ bool posix_readable(const io_handle *handle) {
 }
 
 int posix_shutdown(io_handle *handle) {
-    return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
+    return shutdown((int)handle->native, SHUT_WR) < 0 ? io_error_from_errno(errno) : 0;
 }
 
 /* What a unix socket has sent is in its peer's hands already. */
@@ -184,7 +182,7 @@ void posix_address(io_handle *handle, bool peer, io_address *address) {
 
 static int linux_socket_finish(io_op *op, ssize_t moved) {
     if (moved < 0)
-        return linux_socket_failed(op);
+        return linux_socket_failed(&op->os_error);
     op->result = moved;
     return IO_DONE;
 }
@@ -274,10 +272,7 @@ int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_addre
                        uint32_t *os_error) {
     ssize_t moved =
         linux_socket_send_message((int)handle->native, vecs, count, to, last ? MSG_MORE : 0);
-    if (moved >= 0)
-        return moved;
-    *os_error = (uint32_t)errno;
-    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno;
+    return moved >= 0 ? moved : linux_socket_failed(os_error);
 }
 
 int posix_check_file(io_native file) {
@@ -285,18 +280,19 @@ int posix_check_file(io_native file) {
     struct stat status;
     char nothing;
     if (fstat(fd, &status) < 0)
-        return -errno;
+        return io_error_from_errno(errno);
     if (S_ISDIR(status.st_mode))
         return -IOE_ISDIR;
     if (!linux_socket_seeks(fd, status.st_mode))
         return -IOE_SPIPE;
-    return pread(fd, &nothing, 0, 0) < 0 ? -errno : 0; /* such as: not opened for reading */
+    /* Fails if it was not opened for reading, for example. */
+    return pread(fd, &nothing, 0, 0) < 0 ? io_error_from_errno(errno) : 0;
 }
 
 int posix_hold_file(io_send_file *op) {
     int file = fcntl((int)op->file, F_DUPFD_CLOEXEC, 0);
     if (file < 0)
-        return linux_socket_failed(&op->op);
+        return linux_socket_failed(&op->op.os_error);
     op->file = file;
     op->held = true;
     return 0;
@@ -354,9 +350,9 @@ static int linux_socket_accept_one(io_op *op) {
         accept->peer.length = sizeof accept->peer.storage;
         fd = accept4((int)op->handle->native, (struct sockaddr *)&accept->peer.storage,
                      &accept->peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    } while (fd < 0 && io_accept_again(accept, errno));
+    } while (fd < 0 && io_accept_again(accept, io_error_from_errno(errno)));
     if (fd < 0)
-        return linux_socket_failed(op);
+        return linux_socket_failed(&op->os_error);
     accept->accepted = fd;
     op->result = 0;
     return IO_DONE;
@@ -386,8 +382,8 @@ static int linux_socket_connect_on(io_op *op) {
     if (errno == EAGAIN) /* a unix listener whose backlog is full */
         return -IOE_NOBUFS;
     op->flags |= IO_OP_CONNECTING;
-    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR ? -IOE_AGAIN
-                                                                       : linux_socket_failed(op);
+    bool under_way = errno == EINPROGRESS || errno == EALREADY || errno == EINTR;
+    return under_way ? -IOE_AGAIN : linux_socket_failed(&op->os_error);
 }
 
 static int linux_socket_poll_once(io_op *op) {
@@ -444,6 +440,6 @@ int64_t posix_file_work(io_op *op, uint32_t *os_error) {
     } while (linux_socket_interrupted(moved, &interruptions));
     if (moved >= 0)
         return moved;
-    *os_error = (uint32_t)errno;
-    return errno == EAGAIN ? -IOE_NOBUFS : -errno;
+    int error = linux_socket_failed(os_error);
+    return error == -IOE_AGAIN ? -IOE_NOBUFS : error;
 }

@@ -55,7 +55,7 @@ int winstream_open(io_handle *handle, uint32_t *os_error) {
 int winstream_shutdown(io_handle *handle) {
     if (shutdown((SOCKET)handle->native, SD_SEND) == 0)
         return 0;
-    return -io_error_from_windows((uint32_t)WSAGetLastError());
+    return io_error_from_windows((uint32_t)WSAGetLastError());
 }
 
 void winstream_prepare_close(io_handle *handle, bool reset) {
@@ -142,7 +142,7 @@ int winstream_receive(io_receive *receive) {
 void winstream_report(io_receive *receive, uint32_t status, uint32_t bytes, io_list *done) {
     int error = io_error_from_ntstatus(status);
     winstream_received(receive, error ? 0 : bytes);
-    if (error == IOE_CONNABORTED)
+    if (error == -IOE_CONNABORTED)
         io_op_reported(&receive->op, -IOE_CONNRESET, iocp_status_code(status), done);
     else
         iocp_report(&receive->op, status, bytes, done);
