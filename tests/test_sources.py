@@ -242,6 +242,55 @@ def test_what_changes_no_sign(line):
     assert not plain_errors(line)
 
 
+# ---- what is one system's own ---------------------------------------------------------------------
+
+LINUX_HEADERS = {"sys/epoll.h", "sys/eventfd.h", "sys/sendfile.h", "sys/timerfd.h"}
+
+
+@by_file
+def test_who_includes_what_only_linux_has(path):
+    """Files that say so by their folder or name; who adds a system finds there what to write."""
+    _, system = includes(path.read_text())
+    found = {name for name in system if name.startswith("linux/")} | (system & LINUX_HEADERS)
+    assert not found or folder_of(name_of(path)) == "backends/linux" or "linux" in path.stem
+
+
+@by_file
+def test_the_choice_of_backends_names_each_system(path):
+    """Not "Linux, because it is not Windows": another system is refused, with a hint."""
+    text = path.read_text()
+    block = r"^#\s*if[^\n]*_WIN32[^\n]*\n(?:(?!^#\s*if).*\n)*?^#\s*endif"
+    for choice in re.findall(block, text, re.MULTILINE):
+        if "io_backend_" in choice:
+            assert "defined(__linux__)" in choice
+            assert re.search(r"#else\n#error", choice)
+
+
+def constants(text: str) -> set[str]:
+    """Names of the numbers that a file defines."""
+    bare = without_comments(text)
+    found = set(re.findall(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+[(\w]", bare, re.MULTILINE))
+    for inside in re.findall(r"\benum\b[^;{}()]*\{([^}]*)\}", bare):
+        found.update(re.findall(r"\b([A-Z]\w+)\s*=", inside))
+    return found
+
+
+def test_constants_stand_once():
+    """What two files need is in a header of both."""
+    where: dict[str, list[str]] = {}
+    for path in FILES:
+        for name in constants(path.read_text()):
+            where.setdefault(name, []).append(name_of(path))
+    assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
+def test_the_scan_finds_constants():
+    text = (
+        "enum { ONE = 1, TWO = ONE << 1 };\n#define THREE (3)\n#define four(x) x\nint FIVE = 5;\n"
+    )
+    assert constants(text) == {"ONE", "TWO", "THREE"}
+
+
 # ---- names of statics ---------------------------------------------------------------------------
 
 C_FILES = [path for path in FILES if path.suffix == ".c"]

@@ -164,11 +164,6 @@ static const meaning error_nt_statuses[] = {
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
 
-enum {
-    NT_ERROR_SHIFT = 30, /* severity: 0 success, 1 information, 2 warning, 3 error */
-    NT_WARNING = 2,
-};
-
 static int error_look_up(const meaning *table, size_t count, uint32_t code) {
     for (size_t i = 0; i < count; i++)
         if (table[i].code == code)
@@ -214,7 +209,7 @@ int io_error_from_windows(uint32_t code) {
 }
 
 int io_error_from_ntstatus(uint32_t status) {
-    if (status >> NT_ERROR_SHIFT < NT_WARNING)
+    if (io_nt_severity(status) < IO_NT_WARNING)
         return 0;
     /* NTSTATUS_FROM_WIN32: a Win32 code in an envelope. */
     if (status >> 16 == 0xC007)

@@ -129,6 +129,10 @@ IO_SYSTEM_ERRORS(X)
 uint32_t io_error_to_windows(int error);
 /* A Win32 or Winsock code (GetLastError, WSAGetLastError) as a portable error. */
 int io_error_from_windows(uint32_t code);
+enum { IO_NT_WARNING = 2 }; /* below: success and information; above: errors */
+static inline uint32_t io_nt_severity(uint32_t status) {
+    return status >> 30;
+}
 /* The NTSTATUS of a completion packet as a portable error; 0 for STATUS_SUCCESS and the like. */
 int io_error_from_ntstatus(uint32_t status);
 

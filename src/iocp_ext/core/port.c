@@ -38,11 +38,13 @@ bool io_port_forked(const io_port *port) {
 }
 
 static const io_backend *const port_backends[] = {
-#ifdef _WIN32
+#if defined(_WIN32)
     &io_backend_iocp,
-#else
+#elif defined(__linux__)
     &io_backend_uring,
     &io_backend_epoll,
+#else
+#error "no backend for this system"
 #endif
     &io_backend_sim,
     NULL,

@@ -16,6 +16,9 @@
 #define IO_NS_PER_SECOND UINT64_C(1000000000)
 #define IO_NS_PER_MS UINT64_C(1000000)
 
+/* How often a call that signals interrupt is made in all; its caller may hold locks. */
+enum { IO_INTERRUPTIONS_MAX = 64 };
+
 /* ---- clock and threads ----------------------------------------------------------------------- */
 
 #ifdef _WIN32

@@ -73,11 +73,7 @@ int epoll_watch(const epoll_lane *state, int fd) {
     return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? io_error_from_errno(errno) : 0;
 }
 
-static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
-    epoll_lane *state = malloc(sizeof *state);
-    if (state == NULL)
-        return -IOE_NOMEM;
-    int error = epoll_state_open(state);
+int epoll_lane_opened(io_lane *lane, void *state, int error, uint32_t *os_error) {
     if (error) {
         *os_error = io_error_to_system(error);
         free(state);
@@ -85,6 +81,12 @@ static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
     }
     lane->state = state;
     return 0;
+}
+
+static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
+    epoll_lane *state = malloc(sizeof *state);
+    int error = state == NULL ? -IOE_NOMEM : epoll_state_open(state);
+    return epoll_lane_opened(lane, state, error, os_error);
 }
 
 static void epoll_lane_close(io_lane *lane) {
@@ -127,7 +129,7 @@ static int epoll_interest_set(io_handle *handle) {
 }
 
 int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
-    int error = posix_handle_open(handle, os_error);
+    int error = linux_handle_open(handle, os_error);
     if (error)
         return error;
     error = epoll_interest_set(handle);
@@ -135,22 +137,22 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
         return 0;
     if (error) {
         *os_error = io_error_to_system(error);
-        posix_handle_close(handle);
+        linux_handle_close(handle);
     }
     return error;
 }
 
 void epoll_handle_close(io_handle *handle, bool close_native) {
     epoll_lane *state = handle->lane->state;
-    posix_handle_close(handle);
-    if (handle->native_gone || !posix_same_file(handle))
+    linux_handle_close(handle);
+    if (handle->native_gone || !linux_same_file(handle))
         return;
     /* Closing the only descriptor of a file ends its registration, too. Of a connection's, only a
      * forked child may have another. Fails for regular files, which were never added. */
     if (!handle->owned || !close_native)
         (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
     if (close_native)
-        posix_close(handle->native);
+        linux_close(handle->native);
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -165,12 +167,12 @@ static int epoll_receive_when_ready(io_op *op) {
     return IO_DONE;
 }
 
-/* Whether a receive that found nothing is to be tried again: there is something (posix_readable),
+/* Whether a receive that found nothing is to be tried again: there is something (linux_readable),
  * and the edge that told of it has been used up. */
 static bool epoll_misled(io_handle *handle) {
     if (!(handle->ready & IO_UNUSUAL))
         return false;
-    if (posix_readable(handle))
+    if (linux_readable(handle))
         return true;
     handle->ready &= (uint8_t) ~(IO_READABLE | IO_UNUSUAL);
     return false;
@@ -178,7 +180,7 @@ static bool epoll_misled(io_handle *handle) {
 
 int epoll_receive_now(io_receive *receive) {
     io_handle *handle = receive->op.handle;
-    int answer = posix_perform(&receive->op);
+    int answer = linux_perform(&receive->op);
     bool filled =
         answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
     if (!filled && (answer != -IOE_AGAIN || !epoll_misled(handle)))
@@ -189,14 +191,14 @@ int epoll_receive_now(io_receive *receive) {
 int epoll_submit(io_op *op) {
     io_handle *handle = op->handle;
     if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
-        int error = io_file_pool_submit(op, posix_file_work);
+        int error = io_file_pool_submit(op, linux_file_work);
         return error ? error : IO_PENDING;
     }
-    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(handle))
+    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !linux_same_file(handle))
         return -IOE_BADF;
     if (op->kind == IO_RECEIVE && !(op->flags & IO_OP_YIELD))
         return epoll_receive_when_ready(op);
-    int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : posix_perform(op);
+    int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : linux_perform(op);
     if (answer != -IOE_AGAIN)
         return answer;
     /* Reports it once more if it is ready now. */
@@ -273,15 +275,15 @@ const io_backend io_backend_epoll = {
     .wake = epoll_wake,
     .handle_open = epoll_handle_open,
     .handle_close = epoll_handle_close,
-    .close_native = posix_close_native,
+    .close_native = linux_close_native,
     .submit = epoll_submit,
     .cancel = epoll_cancel,
-    .check_file = posix_check_file,
-    .hold_file = posix_hold_file,
+    .check_file = linux_check_file,
+    .hold_file = linux_hold_file,
     .receive_now = epoll_receive_now,
-    .shutdown = posix_shutdown,
-    .unsent = posix_unsent,
-    .send_now = posix_send_now,
-    .prepare_close = posix_prepare_close,
-    .address = posix_address,
+    .shutdown = linux_shutdown,
+    .unsent = linux_unsent,
+    .send_now = linux_send_now,
+    .prepare_close = linux_prepare_close,
+    .address = linux_address,
 };

@@ -89,16 +89,8 @@ static void uring_state_close(uring_lane *state) {
 
 static int uring_lane_open(io_lane *lane, uint32_t *os_error) {
     uring_lane *state = malloc(sizeof *state);
-    if (state == NULL)
-        return -IOE_NOMEM;
-    int error = uring_state_open(state);
-    if (error) {
-        *os_error = io_error_to_system(error);
-        free(state);
-        return error;
-    }
-    lane->state = state;
-    return 0;
+    int error = state == NULL ? -IOE_NOMEM : uring_state_open(state);
+    return epoll_lane_opened(lane, state, error, os_error);
 }
 
 static void uring_lane_close(io_lane *lane) {
@@ -135,13 +127,13 @@ static int uring_submit(io_op *op) {
     if (!uring_on_file(op))
         return epoll_submit(op);
     /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
-    if (op->kind != IO_SYNC && !handle->backend.word[POSIX_SEEKS])
+    if (op->kind != IO_SYNC && !handle->backend.word[LINUX_SEEKS])
         return -IOE_SPIPE;
     if (op->kind == IO_READ && !io_transfer_acquire((io_transfer *)op))
         return -IOE_NOMEM;
     struct uring_sqe entry;
     memset(&entry, 0, sizeof entry);
-    entry.fd = (int32_t)handle->backend.word[POSIX_FILE];
+    entry.fd = (int32_t)handle->backend.word[LINUX_FILE];
     entry.user_data = io_op_token(op);
     uring_prepare(&entry, op);
     /* From here the thread that waits may touch it: it acquires what this releases. */
@@ -304,15 +296,15 @@ const io_backend io_backend_uring = {
     .wake = epoll_wake,
     .handle_open = epoll_handle_open,
     .handle_close = epoll_handle_close,
-    .close_native = posix_close_native,
+    .close_native = linux_close_native,
     .submit = uring_submit,
     .cancel = uring_cancel,
-    .check_file = posix_check_file,
-    .hold_file = posix_hold_file,
+    .check_file = linux_check_file,
+    .hold_file = linux_hold_file,
     .receive_now = epoll_receive_now,
-    .shutdown = posix_shutdown,
-    .unsent = posix_unsent,
-    .send_now = posix_send_now,
-    .prepare_close = posix_prepare_close,
-    .address = posix_address,
+    .shutdown = linux_shutdown,
+    .unsent = linux_unsent,
+    .send_now = linux_send_now,
+    .prepare_close = linux_prepare_close,
+    .address = linux_address,
 };

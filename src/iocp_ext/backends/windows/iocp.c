@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <winternl.h>
 
-enum { BATCH = 64, POST_RETRY_MS = 10, NT_SEVERITY_SHIFT = 30, NT_WARNING = 2 };
+enum { BATCH = 64, POST_RETRY_MS = 10 };
 
 uint32_t iocp_status_code(uint32_t status) {
     return RtlNtStatusToDosError((NTSTATUS)status);
@@ -364,7 +364,7 @@ int iocp_started(io_op *op, bool succeeded, uint32_t code) {
     }
     if (succeeded || code == ERROR_IO_PENDING)
         return IO_PENDING;
-    bool warned = (uint32_t)op->overlapped.Internal >> NT_SEVERITY_SHIFT == NT_WARNING;
+    bool warned = io_nt_severity((uint32_t)op->overlapped.Internal) == IO_NT_WARNING;
     return warned ? IO_PENDING : iocp_refused(op, code);
 }
 

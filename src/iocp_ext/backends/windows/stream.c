@@ -13,7 +13,6 @@
 enum {
     QUIET_ROOM = 4096,
     GROWTH = 4,
-    DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -67,7 +66,7 @@ void winstream_prepare_close(io_handle *handle, bool reset) {
         return;
     }
     char discarded[4096];
-    for (int total = 0, moved; total < DISCARDED_MAX; total += moved) {
+    for (int total = 0, moved; total < IO_DISCARDED_MAX; total += moved) {
         moved = recv(socket, discarded, sizeof discarded, 0);
         if (moved <= 0)
             return;
