@@ -160,8 +160,8 @@ void linux_prepare_close(io_handle *handle, bool reset) {
     int interruptions = 0;
     for (size_t total = 0; total < IO_DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-        bool misled = moved < 0 && errno == EAGAIN && linux_readable(handle);
-        if (moved <= 0 && !misled && !linux_socket_interrupted(moved, &interruptions))
+        bool behind_urgent = moved < 0 && errno == EAGAIN && linux_readable(handle);
+        if (moved <= 0 && !behind_urgent && !linux_socket_interrupted(moved, &interruptions))
             return;
         total += moved > 0 ? (size_t)moved : sizeof discarded;
     }
@@ -185,7 +185,7 @@ static int linux_socket_finish(io_op *op, ssize_t moved) {
     return IO_DONE;
 }
 
-static void linux_socket_give_buffer_back(io_transfer *transfer) {
+static void linux_socket_release_buffer(io_transfer *transfer) {
     if (transfer->pooled == NULL)
         return;
     io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
@@ -209,7 +209,7 @@ static int linux_socket_receive(io_op *op, io_address *from) {
     } while (linux_socket_interrupted(moved, &interruptions));
     int answer = linux_socket_finish(op, moved);
     if (answer == -IOE_AGAIN)
-        linux_socket_give_buffer_back(transfer);
+        linux_socket_release_buffer(transfer);
     return answer;
 }
 

@@ -25,11 +25,11 @@ struct winpoll_group;
 typedef struct iocp_lane {
     HANDLE port;
     PTP_TIMER timer, wake_timer;
-    _Atomic LONG wakes_owed; /* the system had no memory for them */
-    _Atomic bool closing;    /* no timer is set again */
-    io_mutex lock;           /* of everything below; innermost */
-    uint64_t armed_ns;       /* when the timer fires; IO_NEVER: it is not set */
-    io_native *bound;        /* forgotten but open, and bound to this port for life */
+    _Atomic LONG wakes_deferred; /* the system had no memory for them */
+    _Atomic bool closing;        /* no timer is set again */
+    io_mutex lock;               /* of everything below; innermost */
+    uint64_t armed_ns;           /* when the timer fires; IO_NEVER: it is not set */
+    io_native *bound;            /* forgotten but open, and bound to this port for life */
     size_t bound_count, bound_capacity;
     struct winpoll_group *groups;
 } iocp_lane;
