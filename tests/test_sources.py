@@ -242,7 +242,7 @@ def test_what_changes_no_sign(line):
     assert not plain_errors(line)
 
 
-# ---- what is one system's own ---------------------------------------------------------------------
+# ---- what is one system's own ------------------------------------------------------------------
 
 LINUX_HEADERS = {"sys/epoll.h", "sys/eventfd.h", "sys/sendfile.h", "sys/timerfd.h"}
 
