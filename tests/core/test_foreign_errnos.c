@@ -21,6 +21,9 @@
 #endif
 #include "core/error.h"
 
+#ifndef _WIN32
+#define __linux__ 1 /* what runs the test is Linux */
+#endif
 #include "test.h"
 
 #ifndef _WIN32
