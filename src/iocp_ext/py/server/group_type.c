@@ -202,7 +202,7 @@ static bool group_type_open_connection(py_connection *connection, io_native nati
     }
     py_port_leave(self->port);
     if (error)
-        py_error_raise(-error, os_error, "open the connection");
+        py_error_raise(error, os_error, "open the connection");
     return error == 0;
 }
 

@@ -82,7 +82,7 @@ static PyObject *listener_type_begin_listening(py_listener *self, int error, uin
         return (PyObject *)self;
     self->handle = NULL;
     Py_DECREF((PyObject *)self);
-    return py_error_raise(-error, os_error, "listen");
+    return py_error_raise(error, os_error, "listen");
 }
 
 PyObject *py_listener_new(py_group *group, io_native native, int family) {
@@ -234,7 +234,7 @@ static bool listener_type_take(io_op *op) {
     listener_type_release(self, op);
     listener_type_count(self->group, accepts, result);
     if (pause_ns > 0)
-        listener_type_report_pause(self, (int)-result, os_error);
+        listener_type_report_pause(self, (int)result, os_error);
     if (client == BEGINS)
         connection = listener_type_make_connection(self, native, &peer, false);
     else if (client == TOO_LATE)
