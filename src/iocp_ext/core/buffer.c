@@ -20,7 +20,7 @@ typedef struct io_buffer { /* in front of the memory, or inside it while it is f
 enum { THE_POOLS = 0x706f6f6c, THE_USERS = 0x75736572 };
 
 /* In assertion builds: the buffer changes hands, and so does not do so twice. */
-static void buffer_passes(io_buffer_pool *pool, io_buffer *buffer, uint32_t to) {
+static void buffer_set_owner(io_buffer_pool *pool, io_buffer *buffer, uint32_t to) {
 #ifdef IO_ASSERTIONS
     bool acquired = to == THE_USERS;
     io_assert(acquired || buffer->owner == THE_USERS);
@@ -89,7 +89,7 @@ void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
     if (buffer == NULL)
         return NULL;
     buffer->size_class = size_class;
-    buffer_passes(pool, buffer, THE_USERS);
+    buffer_set_owner(pool, buffer, THE_USERS);
     return buffer + 1;
 }
 
@@ -97,7 +97,7 @@ void io_buffer_release(io_buffer_pool *pool, void *memory) {
     io_buffer *buffer = (io_buffer *)memory - 1;
     uint32_t size_class = buffer->size_class;
     size_t bytes = buffer_class_bytes(size_class);
-    buffer_passes(pool, buffer, THE_POOLS);
+    buffer_set_owner(pool, buffer, THE_POOLS);
     if (io_guard_enabled()) {
         io_guard_free(buffer, sizeof *buffer + bytes);
         return;

@@ -252,7 +252,7 @@ uint64_t io_op_progress(io_op *op) {
 /* ---- what backends report -------------------------------------------------------------------- */
 
 /* The operation goes on, unless somebody wants its end. Under the handle's lock. */
-static void handle_queue_go_on(io_op *op, io_list *done) {
+static void handle_queue_resubmit(io_op *op, io_list *done) {
     if (op->flags & IO_OP_CANCEL_ASKED || op->handle->native_gone) {
         handle_queue_complete(op, -IOE_CANCELED, 0, done);
         return;
@@ -278,7 +278,7 @@ void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done)
         handle_queue_complete(op, result < 0 ? result : handle_queue_final_result(op, result),
                               os_error, done);
     else
-        handle_queue_go_on(op, done);
+        handle_queue_resubmit(op, done);
     handle_queue_settle(handle, direction, done);
     io_handle_unlock(handle);
 }
@@ -288,7 +288,7 @@ void io_op_retry(io_op *op, io_list *done) {
     int direction = handle_queue_direction_of(op->kind);
     io_handle_lock(handle);
     io_assert(op->state == IO_OP_SUBMITTED);
-    handle_queue_go_on(op, done);
+    handle_queue_resubmit(op, done);
     handle_queue_settle(handle, direction, done);
     io_handle_unlock(handle);
 }

@@ -122,7 +122,7 @@ enum {
     IO_OP_IN_POOL = 1u << 3,     /* handed to the file thread pool */
     IO_OP_YIELD = 1u << 4,       /* has had its share: submit() makes it wait for its next turn */
     IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
-    IO_OP_CANCEL_DEFERRED = 1u << 6, /* the kernel had no memory for the cancel (io_uring) */
+    IO_OP_CANCEL_DEFERRED = 1u << 6, /* the kernel did not take the cancel that was asked for */
 };
 
 /* What the owner of an operation does with it once it has been taken from the ready queue. */
@@ -444,7 +444,7 @@ struct io_lane {
 };
 
 int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency);
-/* What connections are told when their port ends: -IOE_CANCELED, or why it could not go on. */
+/* What connections report when their port ends: -IOE_CANCELED, or why it could not go on. */
 static inline int io_lane_end(const io_lane *lane) {
     int broken = atomic_load_explicit(&lane->broken, memory_order_relaxed);
     return broken ? broken : -IOE_CANCELED;
@@ -477,7 +477,7 @@ bool io_timer_withdraw(io_timer *timer);
  * of the port, so that the callback may close it. 0 or a portable error. */
 int io_worker_enter(io_worker *worker, io_lane *lane);
 /* Waits until there is something to take: 1; 0: stopped; -IOE_INTR; -IOE_CLOSED. Until the deadline
- * only if that is 0: a look without waiting, -IOE_INTR if there is nothing. */
+ * only if that is 0: a poll without waiting, -IOE_INTR if there is nothing. */
 int io_worker_wait(io_worker *worker, const io_wait *wait);
 /* The next operation to deliver, or NULL: wait again. Each call ends the callback before it. */
 io_op *io_worker_take(io_worker *worker);
@@ -522,7 +522,8 @@ bool io_port_forked(const io_port *port);
 /* How often the process has forked, as far as ports need to know. */
 uint32_t io_fork_generation(void);
 void io_port_stop(io_port *port);
-/* Closing, step by step, all by the one caller that is told true: refuse new calls and end waits;
+/* Closing, step by step, by the one caller for whom this returns true: refuse new calls and end
+ * waits;
  */
 bool io_port_begin_close(io_port *port);
 /* cancel everything and wait until the kernel has given it back, for at most this long (returns

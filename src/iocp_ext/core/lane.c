@@ -136,7 +136,7 @@ static bool lane_wake_parked(io_lane *lane) {
     return work && lane_driver_needs_wake(lane);
 }
 
-void lane_kick(io_lane *lane) {
+void lane_wake_next(io_lane *lane) {
     if (lane_wake_parked(lane))
         lane->backend->wake(lane);
 }
@@ -153,7 +153,7 @@ void io_lane_push(io_lane *lane, io_list *done) {
                 io_list_push_back(&refused, link);
         if (io_list_empty(&refused))
             return;
-        /* The kernel is out of memory for packets: the next thread that looks takes them. */
+        /* The kernel is out of memory for packets: the next thread that checks takes them. */
         io_lane_lock(lane);
         io_lane_append(lane, &refused);
         io_lane_unlock(lane);
@@ -201,13 +201,13 @@ static uint64_t lane_earlier(uint64_t a_ns, uint64_t b_ns) {
     return a_ns < b_ns ? a_ns : b_ns;
 }
 
-/* When the wait is to end for a look at signals. Virtual time knows no signals. */
+/* When the wait is to end so that signals are checked. Virtual time knows no signals. */
 static uint64_t lane_recheck_at(const io_lane *lane, const io_wait *wait) {
     bool rechecks = wait->recheck_ns != 0 && lane->backend->now == NULL;
     return rechecks ? io_clock_ns() + wait->recheck_ns : IO_NEVER;
 }
 
-static bool lane_due(uint64_t recheck_ns) {
+static bool lane_recheck_due(uint64_t recheck_ns) {
     return recheck_ns != IO_NEVER && io_clock_ns() >= recheck_ns;
 }
 
@@ -220,7 +220,7 @@ bool lane_wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_
         bool interrupted =
             io_wake_wait(lane->main_wake, lane_earlier(deadline_ns, recheck_ns), wait->mask);
         io_lane_lock(lane);
-        return interrupted || lane_due(recheck_ns);
+        return interrupted || lane_recheck_due(recheck_ns);
     }
 #endif
     (void)wait;
@@ -242,7 +242,7 @@ int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait 
 
 /* The system is short of something. Whatever else a wait may say, it will say again: its descriptor
  * is closed, or another file's by now, or completions were lost. */
-static bool lane_may_pass(int error) {
+static bool lane_is_transient(int error) {
     return error == -IOE_NOMEM || error == -IOE_NOBUFS || error == -IOE_AGAIN ||
            error == -IOE_BUSY || error == -IOE_MFILE || error == -IOE_NFILE;
 }
@@ -259,21 +259,21 @@ static void lane_pause_waiting(io_lane *lane, uint64_t deadline_ns) {
     lane->driven = driven;
 }
 
-int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
+int lane_wait_ended(io_lane *lane, int error, uint64_t deadline_ns) {
     io_assert(io_lock_is_mine(&lane->lock));
     if (error == 0 || error == -IOE_INTR) {
-        if (lane->wait_error != 0 && io_clock_ns() - lane->failed_ns > LANE_CALM_NS)
+        if (lane->wait_error != 0 && io_clock_ns() - lane->failed_ns > LANE_RECOVERY_NS)
             lane->wait_error = 0;
         return error;
     }
     if (error == -IOE_CLOSED && lane_port_open(lane))
         error = -IOE_BADF; /* somebody else has closed the queue */
     lane->stats.wait_failures++;
-    if (!lane_may_pass(error)) {
+    if (!lane_is_transient(error)) {
         lane->broken = error; /* who leaves the lane wakes the next one, which finds that */
         return error;
     }
-    if (lane->wait_error == 0) /* errors that take turns are told as one failure */
+    if (lane->wait_error == 0) /* errors that take turns are reported as one failure */
         lane->wait_error = error;
     lane->failed_ns = io_clock_ns();
     lane_pause_waiting(lane, deadline_ns);
@@ -318,12 +318,12 @@ int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     io_assert(lane->driven);
     lane->driven = lane->waiting = lane->woken = false;
     io_lane_append(lane, &done);
-    error = lane_waited(lane, error, deadline_ns);
+    error = lane_wait_ended(lane, error, deadline_ns);
     if (lane->timers.count > 0) {
         lane_collect_timers(lane, &done);
         io_lane_append(lane, &done);
     }
-    return error == 0 && lane_due(recheck_ns) ? -IOE_INTR : error;
+    return error == 0 && lane_recheck_due(recheck_ns) ? -IOE_INTR : error;
 }
 
 int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worker) {
@@ -341,7 +341,7 @@ int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worke
     lane->kernel_waiters--;
     lane->kernel_workers -= worker;
     io_lane_append(lane, &done);
-    error = lane_waited(lane, error, wait->deadline_ns);
+    error = lane_wait_ended(lane, error, wait->deadline_ns);
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
     /* A wake for a worker that is to stop must not be lost on a getter. */
@@ -378,13 +378,13 @@ static int lane_take_many(io_lane *lane, io_op **ops, int maximum) {
     return count;
 }
 
-static bool lane_passed(const io_lane *lane, uint64_t deadline_ns) {
+static bool lane_deadline_passed(const io_lane *lane, uint64_t deadline_ns) {
     return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
 }
 
 /* A wait has ended early, and there is no time for another one: nothing has come. */
-static bool lane_given_up(const io_lane *lane, int error, uint64_t deadline_ns) {
-    return error == -IOE_INTR && lane_passed(lane, deadline_ns);
+static bool lane_timed_out(const io_lane *lane, int error, uint64_t deadline_ns) {
+    return error == -IOE_INTR && lane_deadline_passed(lane, deadline_ns);
 }
 
 static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
@@ -402,11 +402,12 @@ static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int 
             break;
         }
         int error = lane_wait_shared(lane, wait, maximum, false);
-        if (error && !lane_given_up(lane, error, wait->deadline_ns)) {
+        if (error && !lane_timed_out(lane, error, wait->deadline_ns)) {
             count = error;
             break;
         }
-        if (lane->ready_count == 0 && lane_port_open(lane) && lane_passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && lane_port_open(lane) &&
+            lane_deadline_passed(lane, wait->deadline_ns))
             break;
     }
     lane_repost_surplus(lane, 0);
@@ -420,7 +421,7 @@ static bool lane_park_getter(io_worker *self, const io_wait *wait) {
     bool interrupted = false;
     lane_park(self);
     while (self->parked && !interrupted && lane_port_open(lane) &&
-           !lane_passed(lane, wait->deadline_ns))
+           !lane_deadline_passed(lane, wait->deadline_ns))
         interrupted = lane_wait_parked(self, wait, wait->deadline_ns);
     lane_end_parking(self);
     return interrupted;
@@ -437,12 +438,12 @@ static int lane_get_driven(io_worker *self, const io_wait *wait, io_op **ops, in
             return lane_take_many(lane, ops, maximum);
         if (lane->broken)
             return lane->broken;
-        if (lane->ready_count == 0 && asked && lane_passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && asked && lane_deadline_passed(lane, wait->deadline_ns))
             return 0;
         if (!lane->driven) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             if (error && lane->ready_count == 0)
-                return lane_given_up(lane, error, wait->deadline_ns) ? 0 : error;
+                return lane_timed_out(lane, error, wait->deadline_ns) ? 0 : error;
         } else if (wait->deadline_ns == 0 || lane_park_getter(self, wait)) {
             return wait->deadline_ns == 0 ? 0 : -IOE_INTR;
         }
@@ -459,7 +460,7 @@ int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
         return count;
     io_lane_lock(lane);
     count = lane_get_driven(&self, wait, ops, maximum);
-    lane_kick(lane);
+    lane_wake_next(lane);
     io_lane_unlock(lane);
     io_cond_destroy(&self.wake);
     return count;

@@ -10,8 +10,8 @@ enum {
     LANE_TICK_NS = 2 * 1000 * 1000,
 };
 
-#define LANE_PAUSE_NS (50 * IO_NS_PER_MS)    /* after a wait that has failed, and may not again */
-#define LANE_CALM_NS (10 * IO_NS_PER_SECOND) /* without another one: it is over */
+#define LANE_PAUSE_NS (50 * IO_NS_PER_MS) /* after a wait that has failed, and may not again */
+#define LANE_RECOVERY_NS (10 * IO_NS_PER_SECOND) /* without another one: it is over */
 
 bool lane_shared(const io_lane *lane);
 bool lane_port_open(const io_lane *lane);
@@ -29,11 +29,11 @@ void lane_unpark(io_worker *thread);
 void lane_signal(io_worker *thread); /* it checks its conditions, and stays parked */
 void lane_wake_driver(io_lane *lane);
 /* Somebody must see to what is ready, and somebody must drive: wakes the thread that should. */
-void lane_kick(io_lane *lane);
+void lane_wake_next(io_lane *lane);
 
 /* What a wait has ended with, 0 or an error. If it failed and may not fail again, this pauses, at
  * most until the deadline, and the answer is -IOE_INTR; else waiting is over for everybody. */
-int lane_waited(io_lane *lane, int error, uint64_t deadline_ns);
+int lane_wait_ended(io_lane *lane, int error, uint64_t deadline_ns);
 /* Polls the kernel once, or waits for it; what completed is ready then. 0 or a portable error. */
 int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns);
 /* The same on a shared lane, by any number of threads. */

@@ -162,7 +162,6 @@ void io_receive_release(io_receive *receive) {
     io_lane *lane = receive->op.lane;
     if (receive->buffer == NULL)
         return;
-    io_assert(receive->op.state == IO_OP_COMPLETED);
     io_buffer_release(&lane->port->buffers, receive->buffer);
     receive->buffer = NULL;
 }

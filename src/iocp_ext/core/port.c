@@ -125,7 +125,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     io_list_init(&done);
 
     io_lane_lock(lane);
-    /* One check decides: who comes from now on is told that it is closed, but counts meanwhile. */
+    /* One check decides. Later callers are refused, but count as users meanwhile. */
     bool deserted;
     while (!(deserted = atomic_load(&port->users) == 0) && io_clock_ns() < limit_ns)
         io_cond_wait(&lane->left, &lane->lock, limit_ns);
@@ -150,7 +150,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         io_lane_lock(lane);
         lane->waiting = lane->driven = false;
         io_lane_append(lane, &done);
-        error = lane_waited(lane, error, limit_ns);
+        error = lane_wait_ended(lane, error, limit_ns);
         if (error && error != -IOE_INTR)
             break;
     }

@@ -55,7 +55,7 @@ void io_worker_leave(io_worker *worker) {
     io_list_remove(&worker->link);
     lane->worker_count--;
     if (!lane_shared(lane))
-        lane_kick(lane);
+        lane_wake_next(lane);
     io_cond_broadcast(&lane->left);
     io_lane_unlock(lane);
     io_cond_destroy(&worker->wake);
@@ -111,7 +111,7 @@ static bool worker_park(io_worker *self, const io_wait *wait) {
     int idle_ticks = 0;
     worker_drop_slot(self);
     lane_park(self);
-    lane_kick(lane);
+    lane_wake_next(lane);
     while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane))
         interrupted = worker_watch(self, wait, &idle_ticks);
     lane_end_parking(self);
@@ -182,7 +182,7 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
         if (self->slot && !lane->driven) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             self->turn = LANE_BURST;
-            lane_kick(lane);
+            lane_wake_next(lane);
             if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
                 return error ? error : -IOE_INTR;
         } else if (wait->deadline_ns == 0 || worker_park(self, wait)) {
@@ -248,7 +248,7 @@ io_op *io_worker_take(io_worker *worker) {
             lane_signal(lane->watcher);
         }
         if (!io_list_empty(&lane->parked))
-            lane_kick(lane);
+            lane_wake_next(lane);
     }
     io_lane_unlock(lane);
     return op;

@@ -133,7 +133,7 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     if (error)
         return error;
     error = epoll_interest_set(handle);
-    if (error == -IOE_PERM) /* a regular file: always ready, so nothing to be told */
+    if (error == -IOE_PERM) /* a regular file is always ready: there are no events */
         return 0;
     if (error) {
         *os_error = io_error_to_system(error);
@@ -169,7 +169,7 @@ static int epoll_receive_when_ready(io_op *op) {
 }
 
 /* Whether a receive that found nothing is to be tried again: there is something (linux_readable),
- * and the edge that told of it has been used up. */
+ * and its edge has been used up. */
 static bool epoll_may_retry_receive(io_handle *handle) {
     io_assert(io_lock_is_mine(&handle->lock));
     if (!(handle->ready & IO_UNUSUAL))

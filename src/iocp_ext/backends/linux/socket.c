@@ -369,7 +369,7 @@ static uint32_t linux_socket_ready_now(int fd, uint32_t events) {
 }
 
 /* A second connect is how Linux tells the outcome of the first, and notes it in the socket. */
-static int linux_socket_connect_on(io_op *op) {
+static int linux_socket_connect(io_op *op) {
     io_connect *connection = (io_connect *)op;
     bool again = (op->flags & IO_OP_CONNECTING) != 0;
     op->result = 0;
@@ -408,7 +408,7 @@ int linux_perform(io_op *op) {
     case IO_ACCEPT:
         return linux_socket_accept_one(op);
     case IO_CONNECT:
-        return linux_socket_connect_on(op);
+        return linux_socket_connect(op);
     case IO_POLL:
         return linux_socket_poll_once(op);
     default:

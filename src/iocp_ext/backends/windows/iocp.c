@@ -106,6 +106,78 @@ static void iocp_fire_timers(io_lane *lane, io_list *done) {
     iocp_set_timer(lane, io_lane_fire_timers(lane, done));
 }
 
+/* ---- cancelling ------------------------------------------------------------------------------ */
+
+bool iocp_under_wine(void) {
+    return GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
+}
+
+/* Windows finds every operation that has not ended. Wine overlooks one whose thread it has just
+ * told to try again: if that thread leaves it waiting, the cancel is lost. */
+static bool iocp_cancel_lost(const io_op *op, uint32_t code) {
+    return code == ERROR_NOT_FOUND && !HasOverlappedIoCompleted(&op->overlapped) &&
+           iocp_under_wine();
+}
+
+/* Called under the handle's lock. A lost cancel is deferred: a timer makes it again: asking here
+ * until it is found could hold the lock for as long as the transfer takes. */
+void iocp_cancel_io(io_op *op, HANDLE native) {
+    iocp_lane *state = op->lane->state;
+    uint32_t code = CancelIoEx(native, &op->overlapped) ? 0 : GetLastError();
+    op->flags &= (uint8_t)~IO_OP_CANCEL_DEFERRED;
+    if (!iocp_cancel_lost(op, code))
+        return;
+    op->flags |= IO_OP_CANCEL_DEFERRED;
+    if (!atomic_exchange(&state->cancels_deferred, true))
+        iocp_retry_later(state, state->cancel_timer);
+}
+
+/* Only asks: the packet tells how the operation ended. */
+static int iocp_cancel(io_op *op) {
+    io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
+    if (iocp_is_pipe(op->handle))
+        return winpipe_cancel(op);
+    switch (op->kind) {
+    case IO_POLL:
+        return winpoll_cancel(op);
+    case IO_READ:
+    case IO_WRITE:
+    case IO_SYNC:
+        return winfile_cancel(op);
+    default:
+        return winsock_cancel(op);
+    }
+}
+
+static void iocp_retry_cancels_in(const io_list *list) {
+    for (const io_link *link = list->next; link != list; link = link->next) {
+        io_op *op = IO_CONTAINER(link, io_op, link);
+        if (op->flags & IO_OP_CANCEL_DEFERRED)
+            (void)iocp_cancel(op);
+    }
+}
+
+static void iocp_retry_cancels_of(io_handle *handle, void *context) {
+    (void)context;
+    io_lock_acquire(&handle->lock);
+    if (handle->open) {
+        iocp_retry_cancels_in(&handle->queue[IO_IN]);
+        iocp_retry_cancels_in(&handle->queue[IO_OUT]);
+        iocp_retry_cancels_in(&handle->others);
+    }
+    io_lock_release(&handle->lock);
+}
+
+static void CALLBACK iocp_retry_cancels(PTP_CALLBACK_INSTANCE instance, void *context,
+                                        PTP_TIMER timer) {
+    io_lane *lane = context;
+    iocp_lane *state = lane->state;
+    (void)instance;
+    (void)timer;
+    atomic_store(&state->cancels_deferred, false);
+    io_handles_each(lane, iocp_retry_cancels_of, NULL);
+}
+
 /* ---- lanes ----------------------------------------------------------------------------------- */
 
 static int iocp_probe(char *reason, size_t size) {
@@ -129,8 +201,12 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
         state->timer = CreateThreadpoolTimer(iocp_timer_expired, state, NULL);
     if (state->timer != NULL)
         state->wake_timer = CreateThreadpoolTimer(iocp_post_deferred_wakes, state, NULL);
-    if (state->wake_timer == NULL) {
+    if (state->wake_timer != NULL)
+        state->cancel_timer = CreateThreadpoolTimer(iocp_retry_cancels, lane, NULL);
+    if (state->cancel_timer == NULL) {
         *os_error = GetLastError();
+        if (state->wake_timer != NULL)
+            CloseThreadpoolTimer(state->wake_timer);
         if (state->timer != NULL)
             CloseThreadpoolTimer(state->timer);
         if (state->port != NULL)
@@ -158,6 +234,7 @@ static void iocp_lane_close(io_lane *lane) {
     atomic_store(&state->closing, true);
     iocp_end_timer(state->timer);
     iocp_end_timer(state->wake_timer);
+    iocp_end_timer(state->cancel_timer);
     winsignal_detach();
     winpoll_lane_close(state);
     CloseHandle(state->port);
@@ -395,23 +472,6 @@ static int iocp_submit(io_op *op) {
         return winfile_submit(op);
     default:
         return winsock_submit(op);
-    }
-}
-
-/* That the kernel finds nothing to cancel means that the packet is on its way. */
-static int iocp_cancel(io_op *op) {
-    io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
-    if (iocp_is_pipe(op->handle))
-        return winpipe_cancel(op);
-    switch (op->kind) {
-    case IO_POLL:
-        return winpoll_cancel(op);
-    case IO_READ:
-    case IO_WRITE:
-    case IO_SYNC:
-        return winfile_cancel(op);
-    default:
-        return winsock_cancel(op);
     }
 }
 

@@ -181,7 +181,7 @@ int winpoll_submit(io_op *op) {
 }
 
 int winpoll_cancel(io_op *op) {
-    CancelIoEx(poll_request_of(op)->group->driver, &op->overlapped);
+    iocp_cancel_io(op, poll_request_of(op)->group->driver);
     return IO_PENDING;
 }
 
