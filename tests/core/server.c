@@ -241,8 +241,12 @@ static bool take_client(io_op *op) {
     } else if (result <= 0) {
         client->ended = true;
     }
-    if (client->handle != NULL && !client->failed && !client->ended && client->in_flight == 0)
+    if (client->handle == NULL || client->failed || client->ended || client->in_flight > 0)
+        return true;
+    if (io_port_enter(client->server->world.port) == 0) {
         receive(client);
+        io_port_leave(client->server->world.port);
+    }
     return true;
 }
 
@@ -290,6 +294,7 @@ server_listener *server_listen(server *self) {
     CHECK(self->listener_count < SERVER_LISTENERS);
     server_listener *listener = &self->listeners[self->listener_count++];
     io_native native = world_listener(&self->world, &listener->address);
+    listener->native = native;
     listener->server = self;
     listener->open = true;
     CHECK_INT(io_port_enter(self->world.port), 0);

@@ -30,6 +30,7 @@ typedef struct server_member {
 typedef struct server_listener {
     io_listener io;
     server *server;
+    io_native native;
     io_address address;
     _Atomic int paused;
     int last_error;
