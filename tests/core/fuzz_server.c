@@ -251,6 +251,8 @@ static void steps(uint64_t count) {
             do_something();
         else
             take_into(&now.hands[chance(HANDS)], (unsigned)chance(30));
+        if (chance(30) == 0)
+            server_check(the_server());
     }
 }
 
