@@ -226,7 +226,6 @@ static void begin(uint64_t seed, uint32_t faults) {
     now.ending = false;
     test_about("FUZZ_SEED=%llu", (unsigned long long)seed);
     server_open(self, "sim", 1);
-    self->threads = true;
     io_sim_configure(self->world.lane, seed, faults);
     for (int i = 0; i < SERVER_GROUPS; i++) {
         server_group *group = &self->groups[i];

@@ -274,6 +274,17 @@ void server_client_close(server_client *client) {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
+/* The memory of handles is there before other threads are: the race detector does not see that the
+ * kernel hands a handle from the thread that opens it to the one that waits. */
+static void make_room_for_handles(server *self) {
+    enum { HANDLES = 160 };
+    io_handle *handles[HANDLES];
+    for (int i = 0; i < HANDLES; i++)
+        handles[i] = world_handle(&self->world, world_socket(&self->world));
+    for (int i = 0; i < HANDLES; i++)
+        world_handle_close(handles[i]);
+}
+
 void server_open(server *self, const char *backend, uint32_t concurrency) {
     memset(self, 0, sizeof(*self));
     world_open(&self->world, backend, concurrency);
@@ -287,7 +298,8 @@ void server_open(server *self, const char *backend, uint32_t concurrency) {
                                                   .max_write_buffer = 1 << 20,
                                                   .read_size = 8192};
     }
-    self->threads = concurrency > 1;
+    if (concurrency > 1)
+        make_room_for_handles(self);
 }
 
 server_listener *server_listen(server *self) {

@@ -72,7 +72,6 @@ struct server {
     server_member *members[SERVER_MEMBERS]; /* NULL: freed */
     server_client clients[SERVER_CLIENTS];
     _Atomic int freed;
-    bool threads; /* several run it: nothing is checked that others may change in that moment */
 };
 
 void server_open(server *self, const char *backend, uint32_t concurrency);
