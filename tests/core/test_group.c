@@ -387,7 +387,7 @@ static void ends_with_the_port(const char *backend) {
 static void ends_with_a_port_that_leaks(void) {
     open_with("sim", 3);
     io_sim_configure(now.world.lane, 1, IO_SIM_STUCK);
-    static io_port *kept; /* for ever, as it is the kernel's */
+    static io_port *volatile kept; /* for ever, as it is the kernel's */
     server_member *stuck = server_adopt(&now, group());
     SERVER_UNTIL(&now, stuck->started);
     CHECK(server_close_port(&now, 0, NULL) > 0);

@@ -185,6 +185,31 @@ static void loses_clients_without_an_object(const char *backend) {
     server_close(&now);
 }
 
+/* While a client is about to take the last place, another comes and has to wait. */
+static void wait_for_another(server_group *self) {
+    self->on_make = NULL;
+    SERVER_UNTIL(&now, server_waiting(&now) == 1);
+    self->makes_none = true;
+}
+
+static void make_again(server_group *self) {
+    self->makes_none = false;
+}
+
+/* The one that waits has the place that a lost client was to have. */
+static void a_place_is_free_again(const char *backend) {
+    server_open(&now, backend, 1);
+    group()->io.max_connections = 1;
+    group()->on_make = wait_for_another;
+    group()->on_told = make_again;
+    connect_many(server_listen(&now), 1);
+    connect_many(server_listen(&now), 1);
+    SERVER_UNTIL(&now, atomic_load(&group()->lost) == 1 && count() == 1);
+    CHECK_INT(server_waiting(&now), 0);
+    server_check(&now);
+    server_close(&now);
+}
+
 static io_native doomed;
 
 /* The socket that was accepted is closed by somebody else. */
@@ -417,6 +442,7 @@ BACKENDS(DEFINE, drops_who_waits_when_it_closes)
 BACKENDS(DEFINE, refuses_an_address)
 BACKENDS(DEFINE, refuses_who_has_waited)
 BACKENDS(DEFINE, loses_clients_without_an_object)
+BACKENDS(DEFINE, a_place_is_free_again)
 BACKENDS(DEFINE, closes_with_an_accept)
 BACKENDS(DEFINE, closes_while_it_makes)
 BACKENDS(DEFINE, drops_who_is_too_late)
@@ -436,6 +462,7 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, refuses_an_address)
         BACKENDS(ENTRY, refuses_who_has_waited)
         BACKENDS(ENTRY, loses_clients_without_an_object)
+        BACKENDS(ENTRY, a_place_is_free_again)
         TEST(loses_clients_that_cannot_be_opened),
         TEST(pauses_when_accepting_fails),
         TEST(does_not_pause_for_lost_clients),
