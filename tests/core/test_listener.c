@@ -4,6 +4,10 @@
 
 #include "scene.h"
 
+#ifndef _WIN32
+#include <fcntl.h>
+#endif
+
 static server now;
 
 static server_group *group(void) {
@@ -75,11 +79,11 @@ static void waits_at_max_connections(const char *backend) {
     group()->io.max_connections = 3;
     server_listener *listener = server_listen(&now);
     connect_many(listener, 8);
-    SERVER_UNTIL(&now, server_waiting(&now) == 1 || listener->io.op == NULL);
+    SERVER_UNTIL(&now, count() == 3);
     server_settle(&now);
     CHECK_INT(count(), 3);
-    CHECK(listener->io.op == NULL); /* the system's backlog holds the rest */
-    CHECK_INT(server_waiting(&now), group()->io.figures.accepted - 3);
+    CHECK(listener->io.op == NULL);
+    CHECK_INT(group()->io.figures.accepted, 3); /* the system's backlog holds the rest */
     for (int gone = 1; gone <= 5; gone++) {
         server_check(&now);
         (void)io_connection_abort(&server_first_member(&now)->io.io);
@@ -297,9 +301,12 @@ static void closes_with_an_accept(const char *backend) {
 
 static void closes_in_a_pause(void) {
     server_listener *listener = failing(IOE_NOBUFS, UINT32_MAX, 1);
-    SERVER_UNTIL(&now, listener->io.op == &listener->io.pause.op);
+    SERVER_UNTIL(&now,
+                 atomic_load(&listener->paused) == 10 && listener->io.op == &listener->io.pause.op);
+    uint64_t closed_ns = io_lane_now(now.world.lane); /* the simulation's clock */
     server_close_listener(listener);
     SERVER_UNTIL(&now, atomic_load(&listener->released));
+    CHECK(io_lane_now(now.world.lane) - closed_ns < IO_NS_PER_MS); /* it is not waited for */
     server_close(&now);
 }
 
@@ -365,6 +372,39 @@ static void ends_with_the_port(const char *backend) {
             continue;
         CHECK_INT(server_close_port(&now, 10 * IO_NS_PER_SECOND, NULL), 0);
     }
+}
+
+/* Descriptors of this process; 0 where they cannot be counted. */
+static int descriptors(void) {
+    int found = 0;
+#ifndef _WIN32
+    for (int i = 0; i < 1024; i++)
+        found += fcntl(i, F_GETFD) >= 0;
+#endif
+    return found;
+}
+
+/* An accept that has ended, and that nobody takes any more: its socket is closed. */
+static void ends_with_an_accept_that_nobody_takes(const char *backend) {
+    int before = 0;
+    for (int round = 0; round < 3; round++) {
+        server_open(&now, backend, 1);
+        (void)server_connect(&now, server_listen(&now));
+        for (;;) {
+            io_op *op = world_get(&now.world, 10000);
+            CHECK(op != NULL);
+            if (op->kind == IO_ACCEPT) {
+                io_lane_give_back(now.world.lane, &op, 1);
+                break;
+            }
+            server_take(op);
+        }
+        CHECK_INT(server_close_port(&now, 10 * IO_NS_PER_SECOND, NULL), 0);
+        CHECK_INT(group()->io.figures.accepted, 0);
+        if (round == 0)
+            before = descriptors(); /* some are opened once, and stay */
+    }
+    CHECK_INT(descriptors(), before);
 }
 
 static void ends_with_the_port_in_a_pause(void) {
@@ -447,6 +487,7 @@ BACKENDS(DEFINE, closes_with_an_accept)
 BACKENDS(DEFINE, closes_while_it_makes)
 BACKENDS(DEFINE, drops_who_is_too_late)
 BACKENDS(DEFINE, ends_with_the_port)
+BACKENDS(DEFINE, ends_with_an_accept_that_nobody_takes)
 BACKENDS(DEFINE, port_closes_while_it_makes)
 BACKENDS(DEFINE, by_several_threads)
 
@@ -472,6 +513,7 @@ int main(int argc, char **argv) {
         BACKENDS(ENTRY, closes_while_it_makes)
         BACKENDS(ENTRY, drops_who_is_too_late)
         BACKENDS(ENTRY, ends_with_the_port)
+        BACKENDS(ENTRY, ends_with_an_accept_that_nobody_takes)
         TEST(ends_with_the_port_in_a_pause),
         BACKENDS(ENTRY, port_closes_while_it_makes)
         BACKENDS(ENTRY, by_several_threads)
