@@ -272,6 +272,7 @@ static void pauses_when_accepting_fails(void) {
     CHECK_INT(listener->last_error, IOE_MFILE);
     SERVER_UNTIL(&now, count() == 3);
     CHECK_INT(group()->io.figures.accept_errors, 20);
+    CHECK_INT(listener->io.accepting.pauses, 0); /* the next failure is the first again */
     server_check(&now);
     server_close(&now);
 }
