@@ -66,18 +66,11 @@ typedef struct py_table { /* association_table.c */
     size_t count;
 } py_table;
 
-/* What lives on a port besides operations. Each in a list is referred to by it. */
-typedef struct py_registry { /* group_type.c */
-    io_mutex lock;           /* before a connection's */
-    io_list connections;     /* that are not gone */
-    io_list listeners;       /* that are not closed */
-} py_registry;
-
 typedef struct py_port {
     PyObject_HEAD
     py_state *state;
     io_port *port;
-    py_registry registry;
+    struct io_registry *registry; /* what lives on it besides operations: net/group.h */
     PyObject *weak_references;
     py_table table;
     _Atomic unsigned long closer; /* the thread that closed it */
@@ -188,9 +181,9 @@ static inline bool py_port_own_natives(const py_port *self) {
     return self->port->backend->own_natives != NULL;
 }
 
-/* What lives on a port besides operations (group_type.c). */
-bool py_registry_open(py_registry *registry);
-void py_registry_close(py_registry *registry);
+/* Its connections and listeners (group_type.c). */
+bool py_registry_open(py_port *port);
+void py_registry_close(py_port *port);
 /* The end of a port. */
 void py_registry_end(py_port *port, bool leaked);
 

@@ -92,7 +92,7 @@ PyObject *py_open_ports(py_state *state) {
 
 static bool port_type_open(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
-    if (!py_table_open(&self->table) || !py_registry_open(&self->registry))
+    if (!py_table_open(&self->table) || !py_registry_open(self))
         return false;
     int error = io_port_open(&self->port, backend, concurrency, &os_error);
     if (error) {
@@ -229,7 +229,7 @@ static void port_type_dealloc(PyObject *object) {
         PyObject_ClearWeakRefs(object);
     if (self->port != NULL)
         io_port_destroy(self->port);
-    py_registry_close(&self->registry);
+    py_registry_close(self);
     py_table_close(self);
     type->tp_free(object);
     Py_DECREF(type);
