@@ -234,8 +234,11 @@ static void fail_next_receive(parcel_box *from, parcel_box *to, int error) {
             op->flags |= IO_OP_CANCEL_ASKED; /* which is no reason to end the next one */
         }
         parcel_take(op);
-        if (it)
+        if (it) {
+            bool again = to->io.receiving; /* the receive is in flight, as if it was a new one */
+            CHECK(!again || (to->io.receive->transfer.op.flags & IO_OP_CANCEL_ASKED) == 0);
             return;
+        }
     }
 }
 
