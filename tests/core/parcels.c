@@ -301,7 +301,7 @@ static void not_received(parcel_box *box, io_datagram_turn *turn) {
 static void send_ended(parcel_box *box, io_datagram_turn *turn, io_datagram_event event) {
     owned *memory = turn->data_owner;
     bool failed = turn->op->result < 0;
-    CHECK(event == IO_DATAGRAM_SENT || (failed && turn->error == -turn->op->result));
+    CHECK(event == IO_DATAGRAM_SENT || (failed && turn->error == turn->op->result));
     if (event == IO_DATAGRAM_NOT_SENT)
         box->error = turn->error;
     CHECK_INT(((io_datagram *)turn->op)->transfer.length, memory->length);
