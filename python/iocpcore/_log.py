@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from iocpcore._core import Connection, Listener, Operation
-from iocpcore._proxy_protocol import ProxyProtocolError
+from iocpcore.errors import ProxyProtocolError
 
 logger = logging.getLogger("iocpcore")
 
