@@ -16,6 +16,9 @@ from typing import ParamSpec, Protocol, TypeVar
 from iocpcore import _process_exit, _validate
 from iocpcore._core import CompletionPort, backends
 from iocpcore._log import Log
+from iocpcore._sim_sockets import SimulatedSockets
+from iocpcore._sockets import Sockets, is_simulated
+from iocpcore._system_sockets import SystemSockets
 from iocpcore._workers import Closed, Stopped, Workers, choose, daemon
 
 logger = logging.getLogger("iocpcore")
@@ -75,6 +78,9 @@ class Runtime:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
+        self.sockets: Sockets = (
+            SimulatedSockets(port) if is_simulated(port.backend) else SystemSockets(port)
+        )
         self.log = Log(port.timer)
         # A KeyboardInterrupt or SystemExit of a callback, or what ended the port.
         self.exit: BaseException | None = None
@@ -116,7 +122,7 @@ class Runtime:
             self._changed.notify_all()
 
     def guard(self) -> AbstractContextManager[object]:
-        """Members neither come nor go meanwhile, and `kinds` is its user's."""
+        """Members neither come nor go meanwhile, and `client_groups` is its user's."""
         return self._guard
 
     def changed(self) -> None:
@@ -362,7 +368,7 @@ _default: Runtime | None = None
 def runtime_of(port: CompletionPort | None) -> Runtime:
     """The runtime of this port; without one, that of the process, which is made when needed."""
     if port is None:
-        return _default_engine()
+        return _default_runtime()
     if not isinstance(port, CompletionPort):
         raise TypeError(f"completion_port must be a CompletionPort, not {type(port).__name__}")
     with _registry_lock:
@@ -372,7 +378,7 @@ def runtime_of(port: CompletionPort | None) -> Runtime:
     return runtime if runtime is not None else Runtime(port)
 
 
-def _default_engine() -> Runtime:
+def _default_runtime() -> Runtime:
     global _default
     with _default_lock:
         if _default is None or _default.stopping:

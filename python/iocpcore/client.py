@@ -5,30 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
 import ssl as _ssl
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from iocpcore import _client_sockets, _options, _tls, _validate
-from iocpcore._client_groups import ClientGroup, identity, key_of, take
-from iocpcore._client_sockets import Stream, Target
+from iocpcore._client_groups import ClientGroup, acquire_group, identity, key_of
 from iocpcore._core import CompletionPort, Connection, Operation
 from iocpcore._log import NOT_CONNECTED, shown
-from iocpcore._options import (
-    Framing,
-    OnConnect,
-    OnData,
-    OnDrain,
-    OnEof,
-    OnError,
-    OnMessage,
-)
+from iocpcore._options import Callbacks, ClientLimits, Framing, Limits, SocketOptions
 from iocpcore._runtime import Runtime, runtime_of
 from iocpcore._server_sockets import UNIX, WINDOWS, is_path, is_pipe
+from iocpcore._sockets import Stream, Target
 from iocpcore._workers import daemon
 
 logger = logging.getLogger("iocpcore")
@@ -41,17 +31,10 @@ NOBODY_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
 UNDER_WAY, CONNECTED, FAILED = "under way", "connected", "failed"
 
 
-class ConnectOptions(TypedDict, total=False):
+class ConnectOptions(Callbacks, ClientLimits, total=False):
     """The keyword arguments of connect() and connect_nowait(). See docs/server.md."""
 
     handler: object | None
-    on_connect: OnConnect | None
-    on_data: OnData | None
-    on_message: OnMessage | None
-    on_eof: OnEof | None
-    on_drain: OnDrain | None
-    on_close: Callable[[Any, BaseException | None], object] | None
-    on_error: OnError | None
     framing: Framing | None
     ssl: _ssl.SSLContext | bool | None
     server_hostname: str | None
@@ -59,32 +42,11 @@ class ConnectOptions(TypedDict, total=False):
     completion_port: CompletionPort | None
     local_address: tuple[str, int] | None
     context: Any
-    idle_timeout: float | None
-    write_high: int
-    write_low: int
-    max_write_buffer: int
-    read_size: int
     keepalive: bool
     executor: Executor | None
 
 
-DEFAULTS = ConnectOptions(
-    handler=None,
-    framing=None,
-    ssl=None,
-    server_hostname=None,
-    timeout=None,
-    completion_port=None,
-    local_address=None,
-    context=None,
-    idle_timeout=None,
-    write_high=262144,
-    write_low=65536,
-    max_write_buffer=16777216,
-    read_size=65536,
-    keepalive=True,
-    executor=None,
-)
+LIMITS = Limits(handshake_timeout=None)  # `timeout` is for that
 
 
 def connect(
@@ -139,9 +101,8 @@ class _Plan:
 
     def __init__(self, function: str, host: Any, port: int | None, options: ConnectOptions) -> None:
         for name in options:
-            if name not in DEFAULTS and name not in _options.CONNECTION:
+            if name not in ConnectOptions.__optional_keys__:
                 raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-        given: dict[str, Any] = {**DEFAULTS, **options}
         self.host = host
         self.port = 0
         self.pipe = is_pipe(host, port)
@@ -157,18 +118,18 @@ class _Plan:
         if (self.path and UNIX is None) or (self.pipe and not WINDOWS):
             raise ValueError("host must not be a path: such sockets do not exist here")
         self.name = shown((host, port)) if port is not None else str(self.host)
-        self.callbacks = _options.collect(given["handler"], given)
-        _options.check_framing(self.callbacks, given["framing"])
-        self.framing = given["framing"]
-        self.limits = _options.limits(given)
-        _options.check_executor(given["executor"])
-        self.executor: Executor | None = given["executor"]
-        self.timeout = _validate.seconds("timeout", given["timeout"])
-        self.keepalive = _validate.flag("keepalive", given["keepalive"])
-        self.local = _client_sockets.local_target(given["local_address"])
-        self.context = given["context"]
-        self.completion_port: CompletionPort | None = given["completion_port"]
-        self.stage = self._stage(given["ssl"], given["server_hostname"])
+        self.callbacks = _options.collect(options.get("handler"), options)
+        self.framing = options.get("framing")
+        _options.check_framing(self.callbacks, self.framing)
+        self.limits = LIMITS.updated(options)
+        self.executor = options.get("executor")
+        _options.check_executor(self.executor)
+        self.timeout = _validate.seconds("timeout", options.get("timeout"))
+        self.socket_options = SocketOptions().updated(options)
+        self.local = _client_sockets.local_target(options.get("local_address"))
+        self.context = options.get("context")
+        self.completion_port = options.get("completion_port")
+        self.stage = self._stage(options.get("ssl"), options.get("server_hostname"))
 
     def _stage(self, context: Any, server_hostname: str | None) -> Any:
         if context is None or context is False:
@@ -182,7 +143,7 @@ class _Plan:
         if context is True:
             context = _ssl.create_default_context()
         # "" is how other libraries spell "none".
-        return _tls.client_stage(context, server_hostname or None, self.limits["max_write_buffer"])
+        return _tls.client_stage(context, server_hostname or None, self.limits.max_write_buffer)
 
     def get_executor(self) -> Executor:
         assert self.executor is not None
@@ -208,30 +169,30 @@ class Connecting:
         self._error: BaseException | None = None
         self._stream: Stream | None = None
         self._timer: Operation | None = None
-        self._clients = self._take_group()
+        self._clients = self._acquire_group()
         self._group = self._clients.group
         self._begin()
 
-    def _take_group(self) -> ClientGroup:
+    def _acquire_group(self) -> ClientGroup:
         """Without a stage it needs to know nothing after the adoption: it shares its group."""
         plan = self._plan
         key = None
         options: dict[str, Any] = {
             **plan.callbacks,
-            **plan.limits,
+            **vars(plan.limits),
             "framing": plan.framing,
             "executor": self._runtime.executor if plan.executor is None else plan.get_executor,
         }
         if plan.stage is None:
-            limits = tuple(plan.limits.values())
-            key = key_of(plan.callbacks, limits, identity(plan.framing), identity(plan.executor))
+            others = (plan.limits, identity(plan.framing), identity(plan.executor))
+            key = key_of(plan.callbacks, *others)
         else:
             options["stage"] = plan.stage
             options["on_failed"] = self._on_failed
             options["on_connect"] = self._on_connect
             if "on_close" in plan.callbacks:
                 options["on_close"] = self._on_close
-        return take(self._runtime, key, options)
+        return acquire_group(self._runtime, key, options)
 
     # ---- for everybody
 
@@ -296,10 +257,8 @@ class Connecting:
                 self._timer = self._port.timer(plan.timeout, callback=self._on_timer)
         if plan.path:
             self._targets = [Target(UNIX, plan.host)]
-        elif self._port.backend == "sim":
-            self._targets = [Target(socket.AF_INET, (plan.host, plan.port))]
-        elif not plan.pipe:
-            self._targets = _client_sockets.numeric(plan.host, plan.port) or []
+        else:
+            self._targets = self._runtime.sockets.known_targets(plan.host, plan.port)
         if self._targets:
             self._try_next()
         else:
@@ -336,7 +295,7 @@ class Connecting:
         while self._targets:
             target = self._targets.pop(0)
             try:
-                stream = _client_sockets.open_stream(self._port, target, plan.local, plan.keepalive)
+                stream = self._runtime.sockets.open_stream(target, plan.local, plan.socket_options)
             except OSError as error:
                 self._refusals.append(error)
                 continue

@@ -6,6 +6,7 @@ from typing import Any
 
 from iocpcore import Server
 from iocpcore._log import shown
+from iocpcore._sockets import is_simulated
 from iocpcore._workers import choose
 
 
@@ -13,7 +14,7 @@ def open_server(host: str, port: int, **options: Any) -> Server:
     """A server that listens there. Raises ValueError for a backend that cannot serve anybody."""
     server = Server(**options)
     try:
-        if server.completion_port.backend == "sim":
+        if is_simulated(server.completion_port.backend):
             raise ValueError("the backend 'sim' has no sockets of the system to serve")
         if "/" in host:
             raise ValueError(f"--host {host}: must be a name or an address, not a path")

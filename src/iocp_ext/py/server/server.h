@@ -10,22 +10,7 @@
 #include "py/base/py.h"
 #include "net/accepting.h"
 #include "net/connection.h"
-
-typedef enum py_callback {
-    PY_ON_CONNECT,
-    PY_ON_DATA,
-    PY_ON_MESSAGE,
-    PY_ON_EOF,
-    PY_ON_DRAIN,
-    PY_ON_CLOSE,
-    PY_ON_ERROR,
-    PY_ON_FAILED,
-    PY_ON_EMPTY,
-    PY_ON_ACCEPT_ERROR,
-    PY_ON_REFUSED,
-    PY_ON_LOST,
-    PY_CALLBACKS
-} py_callback;
+#include "py/server/group_options.h"
 
 typedef struct py_group {
     PyObject_HEAD
