@@ -47,6 +47,7 @@ class ConnectOptions(Callbacks, ClientLimits, total=False):
 
 
 LIMITS = Limits(handshake_timeout=None)  # `timeout` is for that
+SOCKET_OPTIONS = SocketOptions()
 
 
 def connect(
@@ -125,7 +126,7 @@ class _Plan:
         self.executor = options.get("executor")
         _options.check_executor(self.executor)
         self.timeout = _validate.seconds("timeout", options.get("timeout"))
-        self.socket_options = SocketOptions().updated(options)
+        self.socket_options = SOCKET_OPTIONS.updated(options)
         self.local = _client_sockets.local_target(options.get("local_address"))
         self.context = options.get("context")
         self.completion_port = options.get("completion_port")
