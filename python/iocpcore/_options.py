@@ -141,19 +141,14 @@ def _whole_or_none(least: int, most: int = 2**63 - 1) -> Check:
     return lambda name, value: None if value is None else _validate.whole(name, value, least, most)
 
 
-@functools.cache
-def _checks(options: type[_Options]) -> dict[str, Check]:
-    return {option.name: option.metadata["check"] for option in fields(options)}
-
-
 @dataclass(frozen=True)
 class _Options:
     def updated(self, given: Mapping[str, Any]) -> Self:
         """These, with what is given of them. Raises TypeError or ValueError that names it."""
         checked = {
-            name: check(name, given[name])
-            for name, check in _checks(type(self)).items()
-            if name in given
+            option.name: option.metadata["check"](option.name, given[option.name])
+            for option in fields(self)
+            if option.name in given
         }
         return replace(self, **checked) if checked else self
 

@@ -26,7 +26,7 @@ logger = logging.getLogger("iocpcore")
 # How often a thread that waits looks whether the port still exists; and on Windows, where nothing
 # else interrupts such a wait, whether there was a Ctrl-C.
 TICK = 0.1
-NOBODY_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
+NO_WORKER_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
 
 UNDER_WAY, CONNECTED, FAILED = "under way", "connected", "failed"
 
@@ -165,7 +165,7 @@ class Connecting:
         self._lock = threading.Lock()  # everything below
         self._settled = threading.Event()
         self._state = UNDER_WAY
-        self._told = False  # whoever must be told of a failure, if there was one
+        self._reported = False  # whoever must be told of a failure, if there was one
         self._connection: Connection | None = None
         self._error: BaseException | None = None
         self._stream: Stream | None = None
@@ -214,7 +214,7 @@ class Connecting:
         """The connection, once there is one."""
         if self._state is CONNECTED:
             # Its callbacks may be called before the thread that makes it has noted it here.
-            self._settled.wait(NOBODY_LIMIT)
+            self._settled.wait(NO_WORKER_LIMIT)
         return self._connection if self._state is CONNECTED else None
 
     @property
@@ -230,7 +230,7 @@ class Connecting:
     @property
     def count(self) -> int:
         """1 as long as it may become a connection, or somebody must be told that it will not."""
-        return int(self._state is UNDER_WAY or (self._state is FAILED and not self._told))
+        return int(self._state is UNDER_WAY or (self._state is FAILED and not self._reported))
 
     def shutdown(self) -> None:
         """Give it up because the port is being stopped: a ConnectionAbortedError."""
@@ -261,18 +261,18 @@ class Connecting:
         else:
             self._targets = self._runtime.sockets.known_targets(plan.host, plan.port)
         if self._targets:
-            self._try_next()
+            self._try_next_target()
         else:
-            self._find_elsewhere()
+            self._look_up_in_thread()
 
-    def _find_elsewhere(self) -> None:
+    def _look_up_in_thread(self) -> None:
         """In a thread, of which the system may have none left, and an ending interpreter none."""
         try:
-            daemon(self._find, "iocpcore-resolve").start()
+            daemon(self._look_up, "iocpcore-resolve").start()
         except RuntimeError as error:
             self._fail(OSError(errno.EAGAIN, f"connect to {self._plan.name}: {error}"))
 
-    def _find(self) -> None:
+    def _look_up(self) -> None:
         """What cannot be done without blocking."""
         plan = self._plan
         try:
@@ -283,14 +283,14 @@ class Connecting:
         except (OSError, ValueError) as error:
             self._fail(error)
             return
-        self._try_next()
+        self._try_next_target()
 
     def _open_pipe(self) -> None:
         left = 3600.0 if self._deadline is None else self._deadline - time.monotonic()
         handle = _client_sockets.open_pipe(self._plan.host, left)
         self._adopt(_client_sockets.Pipe(handle))
 
-    def _try_next(self) -> None:
+    def _try_next_target(self) -> None:
         """Any thread, but only one at a time."""
         plan = self._plan
         while self._targets:
@@ -302,14 +302,14 @@ class Connecting:
                 continue
             except ValueError:  # the port is closed
                 break
-            if self._launch(stream, target):
+            if self._try_target(stream, target):
                 return
             stream.close()
             if self._state is not UNDER_WAY:
                 return
         self._fail(self._refusal())
 
-    def _launch(self, stream: Stream, target: Target) -> bool:
+    def _try_target(self, stream: Stream, target: Target) -> bool:
         """Whether this address is being tried now."""
         with self._lock:
             if self._state is not UNDER_WAY:
@@ -344,7 +344,7 @@ class Connecting:
         stream.close()
         if self._state is UNDER_WAY and operation.error is not None:
             self._refusals.append(operation.error)
-            self._try_next()
+            self._try_next_target()
 
     def _adopt(self, stream: Stream) -> None:
         # Without a stage it is connected from here on; with one, when the stage says so.
@@ -426,11 +426,11 @@ class Connecting:
         if connection is not None:
             connection.abort()
         self._clients.release()
-        self._tell(error)
+        self._report_failure(error)
         self._settled.set()
         return True
 
-    def _tell(self, error: BaseException) -> None:
+    def _report_failure(self, error: BaseException) -> None:
         """That it failed: a worker calls on_close, so that nobody is called inside a call."""
         on_close = self._plan.callbacks.get("on_close")
         if self._waited_for or on_close is None:
@@ -438,23 +438,23 @@ class Connecting:
                 notes = getattr(error, "__notes__", ())
                 text = "; ".join([str(error), *notes])
                 self._runtime.log.note(NOT_CONNECTED, "%s", text)
-            self._was_told()
+            self._mark_reported()
             return
 
         def tell(_: Operation) -> None:
             try:
                 on_close(None, error)
             finally:
-                self._was_told()
+                self._mark_reported()
 
         try:
             self._port.post(callback=tell)
         except (ValueError, RuntimeError):  # the port is closed
             logger.debug("nobody is told of: %s", error)
-            self._was_told()
+            self._mark_reported()
 
-    def _was_told(self) -> None:
-        self._told = True
+    def _mark_reported(self) -> None:
+        self._reported = True
         self._runtime.remove(self)
 
     def _wait(self) -> Connection:
@@ -480,7 +480,7 @@ class Connecting:
                 self._fail(self._timeout_error())
             elif self._port.closed:
                 self._fail(self._closing_error())
-            elif time.monotonic() - began > NOBODY_LIMIT and not self._port.stats()["workers"]:
+            elif time.monotonic() - began > NO_WORKER_LIMIT and not self._port.stats()["workers"]:
                 raise RuntimeError(
                     "connect() would wait for ever, as nobody runs completion_port: call its run() "
                     "in another thread, or use connect_nowait()"

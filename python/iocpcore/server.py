@@ -31,7 +31,7 @@ from iocpcore._proxy_protocol import Trusted, proxy_stage
 from iocpcore._runtime import STOP_TIMEOUT, Runtime, open_port
 from iocpcore._sockets import Listening, SocketFile
 from iocpcore._stage import StageFactory
-from iocpcore._workers import choose
+from iocpcore._workers import thread_counts
 
 # The figures that only grow: stats() gives their growth per second, too.
 GROWING = (
@@ -133,7 +133,7 @@ class Server:
             )
         _options.check_executor(executor)
         self._socket_options = SocketOptions().updated(given)
-        count, concurrency = choose(workers, concurrency)
+        count, concurrency = thread_counts(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
         self._runtime = Runtime(open_port(concurrency, backend), count, executor)
         self._group = self._make_group(found, framing, limits, ssl, proxy_protocol)
