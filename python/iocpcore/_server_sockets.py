@@ -29,7 +29,7 @@ ATTEMPTS = 16  # to find a port that is free in every family
 
 @dataclass(frozen=True)
 class ListeningSocket:
-    """It does not block."""
+    """A socket of the system that listens and does not block."""
 
     sock: socket.socket
     address: Any
