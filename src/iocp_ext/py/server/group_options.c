@@ -1,6 +1,6 @@
 /* group_options.c: the keyword arguments of a connection group, by the tables of group_options.h.
  */
-#include "py/server/group_options.h"
+#include "py/server/server.h"
 
 #include <stddef.h>
 
