@@ -96,7 +96,7 @@ static void walk(void) {
 }
 
 static void accepting_fails(void) {
-    static const int errors[] = {IOE_MFILE, IOE_CONNABORTED, IOE_NOBUFS, IOE_PERM};
+    static const int errors[] = {-IOE_MFILE, -IOE_CONNABORTED, -IOE_NOBUFS, -IOE_PERM};
     server *self = the_server();
     uint64_t i = chance((uint64_t)self->listener_count);
     (void)io_sim_fail_accepts(self->world.lane, self->listeners[i].native,

@@ -231,7 +231,7 @@ static void loses_clients_that_cannot_be_opened(void) {
     doomed = world_socket(&now.world); /* the lowest free number is the accepted one's */
     world_native_close(&now.world, doomed, false);
     SERVER_UNTIL(&now, atomic_load(&group()->lost) == 1);
-    CHECK_INT(group()->last_error, IOE_BADF);
+    CHECK_INT(group()->last_error, -IOE_BADF);
     CHECK_INT(atomic_load(&now.freed), 1); /* the object that was made for it */
     server_check(&now);
     group()->on_make = NULL;
@@ -262,14 +262,14 @@ static server_listener *failing(int error, uint32_t times, uint32_t period) {
 }
 
 static void pauses_when_accepting_fails(void) {
-    server_listener *listener = failing(IOE_MFILE, 20, 1);
+    server_listener *listener = failing(-IOE_MFILE, 20, 1);
     connect_many(listener, 3);
     while (atomic_load(&listener->paused) < 20) {
         CHECK(server_step(&now, 10000));
         CHECK(listener->io.op != NULL); /* an accept or a pause, always */
         CHECK((listener->io.op->kind == IO_TIMER) == (listener->io.op == &listener->io.pause.op));
     }
-    CHECK_INT(listener->last_error, IOE_MFILE);
+    CHECK_INT(listener->last_error, -IOE_MFILE);
     SERVER_UNTIL(&now, count() == 3);
     CHECK_INT(group()->io.figures.accept_errors, 20);
     CHECK_INT(listener->io.accepting.pauses, 0); /* the next failure is the first again */
@@ -279,7 +279,7 @@ static void pauses_when_accepting_fails(void) {
 
 /* A client that was gone again says nothing of the next. */
 static void does_not_pause_for_lost_clients(void) {
-    server_listener *listener = failing(IOE_CONNABORTED, 100, 1);
+    server_listener *listener = failing(-IOE_CONNABORTED, 100, 1);
     connect_many(listener, 1);
     SERVER_UNTIL(&now, count() == 1);
     CHECK_INT(atomic_load(&listener->paused), 0);
@@ -301,7 +301,7 @@ static void closes_with_an_accept(const char *backend) {
 }
 
 static void closes_in_a_pause(void) {
-    server_listener *listener = failing(IOE_NOBUFS, UINT32_MAX, 1);
+    server_listener *listener = failing(-IOE_NOBUFS, UINT32_MAX, 1);
     SERVER_UNTIL(&now,
                  atomic_load(&listener->paused) == 10 && listener->io.op == &listener->io.pause.op);
     uint64_t closed_ns = io_lane_now(now.world.lane); /* the simulation's clock */
@@ -313,7 +313,7 @@ static void closes_in_a_pause(void) {
 
 /* From inside every hook. */
 static void closes_when_told(void) {
-    server_listener *listener = failing(IOE_NOBUFS, 1, 1);
+    server_listener *listener = failing(-IOE_NOBUFS, 1, 1);
     group()->on_told = close_all_listeners;
     SERVER_UNTIL(&now, atomic_load(&listener->released));
     CHECK_INT(atomic_load(&listener->paused), 1);
@@ -409,7 +409,7 @@ static void ends_with_an_accept_that_nobody_takes(const char *backend) {
 }
 
 static void ends_with_the_port_in_a_pause(void) {
-    server_listener *listener = failing(IOE_NOBUFS, UINT32_MAX, 1);
+    server_listener *listener = failing(-IOE_NOBUFS, UINT32_MAX, 1);
     SERVER_UNTIL(&now, listener->io.op == &listener->io.pause.op);
     CHECK_INT(server_close_port(&now, 10 * IO_NS_PER_SECOND, NULL), 0);
 }
@@ -429,7 +429,7 @@ static void port_closes_while_it_makes(const char *backend) {
         CHECK_INT(io_lane_get(now.world.lane, &wait, &op, 1), 1);
         server_take(op);
     }
-    CHECK_INT(group()->last_error, IOE_CLOSED);
+    CHECK_INT(group()->last_error, -IOE_CLOSED);
     CHECK_INT(io_port_drain(now.world.port, 10 * IO_NS_PER_SECOND), 0);
     now.world.port->state = IO_PORT_OPEN; /* the rest is as ever */
     CHECK_INT(server_close_port(&now, 10 * IO_NS_PER_SECOND, NULL), 0);

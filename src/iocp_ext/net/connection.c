@@ -71,8 +71,8 @@ int io_connection_open(io_connection *self, io_lane *lane, io_native native, int
 /* The kernel tells one call of a reset, and says EPIPE to sends that come later: perhaps before the
  * one that was told has come to us. */
 static bool connection_explains(const io_connection *self, io_connection_cause cause, int error) {
-    return cause == IO_CAUSE_RECEIVE && error == IOE_CONNRESET && self->cause == IO_CAUSE_SEND &&
-           self->error == IOE_PIPE;
+    return cause == IO_CAUSE_RECEIVE && error == -IOE_CONNRESET && self->cause == IO_CAUSE_SEND &&
+           self->error == -IOE_PIPE;
 }
 
 static void connection_broken(io_connection *self, io_connection_cause cause, int error,
@@ -111,10 +111,10 @@ static void connection_received(io_connection *self) {
     } else if (op->result == 0) {
         self->eof = true;
         /* A reset that a send was told of looks like this now; only EPIPE comes after an end. */
-        if (self->send_failed && self->error != IOE_PIPE)
+        if (self->send_failed && self->error != -IOE_PIPE)
             self->eof_told = true;
     } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_ENDING) {
-        connection_broken(self, IO_CAUSE_RECEIVE, (int)-op->result, op->os_error);
+        connection_broken(self, IO_CAUSE_RECEIVE, (int)op->result, op->os_error);
     }
 }
 
@@ -438,7 +438,7 @@ static bool connection_takes(io_connection *self) {
         return false;
     if (self->bytes_queued < self->limits->max_write_buffer)
         return true;
-    connection_broken(self, IO_CAUSE_OVERFLOW, IOE_NOBUFS, 0);
+    connection_broken(self, IO_CAUSE_OVERFLOW, -IOE_NOBUFS, 0);
     self->aborted = true;
     return false;
 }
@@ -666,7 +666,7 @@ bool io_connection_orphaned(io_connection *self, bool leaked) {
     io_lock_acquire(&self->lock);
     self->leaked = leaked;
     if (self->phase != IO_CONNECTION_CLOSED) {
-        bool unsaid = self->cause == IO_CAUSE_NONE || self->error == IOE_CANCELED;
+        bool unsaid = self->cause == IO_CAUSE_NONE || self->error == -IOE_CANCELED;
         if (self->phase == IO_CONNECTION_OPEN && unsaid) {
             self->cause = IO_CAUSE_PORT;
             self->error = io_lane_end(self->strand.lane);

@@ -96,7 +96,7 @@ typedef struct io_connection {
     uint32_t input_start;
     uint32_t files_queued; /* each holds a descriptor; the one that is being sent counts */
     uint32_t idle_ticks;
-    int32_t error; /* portable, above 0; `cause` says of what */
+    int32_t error; /* portable; `cause` says of what */
     uint32_t os_error;
     uint8_t cause;        /* io_connection_cause */
     uint8_t phase;        /* io_connection_phase */

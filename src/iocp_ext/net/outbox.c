@@ -205,7 +205,7 @@ static io_op *outbox_data_op(io_connection *self) {
 
 static void outbox_failed(io_connection *self, int error, uint32_t os_error) {
     self->send_failed = true;
-    if (self->eof && error != IOE_PIPE) /* it was none, see received() */
+    if (self->eof && error != -IOE_PIPE) /* it was none, see received() */
         self->eof_told = true;
     if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
         self->cause = IO_CAUSE_SEND;
@@ -219,7 +219,7 @@ static void outbox_account(io_connection *self, io_kind kind, int64_t result, ui
     self->idle_ticks = 0;
     self->sent_seen = 0;
     if (result < 0) {
-        outbox_failed(self, (int)-result, os_error);
+        outbox_failed(self, (int)result, os_error);
     } else {
         self->bytes_sent += (uint64_t)result;
         if (kind == IO_SEND)

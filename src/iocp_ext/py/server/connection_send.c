@@ -31,7 +31,7 @@ void py_connection_release_spent(py_connection *self) {
 static bool connection_send_check_fork(const py_connection *self) {
     if (!io_port_forked(self->group->port->port))
         return true;
-    py_error_entering(IOE_FORKED);
+    py_error_entering(-IOE_FORKED);
     return false;
 }
 
@@ -244,8 +244,8 @@ static void connection_send_refuse_file(PyObject *file, int error) {
         return;
     }
     PyObject *exception = PyObject_CallFunction(
-        PyExc_OSError, "iNO", error, PyUnicode_FromFormat("send_file: %s", io_error_text(error)),
-        name != NULL ? name : file);
+        PyExc_OSError, "iNO", io_error_to_errno(error),
+        PyUnicode_FromFormat("send_file: %s", io_error_text(error)), name != NULL ? name : file);
     if (exception != NULL)
         PyErr_SetRaisedException(exception);
     Py_DECREF(attribute);
@@ -261,7 +261,7 @@ static bool connection_send_take_file(py_connection *self, PyObject *file, io_na
         return false;
     int error = io_connection_check_file(&self->io, *native);
     if (error)
-        connection_send_refuse_file(file, -error);
+        connection_send_refuse_file(file, error);
     return error == 0;
 }
 
@@ -299,7 +299,7 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
         length == 0 ? 1 : io_connection_send_file(&self->io, native, offset, length, &os_error);
     py_connection_release_spent(self);
     if (sent < 0)
-        return py_error_raise(-sent, os_error, "send_file");
+        return py_error_raise(sent, os_error, "send_file");
     return PyBool_FromLong(sent);
 }
 

@@ -144,8 +144,8 @@ PyObject *py_connection_reason(py_connection *self) {
     case IO_CAUSE_OVERFLOW:
         return connection_type_overflow_reason(self);
     case IO_CAUSE_PORT:
-        return self->io.error == IOE_CANCELED
-                   ? connection_type_os_reason(self, IOE_CANCELED,
+        return self->io.error == -IOE_CANCELED
+                   ? connection_type_os_reason(self, -IOE_CANCELED,
                                                "the port was closed; connection", "with")
                    : connection_type_os_reason(self, self->io.error, "the port failed; connection",
                                                "with");
@@ -250,7 +250,7 @@ void py_connection_time_out(py_connection *self, bool politely) {
     self->ending = self->closing = true;
     if (politely)
         (void)connection_type_say_goodbye(self, true);
-    (void)io_connection_fail(&self->io, IO_CAUSE_TIMEOUT, IOE_TIMEDOUT);
+    (void)io_connection_fail(&self->io, IO_CAUSE_TIMEOUT, -IOE_TIMEDOUT);
 }
 
 PyDoc_STRVAR(connection_type_close_doc,
