@@ -81,7 +81,7 @@ void duplex_start(duplex *both, int side, uint32_t capacity) {
     io_receive *receive = &both->receive[side];
     CHECK(!both->started[side]);
     memset(receive, 0xAA, sizeof(*receive));
-    io_op_embed(&receive->op, both->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, both);
+    io_op_embed(&receive->op, both->world.lane, IO_RECEIVE, NULL, both);
     receive->buffer = NULL;
     receive->capacity = capacity;
     both->started[side] = true;

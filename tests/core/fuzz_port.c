@@ -253,7 +253,7 @@ static void submit_other(fuzz_state *fuzz, fuzz_record *record) {
         break;
     }
     case 6: {
-        io_timer *timer = (io_timer *)io_op_new(world->lane, IO_TIMER, NULL);
+        io_timer *timer = (io_timer *)io_op_new(world->lane, IO_TIMER, NULL, NULL);
         uint64_t delay_ns = chance(fuzz, 30 * IO_NS_PER_MS);
         start(fuzz, record, &timer->op, NULL, -1, -1);
         record->due_ns = io_lane_now(world->lane) + delay_ns;
@@ -261,7 +261,7 @@ static void submit_other(fuzz_state *fuzz, fuzz_record *record) {
         break;
     }
     default:
-        start(fuzz, record, io_op_new(world->lane, IO_POST, NULL), NULL, -1, -1);
+        start(fuzz, record, io_op_new(world->lane, IO_POST, NULL, NULL), NULL, -1, -1);
         record->due_ns = fuzz->next_post++;
         io_post_submit(record->op);
         break;

@@ -79,7 +79,7 @@ static void end_open(talk_end *end) {
     uint32_t os_error = 0;
     end->open = true;
     CHECK_INT(io_connection_open(&end->io, end->talk->world.lane, end->native, AF_INET,
-                                 &end->talk->limits, &os_error),
+                                 &end->talk->limits, NULL, &os_error),
               0);
     io_post_submit(&end->io.strand);
 }
@@ -254,7 +254,6 @@ static void run(talk_end *end, io_connection_event event) {
 }
 
 void talk_take(io_op *op) {
-    CHECK_INT(op->sink, IO_SINK_CONNECTION);
     talk_end *end = IO_CONTAINER((io_connection *)op->owner, talk_end, io);
     CHECK(!atomic_load(&end->gone)); /* it would have been freed */
     run(end, io_connection_taken(&end->io, op));
@@ -436,7 +435,6 @@ void talk_close(talk *self) {
 
 static void collect(io_op *op, bool leaked, void *context) {
     (void)context;
-    CHECK_INT(op->sink, IO_SINK_CONNECTION);
     if (!leaked)
         io_connection_collected(op->owner, op);
 }

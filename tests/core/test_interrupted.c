@@ -131,7 +131,7 @@ static void interrupted_connection(const char *backend) {
         io_handle *handle = world_adopt(&world, natives[0]);
         CHECK_INT(send((int)natives[1], &byte, 1, 0), 1);
         test_sleep_ms(1);
-        io_op_embed(&receive.op, world.lane, IO_RECEIVE, IO_SINK_CONNECTION, NULL);
+        io_op_embed(&receive.op, world.lane, IO_RECEIVE, NULL, NULL);
         receive.capacity = 4096;
         receive.buffer = NULL;
         interrupt(count);

@@ -14,7 +14,7 @@ typedef struct test_item {
 } test_item;
 
 static void post_item(test_world *world, test_item *item) {
-    io_op *op = io_op_new(world->lane, IO_POST, item);
+    io_op *op = io_op_new(world->lane, IO_POST, NULL, item);
     CHECK(op != NULL);
     CHECK_INT(io_port_enter(world->port), 0);
     io_post_submit(op);
@@ -160,7 +160,7 @@ static void timer_ends_wait(const char *backend) {
             test_thread_start(&threads[i], wait_once, &waiters[i]);
         test_sleep_ms((unsigned)round % 3);
         for (uint64_t i = 0; i < 2; i++) {
-            io_timer *timer = (io_timer *)io_op_new(world.lane, IO_TIMER, NULL);
+            io_timer *timer = (io_timer *)io_op_new(world.lane, IO_TIMER, NULL, NULL);
             io_timer_submit(timer, (2 - i) * IO_NS_PER_MS);
         }
         for (int i = 0; i < 2; i++) {

@@ -65,7 +65,7 @@ static void no_memory_waits(const char *backend) {
         world_pair(&world, natives);
         handles[2 * i] = world_adopt(&world, natives[0]);
         handles[2 * i + 1] = world_adopt(&world, natives[1]);
-        io_op_embed(&receives[i].op, world.lane, IO_RECEIVE, IO_SINK_CONNECTION, NULL);
+        io_op_embed(&receives[i].op, world.lane, IO_RECEIVE, NULL, NULL);
         receives[i].buffer = NULL;
         receives[i].capacity = 65536;
         io_op_submit(&receives[i].op, handles[2 * i]);
@@ -136,7 +136,7 @@ static void all_at_once(const char *backend) {
     }
     for (int round = 0; round < 8; round++) {
         for (int i = 0; i < CONNECTIONS; i++) {
-            io_op_embed(&receives[i].op, world.lane, IO_RECEIVE, IO_SINK_CONNECTION, NULL);
+            io_op_embed(&receives[i].op, world.lane, IO_RECEIVE, NULL, NULL);
             receives[i].buffer = NULL;
             receives[i].capacity = 4096;
             io_op_submit(&receives[i].op, handles[i]);

@@ -125,7 +125,7 @@ static void op_memory(void) {
     world_open(&world, "sim", 1);
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < MANY; i++) {
-            ops[i] = io_op_new(world.lane, (io_kind)(i % IO_KINDS), &ops[i]);
+            ops[i] = io_op_new(world.lane, (io_kind)(i % IO_KINDS), NULL, &ops[i]);
             CHECK(ops[i] != NULL && ops[i]->owner == &ops[i] && ops[i]->lane == world.lane);
             CHECK_INT(ops[i]->kind, i % IO_KINDS);
             CHECK_INT(ops[i]->state, IO_OP_PREPARED);
@@ -149,12 +149,12 @@ static void op_tokens(void) {
         world_close(&world);
         test_skip("in guard mode a released operation cannot even be looked at");
     }
-    io_op *op = io_op_new(world.lane, IO_RECV, NULL);
+    io_op *op = io_op_new(world.lane, IO_RECV, NULL, NULL);
     uint64_t token = io_op_token(op);
     CHECK(io_op_from_token(token) == op);
     io_op_release(op);
     CHECK(io_op_from_token(token) == NULL);
-    io_op *again = io_op_new(world.lane, IO_SEND, NULL);
+    io_op *again = io_op_new(world.lane, IO_SEND, NULL, NULL);
     CHECK(again == op);                     /* the memory is used again, */
     CHECK(io_op_from_token(token) == NULL); /* but the old token is not for it */
     CHECK(io_op_from_token(io_op_token(again)) == again);
@@ -165,14 +165,14 @@ static void op_tokens(void) {
 static void op_vectors(void) {
     test_world world;
     world_open(&world, "sim", 1);
-    io_transfer *transfer = (io_transfer *)io_op_new(world.lane, IO_SEND, NULL);
+    io_transfer *transfer = (io_transfer *)io_op_new(world.lane, IO_SEND, NULL, NULL);
     CHECK(io_transfer_reserve(transfer, IO_INLINE_VECS));
     CHECK(transfer->vecs == transfer->inline_vecs && transfer->vecs_allocated == NULL);
     CHECK(io_transfer_reserve(transfer, IO_VECS_MAX));
     CHECK(transfer->vecs == transfer->vecs_allocated);
     memset(transfer->vecs, 0, IO_VECS_MAX * sizeof(io_vec));
     io_op_release(&transfer->op);
-    transfer = (io_transfer *)io_op_new(world.lane, IO_RECV, NULL);
+    transfer = (io_transfer *)io_op_new(world.lane, IO_RECV, NULL, NULL);
     io_vec_set(&transfer->vecs[0], NULL, 3000);
     transfer->vec_count = 1;
     CHECK(io_transfer_acquire(transfer));
@@ -256,7 +256,7 @@ static int guard_child(const char *what) {
     world_open(&world, "sim", 1);
     volatile char *memory = NULL;
     if (strcmp(what, "guard-op") == 0) {
-        io_op *op = io_op_new(world.lane, IO_RECV, NULL);
+        io_op *op = io_op_new(world.lane, IO_RECV, NULL, NULL);
         memory = (volatile char *)op;
         *memory = 1; /* still allowed */
         op->generation = 0;
@@ -267,7 +267,7 @@ static int guard_child(const char *what) {
         *memory = 1;
         io_buffer_release(&world.port->buffers, buffer);
     } else { /* guard-fine: nothing wrong */
-        io_op_release(io_op_new(world.lane, IO_RECV, NULL));
+        io_op_release(io_op_new(world.lane, IO_RECV, NULL, NULL));
         return 0;
     }
     *memory = 1;

@@ -426,7 +426,7 @@ static void crowd_send(crowd_end *end, size_t length) {
 static void crowd_receive(crowd_end *end) {
     for (;;) {
         io_receive *receive = &end->receive;
-        io_op_embed(&receive->op, end->all->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, end);
+        io_op_embed(&receive->op, end->all->world.lane, IO_RECEIVE, NULL, end);
         receive->buffer = NULL;
         receive->capacity = end->left % 3 == 0 ? 65536 : 700;
         if (!io_op_submit_now(&receive->op, end->handle) || !duplex_fetched(receive, end->handle))

@@ -262,7 +262,7 @@ static void close_busy(const char *backend) {
             io_op_submit(new_file_op(world, IO_READ, read_back[i], 500, 0), read);
         }
         io_op_submit(new_connect(world, &scene.address), connecting);
-        io_timer *timer = (io_timer *)io_op_new(world->lane, IO_TIMER, NULL);
+        io_timer *timer = (io_timer *)io_op_new(world->lane, IO_TIMER, NULL, NULL);
         io_timer_submit(timer, 3600 * IO_NS_PER_SECOND);
         post(world, NULL);
         count += 3;
@@ -426,7 +426,7 @@ static void timers(const char *backend) {
     scene_open(&scene, backend, IO_RECV, 0);
     uint64_t begin_ns = io_lane_now(scene.world.lane);
     for (int i = 0; i < TIMERS; i++) {
-        set[i] = (io_timer *)io_op_new(scene.world.lane, IO_TIMER, &scene.ended[i]);
+        set[i] = (io_timer *)io_op_new(scene.world.lane, IO_TIMER, NULL, &scene.ended[i]);
         io_timer_submit(set[i], (uint64_t)(TIMERS - i) * IO_NS_PER_MS);
         deadlines[i] = set[i]->deadline_ns; /* nobody else takes it */
     }

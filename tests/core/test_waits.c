@@ -140,7 +140,7 @@ static void timers_go_on(const char *backend) {
     if (skipped(&world, lane_shared(world.lane), "timers come through the kernel's queue"))
         return;
     fail_waits(IOE_NOMEM, FOR_EVER);
-    io_op *timer = io_op_new(world.lane, IO_TIMER, NULL), *op = NULL;
+    io_op *timer = io_op_new(world.lane, IO_TIMER, NULL, NULL), *op = NULL;
     io_timer_submit((io_timer *)timer, 10 * IO_NS_PER_MS);
     int count;
     do

@@ -211,7 +211,7 @@ void world_handle_close(io_handle *handle) {
 /* ---- operations ------------------------------------------------------------------------------ */
 
 static io_op *new_op(test_world *world, io_kind kind) {
-    io_op *op = io_op_new(world->lane, kind, NULL);
+    io_op *op = io_op_new(world->lane, kind, NULL, NULL);
     CHECK(op != NULL);
     return op;
 }
@@ -278,7 +278,7 @@ io_op *new_poll(test_world *world, uint32_t events) {
 }
 
 void post(test_world *world, void *owner) {
-    io_op *op = io_op_new(world->lane, IO_POST, owner);
+    io_op *op = io_op_new(world->lane, IO_POST, NULL, owner);
     CHECK(op != NULL);
     io_post_submit(op);
 }

@@ -121,14 +121,14 @@ enum {
     IO_OP_CANCEL_OWED = 1u << 6, /* the kernel did not take the cancel that was asked for (uring) */
 };
 
-/* Who is told when an operation has been taken from the ready queue. */
-typedef enum io_sink {
-    IO_SINK_OPERATION,  /* the user's own; `owner` says which */
-    IO_SINK_CONNECTION, /* connection.h: `owner` is the io_connection */
-    IO_SINK_LISTENER,   /* listener.h: `owner` is the io_listener */
-    IO_SINK_GROUP,      /* a group's clock; `owner` is whose */
-    IO_SINK_DATAGRAM,   /* a datagram socket's */
-} io_sink;
+/* What the owner of an operation does with it once it has been taken from the ready queue. */
+typedef struct io_owner_ops {
+    /* Handles the completion. Returns false if the calling thread must leave its run loop. */
+    bool (*take)(io_op *op);
+    /* Disposes of an operation that nobody will take, because its port has been closed. If it was
+     * leaked the kernel still owns it: neither the operation nor its memory may be released. */
+    void (*collect)(io_op *op, bool leaked);
+} io_owner_ops;
 
 /* The head that every operation has; the larger types below begin with it. */
 struct io_op {
@@ -137,7 +137,8 @@ struct io_op {
 #endif
     io_link link; /* in one list: handle queue, ready queue, file pool or free list */
     io_lane *lane;
-    io_handle *handle;           /* NULL for posts and timers */
+    io_handle *handle; /* NULL for posts and timers */
+    const io_owner_ops *owner_ops;
     void *owner;                 /* whose operation this is; the core never looks */
     int64_t result;              /* bytes moved, or a portable error below 0 */
     uint32_t os_error;           /* the system's own code, for messages only */
@@ -145,7 +146,6 @@ struct io_op {
     _Atomic uint8_t state;       /* io_op_state; changed under the handle's (or lane's) lock */
     uint8_t kind;                /* io_kind */
     uint8_t flags;               /* IO_OP_..., under the handle's lock */
-    uint8_t sink;                /* io_sink */
     uint8_t retries;             /* results without meaning in a row (uring) */
 };
 
@@ -237,11 +237,12 @@ typedef struct io_timer {
 } io_timer;
 
 /* A prepared operation of the kind, zeroed behind its head, or NULL without memory. */
-io_op *io_op_new(io_lane *lane, io_kind kind, void *owner);
+io_op *io_op_new(io_lane *lane, io_kind kind, const io_owner_ops *owner_ops, void *owner);
 /* Gives back an operation that is prepared or was taken from the ready queue. */
 void io_op_release(io_op *op);
 /* Prepares an operation that is part of something else, and never released. */
-void io_op_embed(io_op *op, io_lane *lane, io_kind kind, io_sink sink, void *owner);
+void io_op_embed(io_op *op, io_lane *lane, io_kind kind, const io_owner_ops *owner_ops,
+                 void *owner);
 void io_receive_release(io_receive *receive);
 /* After IO_RECEIVE_READY: what there is, as its result; -IOE_AGAIN: nothing after all. */
 void io_receive_now(io_receive *receive);

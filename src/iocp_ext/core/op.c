@@ -107,7 +107,7 @@ static io_op *op_slab_take(io_port *port, int size_class) {
     return op;
 }
 
-io_op *io_op_new(io_lane *lane, io_kind kind, void *owner) {
+io_op *io_op_new(io_lane *lane, io_kind kind, const io_owner_ops *owner_ops, void *owner) {
     int size_class = op_class_of((uint8_t)kind);
     io_op *op = io_guard_enabled() ? io_guard_alloc(op_size[size_class])
                                    : op_slab_take(lane->port, size_class);
@@ -118,6 +118,7 @@ io_op *io_op_new(io_lane *lane, io_kind kind, void *owner) {
     op->generation = generation;
     op->kind = (uint8_t)kind;
     op->lane = lane;
+    op->owner_ops = owner_ops;
     op->owner = owner;
     io_list_init(&op->link);
     op->state = IO_OP_PREPARED;
@@ -130,12 +131,13 @@ io_op *io_op_new(io_lane *lane, io_kind kind, void *owner) {
     return op;
 }
 
-void io_op_embed(io_op *op, io_lane *lane, io_kind kind, io_sink sink, void *owner) {
+void io_op_embed(io_op *op, io_lane *lane, io_kind kind, const io_owner_ops *owner_ops,
+                 void *owner) {
     memset(op, 0, sizeof *op);
     io_list_init(&op->link);
     op->kind = (uint8_t)kind;
-    op->sink = (uint8_t)sink;
     op->lane = lane;
+    op->owner_ops = owner_ops;
     op->owner = owner;
     op->state = IO_OP_PREPARED;
 }

@@ -53,13 +53,14 @@ static void connection_end(io_connection *self) {
 /* ---- opening --------------------------------------------------------------------------------- */
 
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
-                       const io_connection_limits *limits, uint32_t *os_error) {
+                       const io_connection_limits *limits, const io_owner_ops *owner_ops,
+                       uint32_t *os_error) {
     int error = io_handle_adopt(lane, native, family, &self->handle, os_error);
     if (error)
         return error;
     self->limits = limits;
-    io_op_embed(&self->strand, lane, IO_POST, IO_SINK_CONNECTION, self);
-    io_op_embed(&self->receive.op, lane, IO_RECEIVE, IO_SINK_CONNECTION, self);
+    io_op_embed(&self->strand, lane, IO_POST, owner_ops, self);
+    io_op_embed(&self->receive.op, lane, IO_RECEIVE, owner_ops, self);
     self->receive.capacity = limits->read_size;
     self->scheduled = true;
     return 0;
@@ -228,12 +229,11 @@ static void connection_end_stream(io_connection *self) {
 static void connection_start_timer(io_connection *self, uint64_t delay_ns) {
     if (self->timer != NULL || self->linger_over)
         return;
-    io_op *op = io_op_new(self->strand.lane, IO_TIMER, self);
+    io_op *op = io_op_new(self->strand.lane, IO_TIMER, self->strand.owner_ops, self);
     if (op == NULL) {
         self->linger_over = true;
         return;
     }
-    op->sink = IO_SINK_CONNECTION;
     self->timer = (io_timer *)op;
     io_timer_submit(self->timer, delay_ns);
 }
@@ -472,7 +472,7 @@ int io_connection_check_file(const io_connection *self, io_native file) {
 static io_chunk *connection_file_chunk(io_connection *self, io_native native, uint64_t offset,
                                        uint64_t count, int *error, uint32_t *os_error) {
     io_lane *lane = self->strand.lane;
-    io_op *op = io_op_new(lane, IO_SEND_FILE, self);
+    io_op *op = io_op_new(lane, IO_SEND_FILE, self->strand.owner_ops, self);
     if (op == NULL)
         return NULL;
     io_send_file *file = (io_send_file *)op;

@@ -141,7 +141,8 @@ typedef enum io_connection_event {
  * portable error. The first event follows when `strand` is taken: the caller either posts it, for a
  * worker, or takes it at once. */
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
-                       const io_connection_limits *limits, uint32_t *os_error);
+                       const io_connection_limits *limits, const io_owner_ops *owner_ops,
+                       uint32_t *os_error);
 
 /* An operation of this connection was taken. The caller runs it now, event after event, unless
  * there is none or another thread runs it: IDLE. */

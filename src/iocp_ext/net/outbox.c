@@ -189,7 +189,7 @@ static uint32_t outbox_gather(const io_connection *self, io_vec *vecs, uint64_t 
 }
 
 static io_op *outbox_data_op(io_connection *self) {
-    io_op *op = io_op_new(self->strand.lane, IO_SEND, self);
+    io_op *op = io_op_new(self->strand.lane, IO_SEND, self->strand.owner_ops, self);
     io_transfer *transfer = (io_transfer *)op;
     io_vec vecs[VECS_MAX];
     if (op == NULL)
@@ -273,7 +273,6 @@ void outbox_flush(io_connection *self) {
             outbox_account(self, IO_SEND, -IOE_NOMEM, 0);
             return;
         }
-        op->sink = IO_SINK_CONNECTION;
         self->send = op;
         if (io_op_submit_now(op, self->handle))
             outbox_sent(self, op);

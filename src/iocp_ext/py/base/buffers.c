@@ -179,12 +179,12 @@ bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer) {
     return true;
 }
 
-PyObject *py_buffers_bytes(py_operation *operation, const io_transfer *transfer) {
+PyObject *py_buffers_bytes(PyObject **pinned, const io_transfer *transfer) {
     Py_ssize_t moved = (Py_ssize_t)transfer->op.result;
-    if (operation->pinned == NULL)
+    if (*pinned == NULL)
         return PyBytes_FromStringAndSize(io_vec_base(&transfer->vecs[0]), moved);
-    PyObject *bytes = operation->pinned;
-    operation->pinned = NULL;
+    PyObject *bytes = *pinned;
+    *pinned = NULL;
     if (PyBytes_GET_SIZE(bytes) != moved)
         _PyBytes_Resize(&bytes, moved); /* NULL without memory */
     return bytes;

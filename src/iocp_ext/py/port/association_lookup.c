@@ -4,7 +4,7 @@
  * asked for at every call, so that a closed or reopened object is noticed; the record of that
  * number is good if it was made for this very object. A record whose object is gone, or has another
  * number by now, is stale: what is in flight on it is ended without touching the number. */
-#include "py/base/py.h"
+#include "py/port/port.h"
 
 #include <string.h>
 

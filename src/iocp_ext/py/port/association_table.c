@@ -3,7 +3,7 @@
  * Whether a record still means the same Python object is decided in association_lookup.c; the table
  * keeps records and hands them out. Its lock is held for a few instructions and, once per handle,
  * for the system call that tells the kernel: a handle is in the table exactly when it is open. */
-#include "py/base/py.h"
+#include "py/port/port.h"
 
 /* ---- the table ------------------------------------------------------------------------------- */
 

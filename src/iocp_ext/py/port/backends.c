@@ -1,5 +1,5 @@
 /* backends.c: which backends there are, and which one a port gets. */
-#include "py/base/py.h"
+#include "py/port/port.h"
 
 #include <string.h>
 

@@ -3,7 +3,7 @@
  * While it is in flight, `op` is the core's part of it and the core has a reference to it, so that
  * it cannot go away. port_run.c takes the two apart and then marks it done; everything that Python
  * can ask for is written before that, once. */
-#include "py/base/py.h"
+#include "py/port/port.h"
 
 const py_kind_info py_kinds[PY_KINDS] = {
     [PY_POST] = {"post", IO_POST, PY_NO_HANDLE},

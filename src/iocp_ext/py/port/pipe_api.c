@@ -1,6 +1,6 @@
-/* pipe_api.c: the client's end of a named pipe, as a number (Windows). ConnectionGroup.adopt() makes a
- * connection of it. */
-#include "py/base/py.h"
+/* pipe_api.c: the client's end of a named pipe, as a number (Windows). ConnectionGroup.adopt()
+ * makes a connection of it. */
+#include "py/port/port.h"
 
 #ifdef _WIN32
 

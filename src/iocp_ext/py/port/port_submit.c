@@ -3,7 +3,7 @@
  * Each sorts its arguments, checks them, finds the association of its handle, and only then enters
  * the port, fills in an operation and submits it: from there on nothing can fail, and nothing of
  * Python runs. Submitting does not block, so the interpreter is not released. */
-#include "py/base/py.h"
+#include "py/port/port.h"
 
 #define CALLBACK_DOC                                                                      \
     "\n\ncallback, if given, is what run() calls with the Operation when it is done.\n"   \
@@ -70,7 +70,8 @@ static bool port_submit_begin(submission *self) {
         port_submit_drop(self);
         return false;
     }
-    self->op = io_op_new(&port->port->lane, py_kinds[self->operation->kind].kind, self->operation);
+    self->op = io_op_new(&port->port->lane, py_kinds[self->operation->kind].kind,
+                         &py_operation_owner_ops, self->operation);
     if (self->op == NULL) {
         py_port_leave(port);
         port_submit_drop(self);

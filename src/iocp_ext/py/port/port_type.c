@@ -1,7 +1,7 @@
 /* port_type.c: iocpcore.CompletionPort: opening and closing it, its handles, its figures.
  *
  * Its submitting methods are in port_submit.c; get, get_many and run in port_run.c. */
-#include "py/server/server.h"
+#include "py/port/port.h"
 
 static const uint64_t port_type_close_timeout_ns = 5 * IO_NS_PER_SECOND;
 
@@ -124,7 +124,7 @@ static PyObject *port_type_new(PyTypeObject *type, PyObject *args, PyObject *key
 /* ---- closing --------------------------------------------------------------------------------- */
 
 static void port_type_end_operation(io_op *op, bool leaked, void *Py_UNUSED(context)) {
-    py_collect(op, leaked);
+    op->owner_ops->collect(op, leaked);
 }
 
 static bool port_type_warn_of_leak(py_port *self, size_t leaked) {

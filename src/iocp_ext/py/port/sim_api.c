@@ -3,7 +3,7 @@
  * Handles are plain integers of one port's simulation. They are given to the port's methods like
  * descriptors, and `dissociate` gives them back before sim_close. Addresses are real tuples, of a
  * network that exists only there. */
-#include "py/base/py.h"
+#include "py/port/port.h"
 #include "core/sim.h"
 
 /* ValueError for another backend's port. Entered; the caller leaves. */

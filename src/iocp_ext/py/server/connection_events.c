@@ -629,3 +629,10 @@ bool py_connection_take(io_op *op) {
     Py_DECREF((PyObject *)self);
     return go_on;
 }
+
+static void connection_events_collect(io_op *op, bool leaked) {
+    if (!leaked)
+        io_connection_collected(op->owner, op);
+}
+
+const io_owner_ops py_connection_owner_ops = {py_connection_take, connection_events_collect};

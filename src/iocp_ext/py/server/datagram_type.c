@@ -10,7 +10,7 @@
  *
  * What is seldom, or happens once per socket, is Python's: the subclass, datagram.py, has the
  * methods _tell and _not_received. */
-#include "py/base/py.h"
+#include "py/server/server.h"
 
 #include <string.h>
 
@@ -59,6 +59,10 @@ typedef struct outgoing {
 static py_datagram_socket *datagram_type_self_of(PyObject *object) {
     return (py_datagram_socket *)object;
 }
+
+static bool datagram_type_take(io_op *op);
+static void datagram_type_collect(io_op *op, bool leaked);
+static const io_owner_ops datagram_type_owner_ops = {datagram_type_take, datagram_type_collect};
 
 static bool datagram_type_enter(const py_datagram_socket *self) {
     return self->port != NULL && io_port_enter(self->port->port) == 0;
@@ -309,7 +313,8 @@ static bool datagram_type_send_now(py_datagram_socket *self, const py_buffers *b
 static bool datagram_type_send_later(py_datagram_socket *self, py_buffers *buffers,
                                      const io_address *to, int error, uint32_t os_error) {
     outgoing *send = PyMem_RawMalloc(sizeof *send);
-    io_op *op = send == NULL ? NULL : io_op_new(self->lane, IO_SEND_TO, send);
+    io_op *op =
+        send == NULL ? NULL : io_op_new(self->lane, IO_SEND_TO, &datagram_type_owner_ops, send);
     if (op == NULL) {
         PyMem_RawFree(send);
         return false;
@@ -320,7 +325,6 @@ static bool datagram_type_send_later(py_datagram_socket *self, py_buffers *buffe
     (void)py_buffers_fill(buffers, &datagram->transfer); /* one needs no memory */
     buffers->pinned = NULL;
     datagram->address = *to;
-    op->sink = IO_SINK_DATAGRAM;
     self->pending += send->size;
     if (error == -IOE_AGAIN) {
         self->waiting++;
@@ -383,12 +387,14 @@ static bool datagram_type_take_send(io_op *op) {
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
-bool py_datagram_socket_take(io_op *op) {
+static bool datagram_type_take(io_op *op) {
     return op->kind == IO_SEND_TO ? datagram_type_take_send(op)
                                   : datagram_type_take_receive(op->owner);
 }
 
-void py_datagram_socket_collect(io_op *op) {
+static void datagram_type_collect(io_op *op, bool leaked) {
+    if (leaked)
+        return;
     if (op->kind == IO_SEND_TO)
         datagram_type_release_send(op);
     else
@@ -408,14 +414,14 @@ static int datagram_type_open_handle(py_datagram_socket *self, size_t max_size,
         return error;
     }
     self->family = self->handle->family;
-    self->receive = (io_datagram *)io_op_new(self->lane, IO_RECV_FROM, self);
+    self->receive =
+        (io_datagram *)io_op_new(self->lane, IO_RECV_FROM, &datagram_type_owner_ops, self);
     if (self->receive == NULL) {
         io_handle_close(self->handle);
         self->handle = NULL;
         return -IOE_NOMEM;
     }
     io_transfer *transfer = &self->receive->transfer;
-    transfer->op.sink = IO_SINK_DATAGRAM;
     transfer->vec_count = 1;
     transfer->length = max_size;
     io_vec_set(&transfer->vecs[0], NULL, max_size);

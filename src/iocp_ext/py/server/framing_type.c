@@ -5,7 +5,7 @@
  * directly. They are immutable and refer to nothing, so they are shared by any number of
  * connections and threads. Everything that Python can see of one (attributes, repr, equality, hash,
  * pickle) comes from the tuple of its arguments, which is made when it is asked for. */
-#include "py/base/py.h"
+#include "py/server/server.h"
 
 #include <string.h>
 

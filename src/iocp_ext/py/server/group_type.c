@@ -90,14 +90,17 @@ void py_registry_end(py_port *port, bool leaked) {
 
 /* ---- one more connection, one fewer ---------------------------------------------------------- */
 
+static bool group_type_take(io_op *op);
+static void group_type_collect(io_op *op, bool leaked);
+static const io_owner_ops group_type_owner_ops = {group_type_take, group_type_collect};
+
 static void group_type_start_clock(py_group *self) {
     if (self->clock != NULL || (self->idle_ticks == 0 && self->handshake_ticks == 0) ||
         self->count == 0)
         return;
-    io_op *op = io_op_new(&self->port->port->lane, IO_TIMER, self);
+    io_op *op = io_op_new(&self->port->port->lane, IO_TIMER, &group_type_owner_ops, self);
     if (op == NULL)
         return; /* the next connection tries again */
-    op->sink = IO_SINK_GROUP;
     Py_INCREF((PyObject *)self);
     self->clock = (io_timer *)op;
     io_timer_submit(self->clock, self->tick_ns);
@@ -110,7 +113,7 @@ static int group_type_enlist_and_open(py_connection *connection, io_native nativ
     io_mutex_lock(&self->port->registry.lock);
     *shut = self->shut;
     int error = io_connection_open(&connection->io, &self->port->port->lane, native, family,
-                                   &self->limits, os_error);
+                                   &self->limits, &py_connection_owner_ops, os_error);
     if (error == 0) {
         io_list_push_back(&self->port->registry.connections, &connection->link);
         Py_INCREF((PyObject *)connection);
@@ -278,14 +281,16 @@ static void group_type_end_overdue(py_group *self) {
     Py_XDECREF(connections);
 }
 
-void py_group_collect(io_op *op) {
+static void group_type_collect(io_op *op, bool leaked) {
     py_group *self = op->owner;
+    if (leaked)
+        return;
     self->clock = NULL;
     io_op_release(op);
     Py_DECREF((PyObject *)self);
 }
 
-void py_group_tick(io_op *op) {
+static bool group_type_take(io_op *op) {
     py_group *self = op->owner;
     py_registry *registry = &self->port->registry;
     bool due = op->result >= 0 && io_port_enter(self->port->port) == 0;
@@ -308,6 +313,7 @@ void py_group_tick(io_op *op) {
     if (due)
         py_port_leave(self->port);
     Py_DECREF((PyObject *)self);
+    return true;
 }
 
 /* ---- making ---------------------------------------------------------------------------------- */
@@ -423,10 +429,10 @@ static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *ke
                              .read_size = 1 << 16};
     PyObject **callback = given.callbacks;
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:ConnectionGroup", names, state->port_type, &port,
-            &callback[0], &callback[1], &callback[2], &callback[3], &callback[4], &callback[5],
-            &callback[6], &callback[7], &callback[8], &callback[9], &callback[10], &callback[11],
-            &given.framing, &given.stage, &given.executor, &given.idle_timeout,
+            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:ConnectionGroup", names, state->port_type,
+            &port, &callback[0], &callback[1], &callback[2], &callback[3], &callback[4],
+            &callback[5], &callback[6], &callback[7], &callback[8], &callback[9], &callback[10],
+            &callback[11], &given.framing, &given.stage, &given.executor, &given.idle_timeout,
             &given.handshake_timeout, &given.write_high, &given.write_low, &given.max_write_buffer,
             &given.max_connections, &given.max_per_address, &given.read_size, &given.reads_on))
         return NULL;

@@ -19,12 +19,17 @@ static bool listener_type_full(const py_group *group) {
            group->count + group->accepted_now >= group->max_connections;
 }
 
+static bool listener_type_take(io_op *op);
+static void listener_type_collect(io_op *op, bool leaked);
+static const io_owner_ops listener_type_owner_ops = {listener_type_take, listener_type_collect};
+
 /* ---- under the registry's lock, in an entered port ------------------------------------------- */
 
 static void listener_type_pause_accepting(py_listener *self, uint64_t pause_ns) {
     if (self->handle == NULL || self->op != NULL)
         return;
-    io_op_embed(&self->pause.op, listener_type_lane_of(self), IO_TIMER, IO_SINK_LISTENER, self);
+    io_op_embed(&self->pause.op, listener_type_lane_of(self), IO_TIMER, &listener_type_owner_ops,
+                self);
     self->op = &self->pause.op;
     Py_INCREF((PyObject *)self); /* the operation's */
     io_timer_submit(&self->pause, pause_ns);
@@ -34,12 +39,11 @@ static void listener_type_accept_next(py_listener *self) {
     if (self->handle == NULL || self->op != NULL || self->waiting != IO_NATIVE_NONE ||
         listener_type_full(self->group))
         return;
-    io_op *op = io_op_new(listener_type_lane_of(self), IO_ACCEPT, self);
+    io_op *op = io_op_new(listener_type_lane_of(self), IO_ACCEPT, &listener_type_owner_ops, self);
     if (op == NULL) {
         listener_type_pause_accepting(self, io_accepting_pause(&self->accepting, -IOE_NOMEM));
         return;
     }
-    op->sink = IO_SINK_LISTENER;
     self->op = op;
     Py_INCREF((PyObject *)self); /* the operation's */
     io_op_submit(op, self->handle);
@@ -208,7 +212,7 @@ static void listener_type_count(py_group *group, bool accepts, int64_t result) {
         atomic_fetch_add_explicit(&group->accept_errors, 1, memory_order_relaxed);
 }
 
-bool py_listener_take(io_op *op) {
+static bool listener_type_take(io_op *op) {
     py_listener *self = op->owner;
     int64_t result = op->result;
     uint32_t os_error = op->os_error;
@@ -247,8 +251,10 @@ bool py_listener_take(io_op *op) {
     return stays;
 }
 
-void py_listener_collect(io_op *op) {
+static void listener_type_collect(io_op *op, bool leaked) {
     py_listener *self = op->owner;
+    if (leaked)
+        return;
     if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
         py_stream_close(self->group->port, ((io_accept *)op)->accepted, self->family);
     self->op = NULL;

@@ -7,9 +7,10 @@
 #ifndef IOCPCORE_PY_SERVER_SERVER_H
 #define IOCPCORE_PY_SERVER_SERVER_H
 
-#include "py/base/py.h"
+#include "py/port/port.h"
 #include "net/accepting.h"
 #include "net/connection.h"
+#include "net/framing.h"
 
 typedef enum py_callback {
     PY_ON_CONNECT,
@@ -126,10 +127,6 @@ extern PyType_Spec py_group_spec, py_listener_spec, py_connection_spec;
 
 /* ---- registry (group_type.c) --------------------------------------------------------------- */
 
-bool py_registry_open(py_registry *registry);
-void py_registry_close(py_registry *registry);
-/* The end of a port. */
-void py_registry_end(py_port *port, bool leaked);
 /* Makes a connection of a native socket, which it takes over, also when it fails. NULL with an
  * exception, or without one for a client that is refused. A worker begins with it if its strand is
  * posted here; else the caller does, by py_connection_take(). */
@@ -138,8 +135,6 @@ py_connection *py_group_accept(py_group *group, io_native native, int family,
 /* Closes a stream that was accepted, and is nobody's. */
 void py_stream_close(const py_port *port, io_native native, int family);
 void py_group_gone(py_connection *connection); /* out of the registry, with its reference */
-void py_group_tick(io_op *op);                 /* its clock */
-void py_group_collect(io_op *op);              /* the same as the port ends */
 void py_group_report(py_group *group, py_callback which, PyObject *one, PyObject *two);
 
 /* ---- addresses with a limit (hosts.c) -------------------------------------------------------- */
@@ -154,9 +149,6 @@ void py_host_uncount(py_group *group, py_connection *connection);
 
 PyObject *py_listener_new(py_group *group, io_native native, int family);
 PyObject *py_listener_new_pipe(py_group *group, PyObject *name); /* Windows */
-/* An accept or a pause has ended. False: an exception is to leave run(). */
-bool py_listener_take(io_op *op);
-void py_listener_collect(io_op *op); /* as the port ends */
 void py_listener_close(py_listener *listener);
 void py_listeners_resume(py_group *group); /* there is room for more connections */
 
@@ -169,6 +161,7 @@ py_connection *py_connection_new(py_group *group, const io_address *peer);
 bool py_connection_equip(py_connection *self);
 /* Lets go of both. */
 void py_connection_unequip(py_connection *self);
+extern const io_owner_ops py_connection_owner_ops;
 /* An operation of a connection: its callbacks. False: an exception is to leave run(). */
 bool py_connection_take(io_op *op);
 /* The same for one that is run already, beginning with this event. */
@@ -198,5 +191,30 @@ PyObject *py_connection_write(PyObject *connection, PyObject *data);
 PyObject *py_connection_peername(py_connection *self);
 /* What on_close is given; a new reference. */
 PyObject *py_connection_reason(py_connection *self);
+
+/* ---- framing (framing_type.c) ---------------------------------------------------------------- */
+
+/* A LengthPrefixed, Delimited or FixedSize: immutable. */
+typedef struct py_framing {
+    PyObject_HEAD
+    io_framing framing;
+} py_framing;
+
+extern PyType_Spec py_length_prefixed_spec;
+extern PyType_Spec py_delimited_spec;
+extern PyType_Spec py_fixed_size_spec;
+
+/* What one of the three says, for as long as the object lives; NULL, without an exception, if it is
+ * none of them. */
+const io_framing *py_framing_of(const py_state *state, PyObject *object);
+/* A new FramingError for what net/framing.h has answered, below 0. `size` is the number that came
+ * with it: frame->size of io_framing_next, *wanted of io_framing_join, or the size that
+ * io_framing_wrap was asked about. NULL with an exception without memory. */
+PyObject *py_framing_error(const py_state *state, const io_framing *framing, int error,
+                           size_t size);
+
+/* ---- datagrams (datagram_type.c) ------------------------------------------------------------- */
+
+extern PyType_Spec py_datagram_socket_spec;
 
 #endif
