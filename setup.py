@@ -24,7 +24,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 SOURCES = Path("src/iocp_ext")
 
-# The folders of backends/ that every platform compiles; beside them its own.
+# The folders of backends/ that every platform compiles; beside them its own. The simulator is in
+# every wheel: users test their programs with it. Only its folder and py/port/sim_api.c know it.
 BACKENDS_FOR_ALL = ("sim",)
 
 WINDOWS_LIBRARIES = ["ws2_32", "mswsock", "ntdll"]

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "iocp_ext"
-CORE, BACKENDS, PY = (SOURCE / name for name in ("core", "backends", "py"))
+PY = SOURCE / "py"
 
 FILES = sorted([*SOURCE.rglob("*.c"), *SOURCE.rglob("*.h")])
 LINES_MAX = 700
@@ -18,9 +18,12 @@ COLUMNS_MAX = 100
 
 pytestmark = pytest.mark.skipif(not FILES, reason="only the package is here, without its sources")
 
-by_file = pytest.mark.parametrize(
-    "path", FILES, ids=[path.relative_to(SOURCE).as_posix() for path in FILES]
-)
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+by_file = pytest.mark.parametrize("path", FILES, ids=name_of)
 
 PYTHON = {"Python.h", "structmember.h"}
 KERNEL_EVENTS = {
@@ -34,16 +37,48 @@ KERNEL_EVENTS = {
 }
 SOCKETS = {"sys/socket.h", "netinet/in.h", "netinet/tcp.h", "arpa/inet.h", "sys/un.h", "winsock2.h"}
 SYSTEM = {*SOCKETS, *KERNEL_EVENTS, "windows.h", "unistd.h", "fcntl.h", "poll.h", "pthread.h"}
-FORBIDDEN = {
-    CORE: PYTHON | KERNEL_EVENTS,
-    BACKENDS: PYTHON,
-    PY: SYSTEM,
+
+# Folder: the folders that it may include, and the headers that it may not.
+RULES: dict[str, tuple[set[str], set[str]]] = {
+    "core": ({"core"}, PYTHON | KERNEL_EVENTS),
+    "net": ({"core", "net"}, PYTHON | KERNEL_EVENTS),
+    "backends/linux": ({"core", "backends/linux"}, PYTHON),
+    "backends/windows": ({"core", "backends/windows"}, PYTHON),
+    "backends/sim": ({"core", "backends/sim"}, PYTHON),
+    "py/base": ({"core", "py/base"}, SYSTEM),
+    "py/port": ({"core", "py/base", "py/port"}, SYSTEM),
+    "py/stream": ({"core", "net", "py/base", "py/stream"}, SYSTEM),
+    "py/server": ({"core", "net", "py/base", "py/port", "py/stream", "py/server"}, SYSTEM),
+    "py": ({"core", "net", "py/base", "py/port", "py/stream", "py/server"}, SYSTEM),
 }
+# The simulation's own functions for Python know it; nothing else does.
+ALSO = {"py/port/sim_api.c": {"backends/sim"}}
+
+INCLUDE = re.compile(
+    r"^[ \t]*(?:#|%:|\?\?=)[ \t]*(?:include|include_next|import|embed)\b(.*)$", re.MULTILINE
+)
 
 
-def includes(path: Path) -> set[str]:
-    found = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
-    return {name.lower() if name != "Python.h" else name for name in found}
+def include_lines(text: str) -> list[str]:
+    """What follows each #include, in whatever way it is written."""
+    spliced = re.sub(r"\\\n", "", text)
+    bare = re.sub(
+        r"/\*.*?\*/", lambda match: re.sub(r"[^\n]", " ", match.group()), spliced, flags=re.DOTALL
+    )
+    return [match.group(1).split("//")[0].strip() for match in INCLUDE.finditer(bare)]
+
+
+def includes(text: str) -> tuple[set[str], set[str]]:
+    """Names in quotes, which are ours, and in angle brackets, which are the system's."""
+    ours, system = set(), set()
+    for line in include_lines(text):
+        match = re.fullmatch(r'"([\w./]+)"|<([\w./]+)>', line)
+        assert match, f"#include {line}"
+        if match.group(1):
+            ours.add(match.group(1))
+        else:
+            system.add(match.group(2) if match.group(2) in PYTHON else match.group(2).lower())
+    return ours, system
 
 
 def without_comments(text: str) -> str:
@@ -71,27 +106,119 @@ def functions(text: str) -> list[tuple[str, int]]:
 
 
 def test_there_are_sources():
-    for folder in (CORE, BACKENDS, PY):
-        assert list(folder.glob("*.c")), folder
-    assert (CORE / "io.h").exists()
-    assert (CORE / "backend.h").exists()
+    for folder in RULES:
+        assert list((SOURCE / folder).glob("*.[ch]")), folder
+    assert {name_of(path.parent) for path in FILES} == set(RULES)
+    assert (SOURCE / "core" / "io.h").exists()
+    assert (SOURCE / "core" / "backend.h").exists()
+
+
+def folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 @by_file
 def test_includes(path):
-    """The core knows neither Python nor any kernel's events, backends know no Python, and the
-    layer for Python calls no system."""
-    assert not includes(path) & FORBIDDEN[path.parent]
+    """Each folder includes only what is below it, by names from the root of the sources.
+
+    Outside py/ nobody knows Python, in it nobody calls a system, and only backends/ knows a
+    kernel's events.
+    """
+    ours, system = includes(path.read_text())
+    allowed, forbidden = RULES[folder_of(name_of(path))]
+    for name in ours:
+        assert ".." not in name
+        assert (SOURCE / name).is_file(), f"{name}: not a name from the root of the sources"
+        assert folder_of(name) in allowed | ALSO.get(name_of(path), set()), name
+    for name in system:
+        assert ".." not in name
+        assert not (SOURCE / name).exists(), f"{name}: ours, in angle brackets"
+    assert not system & forbidden
 
 
-@by_file
-def test_direction_of_includes(path):
-    """core/ includes nothing of the others, backends/ only core/, py/ only core/."""
-    found = {(path.parent / name).resolve() for name in includes(path)}
-    if path.name == "sim_api.c":
-        found.discard(BACKENDS / "sim.h")  # the tests' own backend is the only one with an API
-    folders = {file.parent for file in found if file.exists()}
-    assert folders <= {CORE, path.parent}
+@pytest.mark.parametrize(
+    "line",
+    [
+        '#include "py/x.h"',
+        ' #  include "py/x.h"',
+        '#\\\ninclude "py/x.h"',
+        '%:include "py/x.h"',
+        '#include/* */"py/x.h"',
+        '#include "py/x.h" // core/x.h',
+    ],
+)
+def test_every_way_to_include_is_seen(line):
+    assert includes(f"int a;\n{line}\nint b;\n") == ({"py/x.h"}, set())
+
+
+@pytest.mark.parametrize("line", ["#include X", "#import X", "#include_next X(y)"])
+def test_no_include_goes_by_a_macro(line):
+    with pytest.raises(AssertionError):
+        includes(line + "\n")
+
+
+@pytest.mark.parametrize("path", sorted(PY.rglob("*.[ch]")), ids=name_of)
+def test_who_calls_a_backend(path):
+    """Nothing in py/, but to ask whether one works here: it calls functions of the core."""
+    assert not re.search(
+        r"backend\s*\)?->\s*(?!probe\b)\w+\s*\(", without_comments(path.read_text())
+    )
+
+
+# ---- names of statics ---------------------------------------------------------------------------
+
+C_FILES = [path for path in FILES if path.suffix == ".c"]
+
+
+def prefix_of(path: Path) -> str:
+    """Of a file's statics: its name, with the folder's before it if there are two of that name."""
+    twice = sum(other.stem == path.stem for other in C_FILES) > 1
+    return f"{path.parent.name}_{path.stem}_" if twice else f"{path.stem}_"
+
+
+def statics(text: str) -> set[str]:
+    """The functions and data that a file defines, or declares, for itself."""
+    bare = re.sub(r"^[ \t]*#(?:[^\n]|(?<=\\)\n)*", "", without_comments(text), flags=re.MULTILINE)
+    found = set(re.findall(r"^PyDoc_STRVAR\(\s*(\w+)", bare, re.MULTILINE))
+    found.update(
+        re.findall(r"^static (?:struct|union|enum) \{.*?^\} (\w+)", bare, re.MULTILINE | re.DOTALL)
+    )
+    for match in re.finditer(
+        r"^static\b(?! (?:struct|union|enum) \{)([^;={]*)", bare, re.MULTILINE
+    ):
+        declared = re.sub(r"\b(?:_Atomic|_Alignas|IO_\w+)\([^)]*\)", "", match.group(1))
+        before = re.match(r"[^(\[]*\b(\w+)\s*(?:[(\[]|$)", declared.rstrip())
+        assert before, match.group()
+        found.add(before.group(1))
+    return found - {"_Static_assert"}
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=name_of)
+def test_statics_carry_the_name_of_their_file(path):
+    """So that a debugger, a profile and a search show one function for one name."""
+    other = {name for name in statics(path.read_text()) if not name.startswith(prefix_of(path))}
+    assert not other
+
+
+def test_statics_are_unique():
+    of_name: dict[str, list[str]] = {}
+    for path in C_FILES:
+        for name in statics(path.read_text()):
+            of_name.setdefault(name, []).append(name_of(path))
+    assert not {name: where for name, where in of_name.items() if len(where) > 1}
+
+
+def test_the_scan_finds_statics():
+    text = (
+        "static int one(int a) {\n    static int inside;\n    return a;\n}\n"
+        "static const char *const two[] = {0};\n"
+        "static _Atomic(int) three;\n"
+        "static struct {\n    int x;\n} four;\n"
+        "/* static int five; */\n"
+        "static bool\nsix(void);\n"
+        'PyDoc_STRVAR(\n    seven, "static int eight;");\n'
+    )
+    assert statics(text) == {"one", "two", "three", "four", "six", "seven"}
 
 
 @by_file
@@ -131,7 +258,7 @@ def test_nothing_is_left_to_do(path):
 PUT_BACK = {"errors.c": 2, "compat.h": 1, "port_type.c": 1}
 
 
-@pytest.mark.parametrize("path", sorted(PY.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PY.rglob("*.[ch]")), ids=name_of)
 def test_who_takes_over_an_exception(path):
     """By py_error_take, which makes one if there is none: no NULL travels on as an exception."""
     taken = without_comments(path.read_text()).count("PyErr_GetRaisedException(")
@@ -153,3 +280,20 @@ def test_the_scan_finds_functions():
 def test_python_files_have_a_docstring():
     for path in (ROOT / "python" / "iocpcore").rglob("*.py"):
         assert path.read_text().lstrip().startswith(('"""', 'r"""')), path
+
+
+# Who may name the simulator: the table of backends, its own folder, the API for tests.
+SIMULATOR = {"core/port.c", "core/backend.h", "py/port/sim_api.c"}
+
+
+@by_file
+def test_nobody_asks_for_the_simulator(path):
+    """What differs between backends is a property or a function of struct io_backend."""
+    name = path.relative_to(SOURCE).as_posix()
+    text = without_comments(path.read_text())
+    names = re.findall(r"\bio_backend_\w+\b|\bio_sim_\w+\b", text)
+    allowed = {"io_backend_by_name"}
+    if name in SIMULATOR or name.startswith("backends/"):
+        return
+    assert not [found for found in names if found not in allowed]
+    assert "sim/sim.h" not in " ".join(includes(path))

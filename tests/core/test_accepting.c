@@ -2,7 +2,7 @@
  * waits. The system's accept is replaced. */
 #include "scene.h"
 
-#include "net/accepting.h"
+#include "core/accepting.h"
 
 #ifndef _WIN32
 #include <errno.h>

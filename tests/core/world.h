@@ -7,7 +7,7 @@
 
 #include "test.h"
 
-#include "core/sim.h"
+#include "backends/sim/sim.h"
 
 typedef struct test_world {
     const io_backend *backend;

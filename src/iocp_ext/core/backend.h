@@ -31,6 +31,9 @@ enum {
 struct io_backend {
     const char *name;
     uint32_t flags;
+    /* NULL: natives are the system's. Otherwise every lane numbers its own, a number means nothing
+     * outside the lane, and this is what error messages call one. */
+    const char *own_natives;
 
     /* Usable on this machine, now? 0, or a portable error and the reason in words. */
     int (*probe)(char *reason, size_t size);
@@ -47,6 +50,10 @@ struct io_backend {
     int (*handle_open)(io_handle *handle, uint32_t *os_error);
     /* Tells the kernel to forget it, and closes it if `close_native`. */
     void (*handle_close)(io_handle *handle, bool close_native);
+
+    /* Closes a socket (or IO_FAMILY_PIPE: a pipe) that no handle owns. May be called at any time,
+     * also after lane_close() and in a forked child. */
+    void (*close_native)(io_lane *lane, io_native native, int family);
 
     /* IO_PENDING, IO_DONE (op->result is set) or a portable error < 0 (op->os_error may be set). */
     int (*submit)(io_op *op);

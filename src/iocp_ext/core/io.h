@@ -37,8 +37,8 @@ typedef struct io_op io_op;
 /* ---- sockets as such (backends/linux/socket.c, backends/windows/socket.c)
  * --------------------------- */
 
-void io_native_close_socket(io_native native);
 void io_native_close_file(io_native native);
+#define IO_FAMILY_SOCKET AF_INET /* where only matters that it is a socket's */
 /* Family, type and protocol of a socket; 0 or a portable error (NOTSOCK). */
 int io_socket_describe(io_native native, int *family, int *type, int *protocol);
 
@@ -516,6 +516,9 @@ void io_port_take_remaining(io_port *port, void (*visit)(io_op *op, bool leaked,
                             void *context);
 /* and give the kernel objects back, unless something leaked. */
 void io_port_finish_close(io_port *port, size_t leaked);
+/* Closes a socket (or IO_FAMILY_PIPE: a pipe) that no handle owns, such as one that was accepted
+ * and never taken. Ignores IO_NATIVE_NONE. The port may be closed. */
+void io_port_close_native(io_port *port, io_native native, int family);
 /* Frees the memory of a closed port. In a forked child, and when something leaked, it stays. */
 void io_port_destroy(io_port *port);
 

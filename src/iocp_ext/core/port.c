@@ -266,6 +266,14 @@ void io_port_destroy(io_port *port) {
     free(port);
 }
 
+/* ---- natives ----------------------------------------------------------------------------------
+ */
+
+void io_port_close_native(io_port *port, io_native native, int family) {
+    if (native != IO_NATIVE_NONE)
+        port->backend->close_native(&port->lane, native, family);
+}
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
 static void port_count_handle(io_handle *handle, void *context) {

@@ -396,6 +396,13 @@ void io_connection_establish(io_connection *self) {
     io_lock_release(&self->lock);
 }
 
+bool io_connection_is_known(io_connection *self) {
+    io_lock_acquire(&self->lock);
+    bool known = self->established;
+    io_lock_release(&self->lock);
+    return known;
+}
+
 /* ---- input ----------------------------------------------------------------------------------- */
 
 const char *io_connection_input(io_connection *self, size_t *length) {

@@ -154,6 +154,9 @@ io_connection_event io_connection_next(io_connection *self);
  * before the user's first callback. */
 void io_connection_establish(io_connection *self);
 
+/* Whether it was established. Also afterwards, when it is gone. */
+bool io_connection_is_known(io_connection *self);
+
 /* Input, while INPUT is handled. Bytes up to `used` are not handed on again. */
 const char *io_connection_input(io_connection *self, size_t *length);
 void io_connection_used(io_connection *self, size_t used);

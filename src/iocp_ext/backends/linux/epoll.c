@@ -274,6 +274,7 @@ const io_backend io_backend_epoll = {
     .wake = epoll_wake,
     .handle_open = epoll_handle_open,
     .handle_close = epoll_handle_close,
+    .close_native = posix_close_native,
     .submit = epoll_submit,
     .cancel = epoll_cancel,
     .check_file = posix_check_file,

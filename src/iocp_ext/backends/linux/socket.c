@@ -8,7 +8,7 @@
  * What every message of a connection needs is asked of the kernel directly: in a process with
  * threads, libc makes each call a point where its thread can be cancelled, for about 25 ns. */
 #include "backends/linux/socket.h"
-#include "net/accepting.h"
+#include "core/accepting.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,7 +51,9 @@ int io_socket_describe(io_native native, int *family, int *type, int *protocol) 
     return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) < 0 ? -errno : 0;
 }
 
-void io_native_close_socket(io_native native) {
+void posix_close_native(io_lane *lane, io_native native, int family) {
+    (void)lane;
+    (void)family;
     (void)shutdown((int)native, SHUT_RDWR); /* a forked child may have it, too */
     posix_close(native);
 }

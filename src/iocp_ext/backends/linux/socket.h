@@ -23,6 +23,7 @@ void posix_address(io_handle *handle, bool peer, io_address *address);
 /* False: the descriptor has been closed, or is another file by now. */
 bool posix_same_file(const io_handle *handle);
 void posix_close(io_native native);
+void posix_close_native(io_lane *lane, io_native native, int family);
 
 /* Tries a socket operation or poll without blocking: IO_DONE, -IOE_AGAIN, or another error. */
 int posix_perform(io_op *op);

@@ -299,6 +299,7 @@ const io_backend io_backend_uring = {
     .wake = epoll_wake,
     .handle_open = epoll_handle_open,
     .handle_close = epoll_handle_close,
+    .close_native = posix_close_native,
     .submit = uring_submit,
     .cancel = uring_cancel,
     .check_file = posix_check_file,

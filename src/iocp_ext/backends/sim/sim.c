@@ -20,7 +20,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "net/accepting.h"
+#include "core/accepting.h"
 #include "backends/sim/sim_net.h"
 
 #include <stdlib.h>
@@ -540,6 +540,15 @@ int io_sim_close_native(io_lane *lane, io_native native) {
     return sim_on_native(lane, native, sim_native_close);
 }
 
+/* Fails if the user has closed it by its number. With the lane, all its natives have ended. */
+static void sim_close_native(io_lane *lane, io_native native, int family) {
+    (void)family;
+    if (io_port_enter(lane->port) == 0) {
+        (void)io_sim_close_native(lane, native);
+        io_port_leave(lane->port);
+    }
+}
+
 int io_sim_shutdown(io_lane *lane, io_native native) {
     return sim_on_native(lane, native, sim_shutdown);
 }
@@ -547,6 +556,7 @@ int io_sim_shutdown(io_lane *lane, io_native native) {
 const io_backend io_backend_sim = {
     .name = "sim",
     .flags = IO_NEVER_DEFAULT,
+    .own_natives = "an integer handle of the simulation",
     .probe = sim_probe,
     .lane_open = sim_lane_open,
     .lane_close = sim_lane_close,
@@ -554,6 +564,7 @@ const io_backend io_backend_sim = {
     .wake = sim_wake,
     .handle_open = sim_handle_open,
     .handle_close = sim_handle_close,
+    .close_native = sim_close_native,
     .submit = sim_submit,
     .cancel = sim_cancel,
     .shutdown = sim_handle_shutdown,

@@ -6,7 +6,7 @@
 #ifndef IOCPCORE_BACKENDS_SIM_SIM_NET_H
 #define IOCPCORE_BACKENDS_SIM_SIM_NET_H
 
-#include "core/sim.h"
+#include "backends/sim/sim.h"
 
 #define SIM_START_NS IO_NS_PER_SECOND /* the clock begins here: to some, 0 is "no time" */
 

@@ -321,6 +321,14 @@ static void iocp_handle_close(io_handle *handle, bool close_native) {
         winsock_close(handle, close_native);
 }
 
+static void iocp_close_native(io_lane *lane, io_native native, int family) {
+    (void)lane;
+    if (family == IO_FAMILY_PIPE)
+        io_native_close_file(native);
+    else
+        closesocket((SOCKET)native);
+}
+
 static int iocp_shutdown(io_handle *handle) {
     return iocp_is_pipe(handle) ? -IOE_OPNOTSUPP : winstream_shutdown(handle);
 }
@@ -410,6 +418,7 @@ const io_backend io_backend_iocp = {
     .wake = iocp_wake,
     .handle_open = iocp_handle_open,
     .handle_close = iocp_handle_close,
+    .close_native = iocp_close_native,
     .submit = iocp_submit,
     .cancel = iocp_cancel,
     .check_file = winfile_check,

@@ -16,7 +16,7 @@
  *
  * The default security descriptor lets the creator, administrators and the system write; clients of
  * other machines are rejected. A client lets the server identify, but not impersonate it. */
-#include "net/accepting.h"
+#include "core/accepting.h"
 #include "backends/windows/iocp.h"
 
 #include <stdlib.h>

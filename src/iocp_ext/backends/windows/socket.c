@@ -5,7 +5,7 @@
  * we open for it, and ConnectEx wants a bound one; the sockets of both know nothing of their
  * connection (getpeername, shutdown, send_file fail) until SO_UPDATE_ACCEPT_CONTEXT or
  * SO_UPDATE_CONNECT_CONTEXT has told them. */
-#include "net/accepting.h"
+#include "core/accepting.h"
 #include "backends/windows/iocp.h"
 
 #include <mswsock.h>
@@ -117,10 +117,6 @@ static uint32_t windows_socket_describe(SOCKET socket, int *family, int *type, i
 
 int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
     return -io_error_from_windows(windows_socket_describe((SOCKET)native, family, type, protocol));
-}
-
-void io_native_close_socket(io_native native) {
-    closesocket((SOCKET)native);
 }
 
 int winsock_open(io_handle *handle, uint32_t *os_error) {

@@ -10,8 +10,8 @@
 
 /* What an argument of this name may be; its last words. */
 static const char *association_lookup_wanted(const py_port *port, const char *name) {
-    if (py_port_simulated(port))
-        return "an integer handle of the simulation";
+    if (py_port_own_natives(port))
+        return port->port->backend->own_natives;
     if (strcmp(name, "file") == 0)
         return "a file object or an integer handle";
     if (strcmp(name, "handle") == 0)
@@ -101,7 +101,7 @@ bool py_handle_native(py_port *port, PyObject *object, const char *name, io_nati
             PyErr_Format(PyExc_ValueError, "%s must not be negative", name);
         return *native >= 0;
     }
-    if (py_port_simulated(port) || PyBool_Check(object))
+    if (py_port_own_natives(port) || PyBool_Check(object))
         return association_lookup_refuse(port, object, name) != NULL;
     PyObject *number = association_lookup_ask_number(port, object, name);
 #ifdef _WIN32
@@ -167,7 +167,7 @@ static bool association_lookup_unknown_elsewhere(py_port *port, const char *name
     bool unknown = ports != NULL;
     for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
         py_port *other = (py_port *)PyList_GET_ITEM(ports, i);
-        if (other == port || py_port_simulated(other) || io_port_enter(other->port) != 0)
+        if (other == port || py_port_own_natives(other) || io_port_enter(other->port) != 0)
             continue; /* closed, or the parent process's */
         PyObject *key;
         py_association *found = py_table_find(other, native, &key);
@@ -240,7 +240,7 @@ static bool association_lookup_enter(py_port *port, PyObject *object, const char
         association_lookup_refuse_closed(name);
     else if (error)
         py_error_raise(-error, os_error, "associate");
-    bool alone = !added || py_port_simulated(port) ||
+    bool alone = !added || py_port_own_natives(port) ||
                  association_lookup_unknown_elsewhere(port, name, native);
     if (!alone)
         association_lookup_take_back(port, association);
@@ -257,7 +257,8 @@ static bool association_lookup_associate(py_port *port, PyObject *object, const 
         if (!association_lookup_abandon(port, other))
             return false;
     }
-    return (py_port_simulated(port) || association_lookup_unknown_elsewhere(port, name, native)) &&
+    return (py_port_own_natives(port) ||
+            association_lookup_unknown_elsewhere(port, name, native)) &&
            association_lookup_unblock(port, object) &&
            association_lookup_enter(port, object, name, native, key);
 }

@@ -65,7 +65,7 @@ static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
 static PyObject *operation_type_make_socket(py_operation *self, io_native native) {
     py_state *state = self->port->state;
     int family = 0, type = 0, protocol = 0;
-    if (py_port_simulated(self->port))
+    if (py_port_own_natives(self->port))
         return PyLong_FromLongLong(native);
     int error = io_socket_describe(native, &family, &type, &protocol);
     if (error)
@@ -247,7 +247,7 @@ static void operation_type_dealloc(PyObject *object) {
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
     operation_type_clear(object);
-    py_native_close(self->port, self->accepted);
+    io_port_close_native(self->port->port, self->accepted, IO_FAMILY_SOCKET);
     Py_XDECREF((PyObject *)self->port);
     type->tp_free(object);
     Py_DECREF(type);

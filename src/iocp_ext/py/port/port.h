@@ -66,18 +66,11 @@ typedef struct py_table { /* association_table.c */
     size_t count;
 } py_table;
 
-/* What lives on a port besides operations. Each in a list is referred to by it. */
-typedef struct py_registry { /* group_type.c */
-    io_mutex lock;           /* before a connection's */
-    io_list connections;     /* that are not gone */
-    io_list listeners;       /* that are not closed */
-} py_registry;
-
 typedef struct py_port {
     PyObject_HEAD
     py_state *state;
     io_port *port;
-    py_registry registry;
+    struct io_registry *registry; /* what lives on it besides operations: net/group.h */
     PyObject *weak_references;
     py_table table;
     _Atomic unsigned long closer; /* the thread that closed it */
@@ -183,19 +176,14 @@ static inline bool py_port_check(py_port *self) {
     return true;
 }
 
-static inline bool py_port_simulated(const py_port *self) {
-    return self->port->backend == &io_backend_sim;
+/* Its natives are not the system's: no Python object has one, and no other port. */
+static inline bool py_port_own_natives(const py_port *self) {
+    return self->port->backend->own_natives != NULL;
 }
 
-/* Closes a socket that was accepted and never taken; those of the simulation are no resource. */
-static inline void py_native_close(const py_port *self, io_native native) {
-    if (native != IO_NATIVE_NONE && !py_port_simulated(self))
-        io_native_close_socket(native);
-}
-
-/* What lives on a port besides operations (group_type.c). */
-bool py_registry_open(py_registry *registry);
-void py_registry_close(py_registry *registry);
+/* Its connections and listeners (group_type.c). */
+bool py_registry_open(py_port *port);
+void py_registry_close(py_port *port);
 /* The end of a port. */
 void py_registry_end(py_port *port, bool leaked);
 

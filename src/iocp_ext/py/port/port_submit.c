@@ -101,151 +101,143 @@ static PyObject *port_submit_op(submission *self) {
     return (PyObject *)self->operation;
 }
 
-/* Everything that moves bytes between a handle and memory. */
-static PyObject *port_submit_transfer(submission *self, const py_buffers *buffers, uint64_t offset,
-                                      const io_address *address) {
-    if (!port_submit_begin(self))
-        return NULL;
-    io_transfer *transfer = (io_transfer *)self->op;
-    if (!py_buffers_fill(buffers, transfer))
-        return port_submit_give_up(self);
-    transfer->offset = offset;
-    if (address != NULL)
-        ((io_datagram *)transfer)->address = *address;
-    return port_submit_op(self);
-}
+/* ---- methods that a table describes ---------------------------------------------------------- */
 
-/* ---- sockets --------------------------------------------------------------------------------- */
+typedef enum port_submit_bytes {
+    BYTES_NONE,
+    BYTES_NEW,      /* `nbytes` of them, which the result will be */
+    BYTES_WRITABLE, /* `buffer` */
+    BYTES_READABLE, /* `data` */
+} port_submit_bytes;
 
-static PyObject *port_submit_receive(PyObject *port, py_kind kind, PyObject *const *values) {
-    submission self;
-    py_buffers buffers = {.pinned = NULL};
+/* The first argument is the handle, the second what is to be moved, and the last the callback. */
+typedef struct port_submit_method {
+    py_signature signature;
+    py_kind kind;
+    port_submit_bytes bytes;
+    uint8_t offset, address; /* which arguments; 0: there is none */
+} port_submit_method;
+
+static bool port_submit_buffers(port_submit_bytes bytes, PyObject *value, const char *name,
+                                py_buffers *buffers) {
     size_t length;
-    if (!py_arg_length(values[1], "nbytes", &length) || !py_buffers_for_bytes(length, &buffers) ||
-        !port_submit_prepare(&self, port, kind, values[0], "sock", values[2], buffers.pinned))
-        return NULL;
-    return port_submit_transfer(&self, &buffers, 0, NULL);
+    switch (bytes) {
+    case BYTES_NEW:
+        return py_arg_length(value, name, &length) && py_buffers_for_bytes(length, buffers);
+    case BYTES_WRITABLE:
+        return py_buffers_to_write(value, name, buffers);
+    case BYTES_READABLE:
+        return py_buffers_to_read(value, name, buffers);
+    default:
+        return true;
+    }
 }
+
+/* Fills in what was given; false without memory. */
+static bool port_submit_fill(const port_submit_method *method, io_op *op, const py_buffers *buffers,
+                             uint64_t offset, const io_address *address) {
+    if (method->kind == PY_CONNECT)
+        ((io_connect *)op)->address = *address;
+    if (method->bytes == BYTES_NONE)
+        return true;
+    ((io_transfer *)op)->offset = offset;
+    if (method->kind == PY_SEND_TO)
+        ((io_datagram *)op)->address = *address;
+    return py_buffers_fill(buffers, (io_transfer *)op);
+}
+
+static PyObject *port_submit_call(const port_submit_method *method, PyObject *port,
+                                  PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    const char *const *names = method->signature.names;
+    submission self;
+    PyObject *values[PY_ARGUMENTS_MAX];
+    py_buffers buffers = {.pinned = NULL};
+    io_address address = {0};
+    uint64_t offset = 0;
+    int last = 0;
+    while (names[last + 1] != NULL)
+        last++;
+    if (!py_parse(&method->signature, args, count, keywords, values) ||
+        (method->offset != 0 && !py_arg_offset(values[method->offset], "offset", &offset)) ||
+        !port_submit_buffers(method->bytes, values[1], names[1], &buffers) ||
+        !port_submit_prepare(&self, port, method->kind, values[0], names[0], values[last],
+                             buffers.pinned))
+        return NULL;
+    if (method->address != 0 &&
+        !py_address_parse(values[method->address], "address", self.association->family, &address))
+        return port_submit_drop(&self);
+    if (!port_submit_begin(&self))
+        return NULL;
+    if (!port_submit_fill(method, self.op, &buffers, offset, &address))
+        return port_submit_give_up(&self);
+    return port_submit_op(&self);
+}
+
+// clang-format off
+#define SUBMIT_METHOD(name, kind, bytes, offset, address, given, ...)                             \
+    PyObject *py_port_##name(PyObject *port, PyObject *const *args, Py_ssize_t count,             \
+                             PyObject *keywords) {                                                \
+        static const port_submit_method method = {                                                \
+            {#name, {__VA_ARGS__, "callback"}, given, given}, kind, bytes, offset, address};      \
+        return port_submit_call(&method, port, args, count, keywords);                            \
+    }
+// clang-format on
 
 SUBMIT_DOC(recv, "sock, nbytes, *, callback=None",
            "Receive at most nbytes (1 to 2 GiB - 1) from a stream. The result is bytes; b\"\" is\n"
            "the end of the stream.");
-
-PyObject *py_port_recv(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                       PyObject *keywords) {
-    static const py_signature signature = {"recv", {"sock", "nbytes", "callback"}, 2, 2};
-    PyObject *values[3];
-    if (!py_parse(&signature, args, count, keywords, values))
-        return NULL;
-    return port_submit_receive(port, PY_RECV, values);
-}
+SUBMIT_METHOD(recv, PY_RECV, BYTES_NEW, 0, 0, 2, "sock", "nbytes")
 
 SUBMIT_DOC(
     recv_from, "sock, nbytes, *, callback=None",
     "Receive one datagram. The result is (bytes, address); what does not fit into nbytes is\n"
     "cut off.");
-
-PyObject *py_port_recv_from(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                            PyObject *keywords) {
-    static const py_signature signature = {"recv_from", {"sock", "nbytes", "callback"}, 2, 2};
-    PyObject *values[3];
-    if (!py_parse(&signature, args, count, keywords, values))
-        return NULL;
-    return port_submit_receive(port, PY_RECV_FROM, values);
-}
+SUBMIT_METHOD(recv_from, PY_RECV_FROM, BYTES_NEW, 0, 0, 2, "sock", "nbytes")
 
 SUBMIT_DOC(recv_into, "sock, buffer, *, callback=None",
            "Receive into a writable buffer, which stays exported until the operation is done. The\n"
            "result is the number of bytes; 0 is the end of the stream.");
-
-PyObject *py_port_recv_into(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                            PyObject *keywords) {
-    static const py_signature signature = {"recv_into", {"sock", "buffer", "callback"}, 2, 2};
-    submission self;
-    PyObject *values[3];
-    py_buffers buffers = {.pinned = NULL};
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_buffers_to_write(values[1], "buffer", &buffers) ||
-        !port_submit_prepare(&self, port, PY_RECV_INTO, values[0], "sock", values[2],
-                             buffers.pinned))
-        return NULL;
-    return port_submit_transfer(&self, &buffers, 0, NULL);
-}
+SUBMIT_METHOD(recv_into, PY_RECV_INTO, BYTES_WRITABLE, 0, 0, 2, "sock", "buffer")
 
 SUBMIT_DOC(send, "sock, data, *, callback=None",
            "Send all of data: a bytes-like object, or a sequence of them that is sent as one. It\n"
            "is used in place: do not change it before the operation is done. The result is the\n"
            "number of bytes.");
-
-PyObject *py_port_send(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                       PyObject *keywords) {
-    static const py_signature signature = {"send", {"sock", "data", "callback"}, 2, 2};
-    submission self;
-    PyObject *values[3];
-    py_buffers buffers = {.pinned = NULL};
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_buffers_to_read(values[1], "data", &buffers) ||
-        !port_submit_prepare(&self, port, PY_SEND, values[0], "sock", values[2], buffers.pinned))
-        return NULL;
-    return port_submit_transfer(&self, &buffers, 0, NULL);
-}
+SUBMIT_METHOD(send, PY_SEND, BYTES_READABLE, 0, 0, 2, "sock", "data")
 
 SUBMIT_DOC(send_to, "sock, data, address, *, callback=None",
            "Send data as one datagram to an address with a numeric host. The result is the number\n"
            "of bytes.");
-
-PyObject *py_port_send_to(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                          PyObject *keywords) {
-    static const py_signature signature = {
-        "send_to", {"sock", "data", "address", "callback"}, 3, 3};
-    submission self;
-    PyObject *values[4];
-    py_buffers buffers = {.pinned = NULL};
-    io_address address = {0};
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_buffers_to_read(values[1], "data", &buffers) ||
-        !port_submit_prepare(&self, port, PY_SEND_TO, values[0], "sock", values[3], buffers.pinned))
-        return NULL;
-    if (!py_address_parse(values[2], "address", self.association->family, &address))
-        return port_submit_drop(&self);
-    return port_submit_transfer(&self, &buffers, 0, &address);
-}
+SUBMIT_METHOD(send_to, PY_SEND_TO, BYTES_READABLE, 0, 2, 3, "sock", "data", "address")
 
 SUBMIT_DOC(connect, "sock, address, *, callback=None",
            "Connect a stream to an address with a numeric host, or to a path. The result is None.");
-
-PyObject *py_port_connect(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                          PyObject *keywords) {
-    static const py_signature signature = {"connect", {"sock", "address", "callback"}, 2, 2};
-    submission self;
-    PyObject *values[3];
-    io_address address = {0};
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !port_submit_prepare(&self, port, PY_CONNECT, values[0], "sock", values[2], NULL))
-        return NULL;
-    if (!py_address_parse(values[1], "address", self.association->family, &address))
-        return port_submit_drop(&self);
-    if (!port_submit_begin(&self))
-        return NULL;
-    ((io_connect *)self.op)->address = address;
-    return port_submit_op(&self);
-}
+SUBMIT_METHOD(connect, PY_CONNECT, BYTES_NONE, 0, 1, 2, "sock", "address")
 
 SUBMIT_DOC(accept, "listener, *, callback=None",
            "Accept one connection. The result is (socket, address), the socket non-blocking; if\n"
            "nobody takes the result, it is closed with the Operation.");
+SUBMIT_METHOD(accept, PY_ACCEPT, BYTES_NONE, 0, 0, 1, "listener")
 
-PyObject *py_port_accept(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                         PyObject *keywords) {
-    static const py_signature signature = {"accept", {"listener", "callback"}, 1, 1};
-    submission self;
-    PyObject *values[2];
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !port_submit_prepare(&self, port, PY_ACCEPT, values[0], "listener", values[1], NULL) ||
-        !port_submit_begin(&self))
-        return NULL;
-    return port_submit_op(&self);
-}
+SUBMIT_DOC(read, "file, nbytes, offset, *, callback=None",
+           "Read at most nbytes (1 to 2 GiB - 1) at an offset. The result is bytes; b\"\" is the\n"
+           "end of the file.");
+SUBMIT_METHOD(read, PY_READ, BYTES_NEW, 2, 0, 3, "file", "nbytes", "offset")
+
+SUBMIT_DOC(read_into, "file, buffer, offset, *, callback=None",
+           "Read at an offset into a writable buffer, which stays exported until the operation is\n"
+           "done. The result is the number of bytes; 0 is the end of the file.");
+SUBMIT_METHOD(read_into, PY_READ_INTO, BYTES_WRITABLE, 2, 0, 3, "file", "buffer", "offset")
+
+SUBMIT_DOC(write, "file, data, offset, *, callback=None",
+           "Write all of data (as for send) at an offset. The result is the number of bytes.");
+SUBMIT_METHOD(write, PY_WRITE, BYTES_READABLE, 2, 0, 3, "file", "data", "offset")
+
+SUBMIT_DOC(sync, "file, *, callback=None",
+           "Write what the system has buffered of a file to its storage. The result is None.");
+SUBMIT_METHOD(sync, PY_SYNC, BYTES_NONE, 0, 0, 1, "file")
+
+/* ---- the others ------------------------------------------------------------------------------ */
 
 SUBMIT_DOC(send_file, "sock, file, offset=0, count=None, *, callback=None",
            "Send count bytes of a file from an offset, or all from there to its end. The file's\n"
@@ -297,84 +289,6 @@ PyObject *py_port_poll(PyObject *port, PyObject *const *args, Py_ssize_t count,
         (events & 1 ? IO_READABLE : 0u) | (events & (2 | 4) ? IO_WRITABLE : 0u);
     return port_submit_op(&self);
 }
-
-/* ---- files ----------------------------------------------------------------------------------- */
-
-SUBMIT_DOC(read, "file, nbytes, offset, *, callback=None",
-           "Read at most nbytes (1 to 2 GiB - 1) at an offset. The result is bytes; b\"\" is the\n"
-           "end of the file.");
-
-PyObject *py_port_read(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                       PyObject *keywords) {
-    static const py_signature signature = {"read", {"file", "nbytes", "offset", "callback"}, 3, 3};
-    submission self;
-    PyObject *values[4];
-    py_buffers buffers = {.pinned = NULL};
-    size_t length;
-    uint64_t offset;
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_arg_length(values[1], "nbytes", &length) ||
-        !py_arg_offset(values[2], "offset", &offset) || !py_buffers_for_bytes(length, &buffers) ||
-        !port_submit_prepare(&self, port, PY_READ, values[0], "file", values[3], buffers.pinned))
-        return NULL;
-    return port_submit_transfer(&self, &buffers, offset, NULL);
-}
-
-SUBMIT_DOC(read_into, "file, buffer, offset, *, callback=None",
-           "Read at an offset into a writable buffer, which stays exported until the operation is\n"
-           "done. The result is the number of bytes; 0 is the end of the file.");
-
-PyObject *py_port_read_into(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                            PyObject *keywords) {
-    static const py_signature signature = {
-        "read_into", {"file", "buffer", "offset", "callback"}, 3, 3};
-    submission self;
-    PyObject *values[4];
-    py_buffers buffers = {.pinned = NULL};
-    uint64_t offset;
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_arg_offset(values[2], "offset", &offset) ||
-        !py_buffers_to_write(values[1], "buffer", &buffers) ||
-        !port_submit_prepare(&self, port, PY_READ_INTO, values[0], "file", values[3],
-                             buffers.pinned))
-        return NULL;
-    return port_submit_transfer(&self, &buffers, offset, NULL);
-}
-
-SUBMIT_DOC(write, "file, data, offset, *, callback=None",
-           "Write all of data (as for send) at an offset. The result is the number of bytes.");
-
-PyObject *py_port_write(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                        PyObject *keywords) {
-    static const py_signature signature = {"write", {"file", "data", "offset", "callback"}, 3, 3};
-    submission self;
-    PyObject *values[4];
-    py_buffers buffers = {.pinned = NULL};
-    uint64_t offset;
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !py_arg_offset(values[2], "offset", &offset) ||
-        !py_buffers_to_read(values[1], "data", &buffers) ||
-        !port_submit_prepare(&self, port, PY_WRITE, values[0], "file", values[3], buffers.pinned))
-        return NULL;
-    return port_submit_transfer(&self, &buffers, offset, NULL);
-}
-
-SUBMIT_DOC(sync, "file, *, callback=None",
-           "Write what the system has buffered of a file to its storage. The result is None.");
-
-PyObject *py_port_sync(PyObject *port, PyObject *const *args, Py_ssize_t count,
-                       PyObject *keywords) {
-    static const py_signature signature = {"sync", {"file", "callback"}, 1, 1};
-    submission self;
-    PyObject *values[2];
-    if (!py_parse(&signature, args, count, keywords, values) ||
-        !port_submit_prepare(&self, port, PY_SYNC, values[0], "file", values[1], NULL) ||
-        !port_submit_begin(&self))
-        return NULL;
-    return port_submit_op(&self);
-}
-
-/* ---- no handle ------------------------------------------------------------------------------- */
 
 SUBMIT_DOC(timer, "seconds, *, callback=None",
            "Complete after a number of seconds, not negative. The result is None.");

@@ -14,7 +14,7 @@ static py_port *port_type_self_of(PyObject *object) {
 #ifdef Py_GIL_DISABLED
 
 /* module.name() */
-static PyObject *call_imported(const char *module, const char *name) {
+static PyObject *port_type_call_imported(const char *module, const char *name) {
     PyObject *imported = PyImport_ImportModule(module);
     PyObject *answer = imported ? PyObject_CallMethod(imported, name, NULL) : NULL;
     Py_XDECREF(imported);
@@ -22,9 +22,9 @@ static PyObject *call_imported(const char *module, const char *name) {
 }
 
 /* One where callbacks cannot run in parallel, else the number of processors. */
-static bool default_concurrency(long long *concurrency) {
-    PyObject *gil = call_imported("sys", "_is_gil_enabled");
-    PyObject *count = gil == Py_False ? call_imported("os", "process_cpu_count") : NULL;
+static bool port_type_default_concurrency(long long *concurrency) {
+    PyObject *gil = port_type_call_imported("sys", "_is_gil_enabled");
+    PyObject *count = gil == Py_False ? port_type_call_imported("os", "process_cpu_count") : NULL;
     *concurrency = count != NULL && PyLong_Check(count) ? PyLong_AsLong(count) : 1;
     Py_XDECREF(count);
     Py_XDECREF(gil);
@@ -92,7 +92,7 @@ PyObject *py_open_ports(py_state *state) {
 
 static bool port_type_open(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
-    if (!py_table_open(&self->table) || !py_registry_open(&self->registry))
+    if (!py_table_open(&self->table) || !py_registry_open(self))
         return false;
     int error = io_port_open(&self->port, backend, concurrency, &os_error);
     if (error) {
@@ -229,7 +229,7 @@ static void port_type_dealloc(PyObject *object) {
         PyObject_ClearWeakRefs(object);
     if (self->port != NULL)
         io_port_destroy(self->port);
-    py_registry_close(&self->registry);
+    py_registry_close(self);
     py_table_close(self);
     type->tp_free(object);
     Py_DECREF(type);

@@ -85,7 +85,7 @@ py_operation *py_hand_out(io_op *op) {
 static void results_collect(io_op *op, bool leaked) {
     py_operation *self = op->owner;
     if (op->kind == IO_ACCEPT && !leaked && op->result >= 0) /* nobody will take it */
-        py_native_close(self->port, ((io_accept *)op)->accepted);
+        io_port_close_native(self->port->port, ((io_accept *)op)->accepted, IO_FAMILY_SOCKET);
     self->cancelled = true;
     self->error = py_error_object(IOE_CANCELED, 0, py_kinds[self->kind].name);
     if (self->error == NULL)

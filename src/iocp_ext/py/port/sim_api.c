@@ -4,7 +4,7 @@
  * descriptors, and `dissociate` gives them back before sim_close. Addresses are real tuples, of a
  * network that exists only there. */
 #include "py/port/port.h"
-#include "core/sim.h"
+#include "backends/sim/sim.h"
 
 /* ValueError for another backend's port. Entered; the caller leaves. */
 static py_port *sim_api_enter(PyObject *module, PyObject *object) {

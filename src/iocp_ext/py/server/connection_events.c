@@ -271,7 +271,7 @@ static void connection_events_hand_on_messages(turn *at) {
 
 /* A stage may give more at once than the user wants. */
 static PyObject *connection_events_next_piece(py_connection *self, PyObject *input, size_t size) {
-    size_t start = self->input_used, most = self->group->limits.read_size;
+    size_t start = self->input_used, most = self->group->io.limits.read_size;
     size_t length = size - start < most ? size - start : most;
     self->input_used += (uint32_t)length;
     return length == size
@@ -537,7 +537,7 @@ static void connection_events_on_gone(turn *at) {
     Py_DECREF(reason);
     connection_events_forget_error(self);
     py_connection_unequip(self);
-    py_group_gone(self);
+    io_group_leave(&self->group->io, &self->member);
 }
 
 /* ---- running --------------------------------------------------------------------------------- */

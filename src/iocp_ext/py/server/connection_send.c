@@ -252,10 +252,10 @@ static void connection_send_refuse_file(PyObject *file, int error) {
     Py_XDECREF(name);
 }
 
-/* The simulation sends files of its own; its TLS reads the system's. */
+/* A stage reads the file itself: a Python object, also where natives are not the system's. */
 static bool connection_send_take_file(py_connection *self, PyObject *file, io_native *native) {
     py_port *port = self->group->port;
-    if (self->stage_sends && py_port_simulated(port))
+    if (self->stage_sends && py_port_own_natives(port))
         return true;
     if (!py_handle_native(port, file, "file", native))
         return false;

@@ -26,7 +26,6 @@ py_connection *py_connection_new(py_group *group, const io_address *peer) {
     self->group = (py_group *)Py_NewRef((PyObject *)group);
     self->context = Py_NewRef(Py_None);
     self->id = atomic_fetch_add_explicit(&state->connection_ids, 1, memory_order_relaxed) + 1;
-    io_list_init(&self->link);
     int family = peer != NULL && peer->length > 0 ? peer->storage.ss_family : 0;
     if (family == AF_INET || family == AF_INET6) { /* others can be asked for */
         memcpy(&self->peer, &peer->storage, sizeof self->peer);
@@ -68,7 +67,6 @@ static void connection_type_dealloc(PyObject *object) {
     py_connection_release_spent(self);
     (void)connection_type_clear(object);
     Py_CLEAR(self->peername);
-    Py_CLEAR(self->host);
     PyMem_RawFree(self->carry);
     Py_CLEAR(self->group);
     type->tp_free(object);
@@ -128,7 +126,7 @@ static PyObject *connection_type_overflow_reason(const py_connection *self) {
     return PyObject_CallFunction(
         connection_type_state_of(self)->slow_reader_error, "N",
         PyUnicode_FromFormat("more than max_write_buffer, %llu bytes, waited to be sent",
-                             (unsigned long long)self->group->limits.max_write_buffer));
+                             (unsigned long long)self->group->io.limits.max_write_buffer));
 }
 
 PyObject *py_connection_reason(py_connection *self) {
@@ -139,7 +137,8 @@ PyObject *py_connection_reason(py_connection *self) {
         return connection_type_os_reason(self, self->io.error, "send", "to");
     case IO_CAUSE_TIMEOUT:
         return PyObject_CallFunction(PyExc_TimeoutError, "s",
-                                     self->handshake_ticks <= self->group->handshake_ticks
+                                     self->member.entry.handshake_ticks <=
+                                             self->group->io.handshake_ticks
                                          ? "idle for longer than idle_timeout"
                                          : "not established within handshake_timeout");
     case IO_CAUSE_OVERFLOW:
@@ -592,7 +591,8 @@ static PyMethodDef connection_type_methods[] = {
 };
 
 static PyGetSetDef connection_type_getset[] = {
-    {"peername", connection_type_get_peername, NULL, "The peer's address, as the socket module writes it.", NULL},
+    {"peername", connection_type_get_peername, NULL,
+     "The peer's address, as the socket module writes it.", NULL},
     {"sockname", connection_type_get_sockname, NULL, "Its own address; None once it is closed.", NULL},
     {"pending_bytes", connection_type_get_bytes, NULL, "Bytes queued and not yet taken by the system.",
      (void *)PENDING},

@@ -410,7 +410,7 @@ static int datagram_type_open_handle(py_datagram_socket *self, size_t max_size,
         io_handle_adopt_datagram(self->lane, self->native, self->family, &self->handle, os_error);
     if (error) {
         self->handle = NULL;
-        py_native_close(self->port, self->native);
+        io_port_close_native(self->port->port, self->native, self->family);
         return error;
     }
     self->family = self->handle->family;
@@ -451,7 +451,7 @@ static PyObject *datagram_type_open(PyObject *object, PyObject *args) {
     }
     if ((remote != Py_None && !py_address_parse(remote, "remote_address", family, &self->remote)) ||
         !py_port_enter((py_port *)port)) {
-        py_native_close((py_port *)port, (io_native)native);
+        io_port_close_native(((py_port *)port)->port, (io_native)native, family);
         return NULL;
     }
     self->port = (py_port *)Py_NewRef(port);
@@ -493,7 +493,7 @@ static bool datagram_type_end_receive(py_datagram_socket *self) {
         io_handle_close(handle);
         py_port_leave(self->port);
     } else {
-        py_native_close(self->port, self->native);
+        io_port_close_native(self->port->port, self->native, self->family);
     }
     return first;
 }

@@ -1,141 +1,84 @@
-/* group_type.c: what the connections of one server have in common, and where they are listed.
- *
- * The registry of a port owns its connections until they are gone; its lock comes before a
- * connection's. A group counts those that are its own. One timer of the group serves the time
- * limits of all: at each tick every connection counts up, and what happens on it sets it to zero.
- */
+/* group_type.c: ConnectionGroup: what net/group.h asks of Python, and what Python asks of it. */
 #include "py/server/server.h"
-
-#include <string.h>
-
-#define TICKS_OF_A_LIMIT 8 /* how exactly a time limit is kept */
-#define TICK_LEAST_NS (10 * IO_NS_PER_MS)
-#define TICK_MOST_NS IO_NS_PER_SECOND
 
 static py_group *group_type_self_of(PyObject *object) {
     return (py_group *)object;
 }
 
+static py_group *group_type_of(io_group *group) {
+    return IO_CONTAINER(group, py_group, io);
+}
+
+static py_connection *group_type_connection_of(io_member *member) {
+    return IO_CONTAINER(member, py_connection, member);
+}
+
 /* ---- registry -------------------------------------------------------------------------------- */
 
-bool py_registry_open(py_registry *registry) {
-    io_list_init(&registry->connections);
-    io_list_init(&registry->listeners);
-    if (io_mutex_init(&registry->lock) == 0)
+bool py_registry_open(py_port *port) {
+    port->registry = PyMem_RawCalloc(1, sizeof *port->registry);
+    if (port->registry != NULL && io_registry_open(port->registry) == 0)
         return true;
+    PyMem_RawFree(port->registry);
+    port->registry = NULL;
     PyErr_NoMemory();
     return false;
 }
 
-void py_registry_close(py_registry *registry) {
-    if (registry->connections.next != NULL)
-        io_mutex_destroy(&registry->lock);
-}
-
-/* New references to those of a group, or to all; perhaps only to those that users may know. */
-static PyObject *group_type_list_connections(py_port *port, const py_group *group,
-                                             bool established) {
-    py_registry *registry = &port->registry;
-    for (size_t capacity = 0;;) {
-        PyObject *tuple = PyTuple_New((Py_ssize_t)capacity);
-        size_t count = 0;
-        if (tuple == NULL)
-            return NULL;
-        io_mutex_lock(&registry->lock);
-        io_list *list = &registry->connections;
-        for (io_link *link = list->next; link != list; link = link->next) {
-            py_connection *connection = IO_CONTAINER(link, py_connection, link);
-            if ((group != NULL && connection->group != group) || (established && !connection->told))
-                continue;
-            if (count < capacity)
-                PyTuple_SET_ITEM(tuple, (Py_ssize_t)count, Py_NewRef((PyObject *)connection));
-            count++;
-        }
-        io_mutex_unlock(&registry->lock);
-        if (count <= capacity)
-            return _PyTuple_Resize(&tuple, (Py_ssize_t)count) < 0 ? NULL : tuple;
-        Py_DECREF(tuple);
-        capacity = count + count / 8;
-    }
+void py_registry_close(py_port *port) {
+    if (port->registry != NULL)
+        io_registry_close(port->registry);
+    PyMem_RawFree(port->registry);
 }
 
 void py_registry_end(py_port *port, bool leaked) {
-    PyObject *connections = group_type_list_connections(port, NULL, false);
-    if (connections == NULL)
-        PyErr_WriteUnraisable((PyObject *)port);
-    for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
-        py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
-        if (leaked) /* the kernel may write to it for ever */
-            Py_INCREF((PyObject *)connection);
-        if (io_connection_orphaned(&connection->io, leaked) &&
-            !py_connection_run(connection, io_connection_next(&connection->io)))
-            PyErr_WriteUnraisable((PyObject *)connection);
-    }
-    Py_XDECREF(connections);
-    py_registry *registry = &port->registry;
-    for (;;) {
-        py_listener *listener = NULL;
-        io_mutex_lock(&registry->lock);
-        if (!io_list_empty(&registry->listeners)) {
-            listener = IO_CONTAINER(registry->listeners.next, py_listener, link);
-            Py_INCREF((PyObject *)listener);
-        }
-        io_mutex_unlock(&registry->lock);
-        if (listener == NULL)
-            break;
-        py_listener_close(listener);
-        Py_DECREF((PyObject *)listener);
-    }
+    io_registry_end(port->registry, leaked);
 }
 
-/* ---- one more connection, one fewer ---------------------------------------------------------- */
+/* ---- hooks ----------------------------------------------------------------------------------- */
 
-static bool group_type_take(io_op *op);
-static void group_type_collect(io_op *op, bool leaked);
-static const io_owner_ops group_type_owner_ops = {group_type_take, group_type_collect};
-
-static void group_type_start_clock(py_group *self) {
-    if (self->clock != NULL || (self->idle_ticks == 0 && self->handshake_ticks == 0) ||
-        self->count == 0)
-        return;
-    io_op *op = io_op_new(&self->port->port->lane, IO_TIMER, &group_type_owner_ops, self);
-    if (op == NULL)
-        return; /* the next connection tries again */
-    Py_INCREF((PyObject *)self);
-    self->clock = (io_timer *)op;
-    io_timer_submit(self->clock, self->tick_ns);
+static io_member *group_type_make(io_group *group, const io_address *peer) {
+    py_connection *connection = py_connection_new(group_type_of(group), peer);
+    return connection != NULL ? &connection->member : NULL;
 }
 
-/* Both at once: whoever finds it in the list may use it. */
-static int group_type_enlist_and_open(py_connection *connection, io_native native, int family,
-                                      bool post, bool *shut, uint32_t *os_error) {
-    py_group *self = connection->group;
-    io_mutex_lock(&self->port->registry.lock);
-    *shut = self->shut;
-    int error = io_connection_open(&connection->io, &self->port->port->lane, native, family,
-                                   &self->limits, &py_connection_owner_ops, os_error);
-    if (error == 0) {
-        io_list_push_back(&self->port->registry.connections, &connection->link);
-        Py_INCREF((PyObject *)connection);
-        self->count++;
-        group_type_start_clock(self);
-        if (post)
-            io_post_submit(&connection->io.strand);
-    }
-    io_mutex_unlock(&self->port->registry.lock);
-    return error;
+static bool group_type_run(io_member *member, io_connection_event event) {
+    return py_connection_run(group_type_connection_of(member), event);
 }
 
-/* True: it was the group's last one. */
-static bool group_type_delist(py_connection *connection) {
-    py_group *self = connection->group;
-    io_mutex_lock(&self->port->registry.lock);
-    io_list_remove(&connection->link);
-    self->bytes_received += connection->io.bytes_received;
-    self->bytes_sent += connection->io.bytes_sent;
-    bool last = --self->count == 0;
-    io_mutex_unlock(&self->port->registry.lock);
-    return last;
+static void group_type_run_last(io_member *member, io_connection_event event) {
+    py_connection *connection = group_type_connection_of(member);
+    Py_INCREF((PyObject *)connection);
+    if (!py_connection_run(connection, event))
+        PyErr_WriteUnraisable((PyObject *)connection);
+    Py_DECREF((PyObject *)connection);
+}
+
+static void group_type_close(io_member *member) {
+    py_connection_end(group_type_connection_of(member), true, false);
+}
+
+static bool group_type_give_up(io_member *member) {
+    py_connection *connection = group_type_connection_of(member);
+    connection->ending = connection->closing = true;
+    return io_connection_give_up(&connection->io, py_connection_withholds(connection));
+}
+
+static void group_type_time_out(io_member *member) {
+    py_connection *connection = group_type_connection_of(member);
+    py_connection_time_out(connection, connection->told && connection->stage_sends);
+}
+
+static void group_type_release_connection(io_member *member) {
+    Py_DECREF((PyObject *)group_type_connection_of(member));
+}
+
+static void group_type_hold(io_group *group) {
+    Py_INCREF((PyObject *)group_type_of(group));
+}
+
+static void group_type_release(io_group *group) {
+    Py_DECREF((PyObject *)group_type_of(group));
 }
 
 void py_group_report(py_group *self, py_callback which, PyObject *one, PyObject *two) {
@@ -148,173 +91,58 @@ void py_group_report(py_group *self, py_callback which, PyObject *one, PyObject 
     Py_XDECREF(answer);
 }
 
-void py_group_gone(py_connection *connection) {
-    py_group *self = connection->group;
-    atomic_fetch_add_explicit(connection->told ? &self->closed : &self->failed, 1,
-                              memory_order_relaxed);
-    py_host_uncount(self, connection);
-    bool last = group_type_delist(connection);
-    py_listeners_resume(self);
-    if (last)
-        py_group_report(self, PY_ON_EMPTY, NULL, NULL);
-    Py_DECREF((PyObject *)connection);
+static void group_type_empty(io_group *group) {
+    py_group_report(group_type_of(group), PY_ON_EMPTY, NULL, NULL);
 }
 
-void py_stream_close(const py_port *port, io_native native, int family) {
-#ifdef _WIN32
-    if (family == IO_FAMILY_PIPE) {
-        if (native != IO_NATIVE_NONE)
-            io_native_close_file(native);
-        return;
-    }
-#endif
-    (void)family;
-    py_native_close(port, native);
-}
-
-/* The same where the port is open; the simulation's too. */
-static void group_type_discard(py_group *self, io_native native, int family) {
-    io_handle *handle;
-    uint32_t os_error;
-    bool entered = io_port_enter(self->port->port) == 0;
-    if (entered &&
-        io_handle_adopt(&self->port->port->lane, native, family, &handle, &os_error) == 0)
-        io_handle_close(handle);
-    else
-        py_stream_close(self->port, native, family);
-    if (entered)
-        io_port_leave(self->port->port);
-}
-
-static void group_type_refuse_host(py_group *self, py_connection *connection) {
-    atomic_fetch_add_explicit(&self->refused, 1, memory_order_relaxed);
-    PyObject *name = py_connection_peername(connection);
-    if (name != NULL)
-        py_group_report(self, PY_ON_REFUSED, name, NULL);
-    else
+static void group_type_refused(io_group *group, const io_address *peer) {
+    py_group *self = group_type_of(group);
+    PyObject *address = py_address_object(peer);
+    if (address == NULL)
         PyErr_WriteUnraisable((PyObject *)self);
-    Py_XDECREF(name);
+    else
+        py_group_report(self, PY_ON_REFUSED, address, NULL);
+    Py_XDECREF(address);
 }
 
-/* Opens it, or says why not with an exception; the native socket is taken over in any case. */
-static bool group_type_open_connection(py_connection *connection, io_native native, int family,
-                                       bool post) {
-    py_group *self = connection->group;
-    uint32_t os_error = 0;
-    if (!py_port_enter(self->port)) {
-        py_stream_close(self->port, native, family);
-        return false;
-    }
-    bool shut = false;
-    int error = group_type_enlist_and_open(connection, native, family, post, &shut, &os_error);
-    if (error) {
-        group_type_discard(self, native, family);
-    } else if (shut) { /* it would not hear of the end, which has begun */
-        connection->ending = connection->closing = true;
-        (void)io_connection_give_up(&connection->io, false);
-    }
-    py_port_leave(self->port);
-    if (error)
-        py_error_raise(-error, os_error, "open the connection");
-    return error == 0;
+static void group_type_raise_not_opened(int error, uint32_t os_error) {
+    if (error == IOE_CLOSED || error == IOE_FORKED)
+        py_error_entering(error);
+    else
+        py_error_raise(error, os_error, "open the connection");
 }
 
-/* `whole`: others get it before its first callback. */
-static py_connection *group_type_make_connection(py_group *self, io_native native, int family,
-                                                 const io_address *peer, PyObject *context,
-                                                 bool whole, bool post) {
-    py_connection *connection = py_connection_new(self, peer);
-    size_t number = 0;
-    bool counted = connection != NULL && py_host_count(self, connection, &number);
-    bool refused = self->max_per_address != 0 && number > self->max_per_address;
-    if (!counted || refused) {
-        group_type_discard(self, native, family);
-        if (refused) {
-            py_host_uncount(self, connection);
-            group_type_refuse_host(self, connection);
-        }
-        Py_XDECREF((PyObject *)connection);
-        return NULL;
-    }
-    if (context != NULL)
-        Py_SETREF(connection->context, Py_NewRef(context));
-    if (whole && !py_connection_equip(connection))
-        group_type_discard(self, native, family);
-    else if (group_type_open_connection(connection, native, family, post))
-        return connection;
-    PyObject *error = py_error_take();
-    py_host_uncount(self, connection);
-    py_connection_unequip(connection);
-    Py_DECREF((PyObject *)connection);
-    PyErr_SetRaisedException(error);
-    return NULL;
+static void group_type_lost(io_group *group, const io_address *peer, int error, uint32_t os_error) {
+    py_group *self = group_type_of(group);
+    if (error != 0)
+        group_type_raise_not_opened(error, os_error);
+    PyObject *exception = py_error_take();
+    PyObject *address = py_address_object(peer);
+    if (address == NULL)
+        PyErr_WriteUnraisable((PyObject *)self);
+    else
+        py_group_report(self, PY_ON_LOST, address, exception);
+    Py_XDECREF(address);
+    Py_DECREF(exception);
 }
 
-py_connection *py_group_accept(py_group *self, io_native native, int family, const io_address *peer,
-                               bool post) {
-    return group_type_make_connection(self, native, family, peer, NULL, false, post);
-}
-
-/* ---- the clock ------------------------------------------------------------------------------- */
-
-/* True: it is overdue, and its stage is to say so first, which this lock does not allow. */
-static bool group_type_tick(py_group *self, py_connection *connection) {
-    uint32_t silent = io_connection_tick(&connection->io);
-    bool overdue = self->idle_ticks != 0 && silent >= self->idle_ticks;
-    if (!connection->told && self->handshake_ticks != 0)
-        overdue |= connection->handshake_ticks++ >= self->handshake_ticks;
-    connection->overdue = overdue && connection->told && connection->stage_sends;
-    if (overdue && !connection->overdue)
-        py_connection_time_out(connection, false);
-    return connection->overdue;
-}
-
-static void group_type_end_overdue(py_group *self) {
-    PyObject *connections = group_type_list_connections(self->port, self, false);
-    if (connections == NULL)
-        PyErr_WriteUnraisable((PyObject *)self); /* the next tick tries again */
-    for (Py_ssize_t i = 0; connections != NULL && i < PyTuple_GET_SIZE(connections); i++) {
-        py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
-        if (connection->overdue)
-            py_connection_time_out(connection, true);
-    }
-    Py_XDECREF(connections);
-}
-
-static void group_type_collect(io_op *op, bool leaked) {
-    py_group *self = op->owner;
-    if (leaked)
-        return;
-    self->clock = NULL;
-    io_op_release(op);
-    Py_DECREF((PyObject *)self);
-}
-
-static bool group_type_take(io_op *op) {
-    py_group *self = op->owner;
-    py_registry *registry = &self->port->registry;
-    bool due = op->result >= 0 && io_port_enter(self->port->port) == 0;
-    bool overdue = false;
-    io_op_release(op);
-    io_mutex_lock(&registry->lock);
-    self->clock = NULL;
-    if (due) {
-        io_list *list = &registry->connections;
-        for (io_link *link = list->next; link != list; link = link->next) {
-            py_connection *connection = IO_CONTAINER(link, py_connection, link);
-            if (connection->group == self)
-                overdue |= group_type_tick(self, connection);
-        }
-        group_type_start_clock(self);
-    }
-    io_mutex_unlock(&registry->lock);
-    if (overdue)
-        group_type_end_overdue(self);
-    if (due)
-        py_port_leave(self->port);
-    Py_DECREF((PyObject *)self);
-    return true;
-}
+static const io_group_hooks group_type_hooks = {
+    .connection_ops = &py_connection_owner_ops,
+    .make = group_type_make,
+    .run = group_type_run,
+    .run_last = group_type_run_last,
+    .close = group_type_close,
+    .give_up = group_type_give_up,
+    .time_out = group_type_time_out,
+    .release = group_type_release_connection,
+    .hold_group = group_type_hold,
+    .release_group = group_type_release,
+    .empty = group_type_empty,
+    .refused = group_type_refused,
+    .lost = group_type_lost,
+    .paused = py_listener_paused,
+    .release_listener = py_listener_release,
+};
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
@@ -358,11 +186,6 @@ static bool group_type_take_callables(py_group *self, const group_arguments *giv
            group_type_take_callable(given->executor, "executor", &self->get_executor);
 }
 
-static uint32_t group_type_ticks_of(uint64_t limit_ns, uint64_t tick_ns) {
-    uint64_t ticks = limit_ns == IO_NEVER ? 0 : limit_ns / tick_ns + 1;
-    return ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX;
-}
-
 static bool group_type_take_limits(py_group *self, const group_arguments *given) {
     uint64_t idle_ns, handshake_ns;
     if (!py_arg_timeout(given->idle_timeout, "idle_timeout", &idle_ns) ||
@@ -374,23 +197,16 @@ static bool group_type_take_limits(py_group *self, const group_arguments *given)
     }
     if (self->make_stage == NULL)
         handshake_ns = IO_NEVER; /* there is none */
-    uint64_t least_ns = idle_ns < handshake_ns ? idle_ns : handshake_ns;
-    self->tick_ns = least_ns / TICKS_OF_A_LIMIT;
-    if (self->tick_ns < TICK_LEAST_NS)
-        self->tick_ns = TICK_LEAST_NS;
-    if (self->tick_ns > TICK_MOST_NS)
-        self->tick_ns = TICK_MOST_NS;
-    self->idle_ticks = group_type_ticks_of(idle_ns, self->tick_ns);
-    self->handshake_ticks = group_type_ticks_of(handshake_ns, self->tick_ns);
-    self->limits = (io_connection_limits){
+    io_group_set_timeouts(&self->io, idle_ns, handshake_ns);
+    self->io.limits = (io_connection_limits){
         .write_high = given->write_high,
         .write_low = given->write_low,
         .max_write_buffer = given->max_write_buffer,
         .read_size = given->read_size,
         .reads_on = given->reads_on != 0,
     };
-    self->max_connections = (size_t)given->max_connections;
-    self->max_per_address = (size_t)given->max_per_address;
+    self->io.max_connections = (size_t)given->max_connections;
+    self->io.max_per_address = (size_t)given->max_per_address;
     return true;
 }
 
@@ -440,9 +256,8 @@ static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *ke
     if (self == NULL)
         return NULL;
     self->port = (py_port *)Py_NewRef(port);
-    self->addresses = PyDict_New();
-    if (self->addresses == NULL || !group_type_take_callables(self, &given) ||
-        !group_type_take_limits(self, &given))
+    io_group_init(&self->io, self->port->registry, &self->port->port->lane, &group_type_hooks);
+    if (!group_type_take_callables(self, &given) || !group_type_take_limits(self, &given))
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -475,7 +290,6 @@ static void group_type_dealloc(PyObject *object) {
     PyObject_GC_UnTrack(object);
     (void)group_type_clear(object);
     Py_CLEAR(self->framing);
-    Py_CLEAR(self->addresses);
     Py_CLEAR(self->port);
     type->tp_free(object);
     Py_DECREF(type);
@@ -500,6 +314,41 @@ PyDoc_STRVAR(group_type_listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
                                          "Make a named pipe and accept its clients. A Listener.");
 #endif
 
+/* Others get it before its first callback, so it has its framer and its stage before it opens. */
+static bool group_type_open_connection(py_connection *connection, io_native native, int family) {
+    py_group *self = connection->group;
+    uint32_t os_error = 0;
+    if (!py_connection_equip(connection)) {
+        io_port_close_native(self->port->port, native, family);
+        return false;
+    }
+    Py_INCREF((PyObject *)connection); /* the group's */
+    int error = io_group_adopt(&self->io, &connection->member, native, family, &os_error);
+    if (error) {
+        Py_DECREF((PyObject *)connection);
+        group_type_raise_not_opened(-error, os_error);
+    }
+    return error == 0;
+}
+
+static PyObject *group_type_make_connection(py_group *self, io_native native, int family,
+                                            const io_address *peer, PyObject *context) {
+    py_connection *connection = py_connection_new(self, peer);
+    if (connection == NULL) {
+        io_port_close_native(self->port->port, native, family);
+        return NULL;
+    }
+    if (context != NULL)
+        Py_SETREF(connection->context, Py_NewRef(context));
+    if (group_type_open_connection(connection, native, family))
+        return (PyObject *)connection;
+    PyObject *error = py_error_take();
+    py_connection_unequip(connection);
+    Py_DECREF((PyObject *)connection);
+    PyErr_SetRaisedException(error);
+    return NULL;
+}
+
 static PyObject *group_type_adopt(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"native", "family", "peer", "context", NULL};
     Py_ssize_t native;
@@ -514,105 +363,57 @@ static PyObject *group_type_adopt(PyObject *object, PyObject *args, PyObject *ke
         PyErr_Clear(); /* the name of an interface may be in it; then the system is asked later */
         address.length = 0;
     }
-    return (PyObject *)group_type_make_connection(group_type_self_of(object), (io_native)native,
-                                                  family, &address, context, true, true);
+    return group_type_make_connection(group_type_self_of(object), (io_native)native, family,
+                                      &address, context);
 }
 
 static PyObject *group_type_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    return group_type_list_connections(group_type_self_of(object)->port, group_type_self_of(object),
-                                       true);
-}
-
-/* The connections that are there to be ended: none if their port is closed, which ends them. */
-static PyObject *group_type_list_living(py_group *self) {
-    if (io_port_enter(self->port->port) != 0)
-        return PyTuple_New(0);
-    io_port_leave(self->port->port);
-    return group_type_list_connections(self->port, self, false);
+    PyObject *list = PyList_New(0);
+    io_walk walk;
+    if (list == NULL)
+        return NULL;
+    for (io_member *member = io_walk_first(&walk, &group_type_self_of(object)->io); member != NULL;
+         member = io_walk_next(&walk)) {
+        py_connection *connection = group_type_connection_of(member);
+        if (!connection->told || PyList_Append(list, (PyObject *)connection) == 0)
+            continue;
+        PyObject *error = py_error_take();
+        io_walk_stop(&walk);
+        Py_DECREF(list);
+        PyErr_SetRaisedException(error);
+        return NULL;
+    }
+    PyObject *tuple = PyList_AsTuple(list);
+    Py_DECREF(list);
+    return tuple;
 }
 
 static PyObject *group_type_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_group *self = group_type_self_of(object);
-    io_mutex_lock(&self->port->registry.lock);
-    self->shut = true;
-    io_mutex_unlock(&self->port->registry.lock);
-    PyObject *connections = group_type_list_living(self);
-    if (connections == NULL)
-        return NULL;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(connections); i++) {
-        py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
-        if (connection->told) {
-            py_connection_end(connection, true, false);
-        } else {
-            connection->ending = connection->closing = true;
-            (void)io_connection_give_up(&connection->io, false);
-        }
-    }
-    Py_DECREF(connections);
+    io_group_shutdown(&group_type_self_of(object)->io);
     Py_RETURN_NONE;
 }
 
 static PyObject *group_type_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_group *self = group_type_self_of(object);
-    PyObject *connections = group_type_list_living(self);
-    long aborted = 0;
-    if (connections == NULL)
-        return NULL;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(connections); i++) {
-        py_connection *connection = (py_connection *)PyTuple_GET_ITEM(connections, i);
-        connection->ending = connection->closing = true;
-        aborted += io_connection_give_up(&connection->io, py_connection_withholds(connection));
-    }
-    Py_DECREF(connections);
-    atomic_fetch_add_explicit(&self->aborted, (uint64_t)aborted, memory_order_relaxed);
-    return PyLong_FromLong(aborted);
-}
-
-typedef struct totals {
-    uint64_t established, establishing, queued, received, sent;
-} totals;
-
-/* Of those that are gone and those that are not. */
-static totals group_type_add_up(py_group *self) {
-    py_registry *registry = &self->port->registry;
-    io_mutex_lock(&registry->lock);
-    totals sum = {.received = self->bytes_received, .sent = self->bytes_sent};
-    for (io_link *link = registry->connections.next; link != &registry->connections;
-         link = link->next) {
-        py_connection *connection = IO_CONTAINER(link, py_connection, link);
-        uint64_t received, sent;
-        if (connection->group != self)
-            continue;
-        sum.established += connection->told;
-        sum.establishing += !connection->told;
-        sum.queued += io_connection_pending(&connection->io, &received, &sent);
-        sum.received += received;
-        sum.sent += sent;
-    }
-    io_mutex_unlock(&registry->lock);
-    return sum;
+    return PyLong_FromSize_t(io_group_abort(&group_type_self_of(object)->io));
 }
 
 static PyObject *group_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_group *self = group_type_self_of(object);
-    totals sum = group_type_add_up(self);
+    io_group_figures now;
+    io_group_get_figures(&self->io, &now);
     uint64_t runs = self->runs;
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", self->accepted,
-                         "connections", sum.established, "establishing", sum.establishing, "closed",
-                         self->closed, "failed", self->failed, "refused", self->refused, "aborted",
-                         self->aborted, "accept_errors", self->accept_errors, "bytes_received",
-                         sum.received, "bytes_sent", sum.sent, "bytes_queued", sum.queued,
-                         "messages", self->messages, "callback_seconds_mean",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsdsd}", "accepted", now.accepted, "connections",
+                         now.established, "establishing", now.establishing, "closed", now.closed,
+                         "failed", now.failed, "refused", now.refused, "aborted", now.aborted,
+                         "accept_errors", now.accept_errors, "bytes_received", now.bytes_received,
+                         "bytes_sent", now.bytes_sent, "bytes_queued", now.bytes_queued, "messages",
+                         self->messages, "callback_seconds_mean",
                          runs ? (double)self->callback_ns / (double)runs * 1e-9 : 0.0,
                          "callback_seconds_max", (double)self->callback_max_ns * 1e-9);
 }
 
 static PyObject *group_type_get_count(PyObject *object, void *Py_UNUSED(closure)) {
-    py_group *self = group_type_self_of(object);
-    io_mutex_lock(&self->port->registry.lock);
-    size_t count = self->count;
-    io_mutex_unlock(&self->port->registry.lock);
-    return PyLong_FromSize_t(count);
+    return PyLong_FromSize_t(io_group_count(&group_type_self_of(object)->io));
 }
 
 PyDoc_STRVAR(group_type_listen_doc,
@@ -636,7 +437,8 @@ static PyMethodDef group_type_methods[] = {
 #ifdef _WIN32
     {"listen_pipe", group_type_listen_pipe, METH_O, group_type_listen_pipe_doc},
 #endif
-    {"adopt", (PyCFunction)(void (*)(void))group_type_adopt, METH_VARARGS | METH_KEYWORDS, group_type_adopt_doc},
+    {"adopt", (PyCFunction)(void (*)(void))group_type_adopt, METH_VARARGS | METH_KEYWORDS,
+     group_type_adopt_doc},
     {"connections", group_type_connections, METH_NOARGS, group_type_connections_doc},
     {"shutdown", group_type_shutdown, METH_NOARGS, group_type_shutdown_doc},
     {"abort", group_type_abort, METH_NOARGS, group_type_abort_doc},

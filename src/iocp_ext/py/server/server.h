@@ -1,15 +1,14 @@
 /* server.h: servers and connections: what group_type.c, listener_type.c, connection_type.c and
  * connection_events.c share.
  *
- * A *group* is what the connections of one server, or of one kind of client, have in common:
- * callbacks, framing, limits, figures. The connections of a port are in its registry, which owns
- * them until they are gone. */
+ * A *group* is what the connections of one server, or of one kind of client, have in common. Who is
+ * accepted, who is in the group, and what its clock and its end mean to them is net/group.h; here
+ * it gets callbacks and objects. An object is kept by its group until net/group.h releases it. */
 #ifndef IOCPCORE_PY_SERVER_SERVER_H
 #define IOCPCORE_PY_SERVER_SERVER_H
 
 #include "py/port/port.h"
-#include "net/accepting.h"
-#include "net/connection.h"
+#include "net/listener.h"
 #include "net/framing.h"
 
 typedef enum py_callback {
@@ -30,26 +29,15 @@ typedef enum py_callback {
 
 typedef struct py_group {
     PyObject_HEAD
+    io_group io;
     py_port *port;
     PyObject *callbacks[PY_CALLBACKS]; /* NULL: none */
     PyObject *framing;                 /* of `frames`, or makes a framer for each connection */
     const io_framing *frames;
     PyObject *make_stage;
     PyObject *get_executor;
-    PyObject *addresses; /* dict: host to bytearray with the number of connections, a size_t; used
-                            under its critical section */
-    io_connection_limits limits;
-    size_t max_connections, max_per_address; /* 0: no limit */
-    uint64_t tick_ns;                        /* of the clock behind the two below */
-    uint32_t idle_ticks, handshake_ticks;    /* 0: no limit */
-    /* Under the registry's lock: */
-    size_t count;        /* connections that are not gone */
-    size_t accepted_now; /* clients that are about to be connections */
-    bool shut;
-    io_timer *clock;                     /* in flight, which holds a reference */
-    uint64_t bytes_received, bytes_sent; /* of those that are gone */
-    /* Figures: */
-    _Atomic uint64_t accepted, refused, failed, closed, aborted, accept_errors, messages, runs;
+    /* Figures of callbacks: */
+    _Atomic uint64_t messages, runs;
     _Atomic uint64_t callback_ns, callback_max_ns;
 } py_group;
 
@@ -67,15 +55,16 @@ typedef union py_peer {
 
 typedef struct py_connection {
     PyObject_HEAD
-    io_connection io;
-    io_link link; /* in the registry */
+    union { /* a member begins with its connection */
+        io_connection io;
+        io_member member; /* of `group` */
+    };
     py_group *group;
     PyObject *context;
     PyObject *stage;    /* NULL: none */
     PyObject *framer;   /* of one's own; NULL: none */
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
-    PyObject *host;     /* it is counted for this key of `addresses`; NULL: not counted */
     PyObject *timers;   /* of call_later; NULL: none yet */
     PyObject *input;    /* bytes, or an iterator of messages, not all handed on */
     PyObject *weak_references;
@@ -83,14 +72,12 @@ typedef struct py_connection {
     uint64_t id;
     py_peer peer;
     uint32_t input_used;
-    uint32_t handshake_ticks;
     uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
     bool peer_known;
     bool equipped;            /* it has its framer and its stage */
     _Atomic bool stage_sends; /* what is sent goes through the stage */
     bool established;         /* the stage is through */
     _Atomic bool told;        /* on_connect is, or was, called: from there on others may know it */
-    bool overdue;             /* the clock's: a time limit is up, and its stage is to be told */
     _Atomic bool ending;      /* no more is taken for sending */
     _Atomic bool closing;     /* its end has been asked for */
     _Atomic uint8_t goodbye;  /* py_goodbye */
@@ -111,46 +98,22 @@ typedef struct py_job {
 
 typedef struct py_listener {
     PyObject_HEAD
+    io_listener io;
     py_group *group;
-    io_link link; /* in the registry */
-    /* Under the registry's lock: */
-    io_handle *handle; /* NULL: closed */
-    io_op *op;         /* an accept, or the timer of a pause */
-    io_timer pause;    /* not made when it is needed: memory may be what is lacking then */
-    io_native waiting; /* accepted, and over max_connections */
-    io_address waiting_peer;
-    int family;
-    io_accepting accepting;
 } py_listener;
 
 extern PyType_Spec py_group_spec, py_listener_spec, py_connection_spec;
 
-/* ---- registry (group_type.c) --------------------------------------------------------------- */
+/* ---- groups and listeners (group_type.c, listener_type.c) ------------------------------------ */
 
-/* Makes a connection of a native socket, which it takes over, also when it fails. NULL with an
- * exception, or without one for a client that is refused. A worker begins with it if its strand is
- * posted here; else the caller does, by py_connection_take(). */
-py_connection *py_group_accept(py_group *group, io_native native, int family,
-                               const io_address *peer, bool post);
-/* Closes a stream that was accepted, and is nobody's. */
-void py_stream_close(const py_port *port, io_native native, int family);
-void py_group_gone(py_connection *connection); /* out of the registry, with its reference */
+/* Calls a callback of the group; what it raises goes to sys.unraisablehook. */
 void py_group_report(py_group *group, py_callback which, PyObject *one, PyObject *two);
-
-/* ---- addresses with a limit (hosts.c) -------------------------------------------------------- */
-
-/* One more connection of its peer's address. `number` is how many there are now; 0: it is not
- * counted. False: there is an exception. */
-bool py_host_count(py_group *group, py_connection *connection, size_t *number);
-/* One fewer, if it was counted. */
-void py_host_uncount(py_group *group, py_connection *connection);
-
-/* ---- listeners (listener_type.c) ------------------------------------------------------------- */
 
 PyObject *py_listener_new(py_group *group, io_native native, int family);
 PyObject *py_listener_new_pipe(py_group *group, PyObject *name); /* Windows */
-void py_listener_close(py_listener *listener);
-void py_listeners_resume(py_group *group); /* there is room for more connections */
+/* Hooks of io_group_hooks. */
+void py_listener_paused(io_listener *listener, int error, uint32_t os_error);
+void py_listener_release(io_listener *listener);
 
 /* ---- connections (connection_type.c, connection_events.c)
  * ----------------------------------------------- */

@@ -1,12 +1,15 @@
-/* sim.h: the simulated backend (backends/sim/sim.c) seen from its users, which are tests.
+/* sim.h: the simulated backend seen from those who set its scene: tests, and py/port/sim_api.c.
  *
  * A lane of the backend "sim" has a clock and a network of its own. Natives are small integers of
  * that lane's table, the lowest free number first, as descriptors are. Addresses are
  * 127.0.0.1:port. Functions that can fail return 0 or a portable error < 0. Any thread may call
  * them.
- */
-#ifndef IOCPCORE_SIM_H
-#define IOCPCORE_SIM_H
+ *
+ * The simulator is part of every build, because users test their own programs with it. Nobody else
+ * knows it: the core reaches it through struct io_backend, like every backend, and only the API for
+ * tests includes this file. */
+#ifndef IOCPCORE_BACKENDS_SIM_SIM_H
+#define IOCPCORE_BACKENDS_SIM_SIM_H
 
 #include "core/backend.h"
 

@@ -6,7 +6,7 @@
  * another attempt makes sense at once, and even then somebody may hold locks during the attempts,
  * and others wait for their turn. Everything else gets a pause. It is short at first, because some
  * systems report the network's trouble with one client as an error of accept. */
-#include "net/accepting.h"
+#include "core/accepting.h"
 
 enum {
     ATTEMPTS_MAX = 16, /* by one operation */

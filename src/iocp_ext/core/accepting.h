@@ -1,6 +1,6 @@
 /* accepting.h: what a failed accept means, to backends and to listeners. */
-#ifndef IOCPCORE_NET_ACCEPTING_H
-#define IOCPCORE_NET_ACCEPTING_H
+#ifndef IOCPCORE_CORE_ACCEPTING_H
+#define IOCPCORE_CORE_ACCEPTING_H
 
 #include "core/io.h"
 

@@ -1,0 +1,345 @@
+/* listener.c: from an accept that has ended to a member of the group.
+ *
+ * Everything up to the first callback happens in one turn of one worker: what becomes of the client
+ * is decided under the registry's lock, the embedder makes its object, and under the lock again it
+ * joins the group and the next accept is made. Only then is it run, because its first callback may
+ * block, and others are to be accepted meanwhile. */
+#include "net/listener.h"
+
+typedef enum listener_outcome {
+    NO_CLIENT,
+    ADMITTED, /* it has a place, which is `admitted` until it is a member */
+    WAITS,
+    TOO_LATE, /* the listener is closed */
+    REFUSED,
+    NO_MEMORY,
+} listener_outcome;
+
+typedef struct listener_client {
+    io_native native;
+    io_host *host;
+    io_address peer;
+} listener_client;
+
+static io_port *listener_port_of(const io_listener *self) {
+    return self->group->lane->port;
+}
+
+static void listener_lock(const io_group *group) {
+    io_mutex_lock(&group->registry->lock);
+}
+
+static void listener_unlock(const io_group *group) {
+    io_mutex_unlock(&group->registry->lock);
+}
+
+/* One user fewer. */
+void io_listener_left(io_listener *self) {
+    io_group *group = self->group;
+    const io_group_hooks *hooks = group->hooks;
+    listener_lock(group);
+    io_assert(self->users > 0);
+    bool release = --self->users == 0;
+    listener_unlock(group);
+    if (release)
+        hooks->release_listener(self);
+}
+
+/* ---- operations: under the registry's lock, in a port that was entered ----------------------- */
+
+static bool listener_take(io_op *op);
+static void listener_collect(io_op *op, bool leaked);
+static const io_owner_ops listener_owner_ops = {listener_take, listener_collect};
+
+static void listener_pause(io_listener *self, uint64_t pause_ns) {
+    if (self->handle == NULL || self->op != NULL)
+        return;
+    io_op_embed(&self->pause.op, self->group->lane, IO_TIMER, &listener_owner_ops, self);
+    self->op = &self->pause.op;
+    self->users++;
+    io_timer_submit(&self->pause, pause_ns);
+}
+
+static void listener_accept_next(io_listener *self) {
+    io_assert(io_lock_is_mine(&self->group->registry->lock));
+    if (self->handle == NULL || self->op != NULL || self->waiting != IO_NATIVE_NONE ||
+        io_group_full(self->group))
+        return;
+    io_op *op = io_op_new(self->group->lane, IO_ACCEPT, &listener_owner_ops, self);
+    if (op == NULL) {
+        listener_pause(self, io_accepting_pause(&self->accepting, -IOE_NOMEM));
+        return;
+    }
+    self->op = op;
+    self->users++;
+    io_op_submit(op, self->handle);
+}
+
+static void listener_release_op(io_listener *self, io_op *op) {
+    if (op != &self->pause.op)
+        io_op_release(op);
+}
+
+/* ---- opening and closing --------------------------------------------------------------------- */
+
+void io_listener_open(io_listener *self, io_group *group, io_handle *handle, int family) {
+    *self = (io_listener){
+        .group = group, .family = family, .handle = handle, .users = 1, .waiting = IO_NATIVE_NONE};
+    listener_lock(group);
+    io_list_push_back(&group->listeners, &self->link);
+    io_group_relist(group);
+    listener_accept_next(self);
+    listener_unlock(group);
+}
+
+void io_listener_close(io_listener *self) {
+    io_group *group = self->group;
+    listener_lock(group);
+    io_handle *handle = self->handle;
+    io_native waiting = self->waiting;
+    if (handle != NULL) {
+        self->handle = NULL;
+        self->waiting = IO_NATIVE_NONE;
+        io_list_remove(&self->link);
+        io_group_relist(group);
+        group->figures.failed += waiting != IO_NATIVE_NONE;
+        if (self->op == &self->pause.op)
+            (void)io_op_cancel(self->op);
+    }
+    listener_unlock(group);
+    if (handle == NULL)
+        return;
+    io_port_close_native(listener_port_of(self), waiting, self->family);
+    bool held = !handle->owned;
+    io_handle_close(handle);
+    if (held)
+        io_handle_release(handle);
+    io_listener_left(self);
+}
+
+/* ---- what becomes of a client: under the registry's lock ------------------------------------- */
+
+static listener_outcome listener_admit(io_group *group, listener_client *client) {
+    int counted = 1;
+    client->host = NULL;
+    if (group->max_per_address != 0)
+        counted = io_hosts_add(&group->hosts, &client->peer, group->max_per_address, &client->host);
+    group->figures.refused += counted == 0;
+    group->figures.failed += counted < 0;
+    group->admitted += counted > 0;
+    return counted > 0 ? ADMITTED : counted == 0 ? REFUSED : NO_MEMORY;
+}
+
+static listener_outcome listener_decide(io_listener *self, listener_client *client) {
+    if (self->handle == NULL) {
+        self->group->figures.failed++;
+        return TOO_LATE;
+    }
+    if (!io_group_full(self->group))
+        return listener_admit(self->group, client);
+    self->waiting = client->native;
+    self->waiting_peer = client->peer;
+    return WAITS;
+}
+
+/* An accept, or a pause, has ended. How long to pause now; 0: not at all. */
+static uint64_t listener_note(io_listener *self, const io_op *op, listener_client *client,
+                              listener_outcome *outcome) {
+    io_group_figures *figures = &self->group->figures;
+    io_assert(self->op == op);
+    self->op = NULL;
+    *outcome = NO_CLIENT;
+    if (op->kind != IO_ACCEPT)
+        return 0;
+    if (op->result >= 0) {
+        const io_accept *accept = (const io_accept *)op;
+        *client = (listener_client){.native = accept->accepted, .peer = accept->peer};
+        figures->accepted++;
+        *outcome = listener_decide(self, client);
+    } else if (op->result == -IOE_CANCELED) {
+        return 0;
+    } else {
+        figures->accept_errors++;
+    }
+    return self->handle != NULL ? io_accepting_pause(&self->accepting, op->result) : 0;
+}
+
+/* ---- what is done for a client --------------------------------------------------------------- */
+
+static void listener_turn_away(io_listener *self, const listener_client *client,
+                               listener_outcome outcome) {
+    io_group *group = self->group;
+    if (outcome == NO_CLIENT || outcome == WAITS)
+        return;
+    io_port_close_native(listener_port_of(self), client->native, self->family);
+    if (outcome == REFUSED)
+        group->hooks->refused(group, &client->peer);
+    else if (outcome == NO_MEMORY)
+        group->hooks->lost(group, &client->peer, IOE_NOMEM, 0);
+}
+
+/* It was admitted, and cannot be served. */
+static void listener_lose(io_listener *self, const listener_client *client, int error,
+                          uint32_t os_error) {
+    io_group *group = self->group;
+    listener_lock(group);
+    group->admitted--;
+    group->figures.failed++;
+    io_hosts_remove(&group->hosts, client->host);
+    listener_unlock(group);
+    io_port_close_native(listener_port_of(self), client->native, self->family);
+    group->hooks->lost(group, &client->peer, error, os_error);
+}
+
+/* The client becomes a member, and the next accept is made. 0 or a portable error. */
+static int listener_join(io_listener *self, const listener_client *client, io_member *member,
+                         bool post, uint32_t *os_error) {
+    io_group *group = self->group;
+    io_group_beginning beginning;
+    int error = -io_port_enter(listener_port_of(self));
+    if (error)
+        return error;
+    listener_lock(group);
+    error = io_group_enlist(group, member, client->native, self->family, client->host, &beginning,
+                            os_error);
+    if (error == 0) {
+        group->admitted--;
+        listener_accept_next(self);
+    }
+    listener_unlock(group);
+    if (error == 0)
+        io_group_begin(group, member, beginning, post);
+    io_port_leave(listener_port_of(self));
+    return error;
+}
+
+/* NULL: it is lost, which was told. With `post` others may have released it already. */
+static io_member *listener_connect(io_listener *self, const listener_client *client, bool post) {
+    const io_group_hooks *hooks = self->group->hooks;
+    io_member *member = hooks->make(self->group, &client->peer);
+    uint32_t os_error = 0;
+    int error = 0;
+    if (member != NULL) {
+        error = listener_join(self, client, member, post, &os_error);
+        if (error == 0)
+            return member;
+        hooks->release(member);
+    }
+    listener_lose(self, client, -error, os_error);
+    return NULL;
+}
+
+static void listener_go_on(io_listener *self, uint64_t pause_ns) {
+    if (io_port_enter(listener_port_of(self)) != 0)
+        return;
+    listener_lock(self->group);
+    if (pause_ns > 0)
+        listener_pause(self, pause_ns);
+    else
+        listener_accept_next(self);
+    listener_unlock(self->group);
+    io_port_leave(listener_port_of(self));
+}
+
+/* A listener of the group that can go on; the client that has waited there is handled next, and the
+ * listener is kept until then. NULL: there are no more. In a port that was entered. */
+static io_listener *listener_next_to_resume(io_group *group, listener_client *client,
+                                            listener_outcome *outcome) {
+    io_listener *found = NULL;
+    listener_lock(group);
+    for (io_link *link = group->listeners.next;
+         link != &group->listeners && !io_group_full(group) && found == NULL; link = link->next) {
+        io_listener *listener = IO_CONTAINER(link, io_listener, link);
+        if (listener->waiting == IO_NATIVE_NONE) {
+            listener_accept_next(listener);
+            continue;
+        }
+        *client = (listener_client){.native = listener->waiting, .peer = listener->waiting_peer};
+        *outcome = listener_admit(group, client);
+        listener->waiting = IO_NATIVE_NONE;
+        listener->users++;
+        found = listener;
+    }
+    listener_unlock(group);
+    return found;
+}
+
+/* There may be room for more members. */
+static void listener_resume_all(io_group *group) {
+    io_port *port = group->lane->port;
+    listener_client client;
+    listener_outcome outcome;
+    if (group->max_connections == 0)
+        return;
+    while (io_port_enter(port) == 0) {
+        io_listener *listener = listener_next_to_resume(group, &client, &outcome);
+        io_port_leave(port);
+        if (listener == NULL)
+            return;
+        if (outcome == ADMITTED)
+            (void)listener_connect(listener, &client, true);
+        else
+            listener_turn_away(listener, &client, outcome);
+        io_listener_left(listener);
+    }
+}
+
+/* ---- operations that have ended -------------------------------------------------------------- */
+
+static bool listener_take(io_op *op) {
+    io_listener *self = op->owner;
+    io_group *group = self->group;
+    const io_group_hooks *hooks = group->hooks;
+    int64_t result = op->result;
+    uint32_t os_error = op->os_error;
+    listener_client client;
+    listener_outcome outcome;
+    io_member *member = NULL;
+    listener_lock(group);
+    uint64_t pause_ns = listener_note(self, op, &client, &outcome);
+    listener_unlock(group);
+    listener_release_op(self, op);
+    if (pause_ns > 0)
+        hooks->paused(self, (int)-result, os_error);
+    if (outcome == ADMITTED)
+        member = listener_connect(self, &client, false);
+    else
+        listener_turn_away(self, &client, outcome);
+    io_assert(io_no_lock_is_mine());
+    if (member == NULL)
+        listener_go_on(self, pause_ns);
+    if (outcome == ADMITTED && member == NULL)
+        listener_resume_all(group); /* another may wait for the place it was to have */
+    io_listener_left(self);
+    return member == NULL ||
+           hooks->run(member, io_connection_taken(&member->io, &member->io.strand));
+}
+
+static void listener_collect(io_op *op, bool leaked) {
+    io_listener *self = op->owner;
+    if (leaked)
+        return;                                   /* with the listener */
+    if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
+        io_port_close_native(listener_port_of(self), ((io_accept *)op)->accepted, self->family);
+    listener_lock(self->group);
+    self->op = NULL;
+    listener_unlock(self->group);
+    listener_release_op(self, op);
+    io_listener_left(self);
+}
+
+void io_group_leave(io_group *group, io_member *member) {
+    const io_group_hooks *hooks = group->hooks;
+    bool established = io_connection_is_known(&member->io);
+    listener_lock(group);
+    group->figures.closed += established;
+    group->figures.failed += !established;
+    bool last = io_group_delist(group, member);
+    bool release = io_member_left(member);
+    listener_unlock(group);
+    listener_resume_all(group);
+    if (last)
+        hooks->empty(group);
+    if (release)
+        hooks->release(member);
+}
