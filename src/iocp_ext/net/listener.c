@@ -312,7 +312,7 @@ static bool listener_take(io_op *op) {
         listener_resume_all(group); /* another may wait for the place it was to have */
     io_listener_left(self);
     return member == NULL ||
-           hooks->run(member, io_connection_taken(&member->io, &member->io.strand));
+           hooks->run(member, io_connection_taken(&member->io, &member->io.wakeup));
 }
 
 static void listener_collect(io_op *op, bool leaked) {

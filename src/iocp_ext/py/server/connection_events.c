@@ -6,8 +6,8 @@
  *      receive buffer ──► stage (TLS; if any) ──► framing (if any) ──► on_message, on_data
  *
  * and stops anywhere when the connection is paused; what is left is handed on later. Framing in C
- * works on the receive buffer itself, and only the beginning of a message whose end has not come is
- * copied (`carry`). */
+ * works on the receive buffer itself, and only the beginning of a message whose end has not come
+ * is copied (`carry`). */
 #include "py/server/server.h"
 
 #include <assert.h>
@@ -22,12 +22,12 @@ typedef struct turn {
     bool last; /* on_close is called: nothing comes after it */
 } turn;
 
-/* Who is to hear of an exception, besides on_close. */
-typedef enum blame {
-    USER,  /* a callback raised it: on_error, or else the world */
-    PEER,  /* what it sent is not in the framing: on_error, if there is one */
-    STAGE, /* TLS failed, and cannot say goodbye any more: nobody */
-} blame;
+/* Where an exception comes from, which says who is told of it besides on_close. */
+typedef enum error_origin {
+    USER,  /* a callback: on_error, otherwise sys.unraisablehook */
+    PEER,  /* what the peer sent is not in the framing: on_error, if there is one */
+    STAGE, /* TLS failed, and can send no closing handshake: nobody */
+} error_origin;
 
 /* ---- exceptions ------------------------------------------------------------------------------ */
 
@@ -41,10 +41,11 @@ static void connection_events_leave(turn *at, PyObject *error) {
         at->leaving = Py_NewRef(error);
 }
 
-static void connection_events_tell_error(turn *at, PyObject *error, blame whose, PyObject *source) {
+static void connection_events_tell_error(turn *at, PyObject *error, error_origin origin,
+                                         PyObject *source) {
     py_connection *self = at->self;
     PyObject *on_error = at->last ? NULL : self->group->callbacks[PY_ON_ERROR];
-    if (on_error == NULL && whose == PEER)
+    if (on_error == NULL && origin == PEER)
         return;
     if (on_error == NULL) {
         PyErr_SetRaisedException(Py_NewRef(error));
@@ -66,19 +67,20 @@ static void connection_events_tell_error(turn *at, PyObject *error, blame whose,
 }
 
 /* This exception, which it takes over, ends this connection, and no other. */
-static void connection_events_failed(turn *at, PyObject *error, blame whose, PyObject *source) {
+static void connection_events_failed(turn *at, PyObject *error, error_origin origin,
+                                     PyObject *source) {
     py_connection *self = at->self;
     if (connection_events_is_leaving(error)) {
         connection_events_leave(at, error);
-    } else if (self->told && whose != STAGE) {
-        connection_events_tell_error(at, error, whose, source);
+    } else if (io_connection_is_known(&self->io) && origin != STAGE) {
+        connection_events_tell_error(at, error, origin, source);
     }
-    py_connection_fail(self, error, whose != STAGE);
+    py_connection_fail(self, error, origin != STAGE);
 }
 
 /* The same with the exception that is set. */
-static void connection_events_raised(turn *at, blame whose, PyObject *source) {
-    connection_events_failed(at, py_error_take(), whose, source);
+static void connection_events_raised(turn *at, error_origin origin, PyObject *source) {
+    connection_events_failed(at, py_error_take(), origin, source);
 }
 
 static void connection_events_call_back(turn *at, py_callback which, PyObject *argument) {
@@ -237,11 +239,11 @@ static void connection_events_framer_raised(turn *at) {
 }
 
 /* Keeps what a stage or the socket has given, to be handed on. It takes `data` over; NULL is an
- * exception, whose this is. */
-static void connection_events_keep(turn *at, PyObject *data, blame whose) {
+ * exception of this origin. */
+static void connection_events_keep(turn *at, PyObject *data, error_origin origin) {
     py_connection *self = at->self;
     if (data == NULL) {
-        connection_events_raised(at, whose, (PyObject *)self);
+        connection_events_raised(at, origin, (PyObject *)self);
         return;
     }
     if (self->framer != NULL && PyBytes_GET_SIZE(data) > 0) {
@@ -303,8 +305,7 @@ static void connection_events_hand_on_kept(turn *at) {
 
 static void connection_events_establish(turn *at) {
     py_connection *self = at->self;
-    if (self->established && !self->told) {
-        self->told = true;
+    if (self->stage_ready && !io_connection_is_known(&self->io)) {
         io_connection_establish(&self->io);
         connection_events_call_back(at, PY_ON_CONNECT, NULL);
     }
@@ -395,9 +396,9 @@ static void connection_events_on_eof(turn *at) {
         if (later)
             return;
     }
-    if (self->closing)
+    if (io_connection_close_requested(&self->io))
         return;
-    if (!self->told) {
+    if (!io_connection_is_known(&self->io)) {
         PyErr_SetString(PyExc_ConnectionResetError,
                         "the peer closed the connection before it was established");
         connection_events_raised(at, STAGE, (PyObject *)self);
@@ -447,7 +448,7 @@ static bool connection_events_start(py_connection *self) {
     if (!self->equipped && !py_connection_equip(self))
         return false;
     if (self->stage == NULL) {
-        self->established = true;
+        self->stage_ready = true;
         return true;
     }
     PyObject *stage = Py_NewRef(self->stage);
@@ -484,7 +485,7 @@ static void connection_events_on_jobs(turn *at) {
         PyObject *function = ((py_job *)job)->function, *answer = NULL;
         next = job->next;
         PyMem_RawFree(job);
-        if (!self->closing) {
+        if (!io_connection_close_requested(&self->io)) {
             answer = PyObject_CallNoArgs(function);
             if (answer == NULL)
                 connection_events_raised(at, USER, function);
@@ -530,10 +531,10 @@ static void connection_events_on_gone(turn *at) {
     PyObject *reason = py_connection_reason(self);
     if (reason == NULL)
         reason = py_error_take();
-    self->ending = self->closing = true;
     connection_events_drop(at);
     at->last = true;
-    connection_events_call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
+    connection_events_call_back(at, io_connection_is_known(&self->io) ? PY_ON_CLOSE : PY_ON_FAILED,
+                                reason);
     Py_DECREF(reason);
     connection_events_forget_error(self);
     py_connection_unequip(self);
@@ -582,7 +583,8 @@ static bool connection_events_is_internal(const py_connection *self, io_connecti
     case IO_CONNECTION_EOF:
         return group->callbacks[PY_ON_EOF] == NULL && self->carry == NULL;
     case IO_CONNECTION_GONE:
-        return group->callbacks[self->told ? PY_ON_CLOSE : PY_ON_FAILED] == NULL;
+        return group->callbacks[io_connection_is_known(&self->io) ? PY_ON_CLOSE : PY_ON_FAILED] ==
+               NULL;
     default:
         return false;
     }

@@ -147,7 +147,7 @@ const char py_connection_send_doc[] =
 
 PyObject *py_connection_send(PyObject *object, PyObject *data) {
     py_connection *self = connection_send_self_of(object);
-    if (self->ending)
+    if (io_connection_end_requested(&self->io))
         return connection_send_is_sequence(data) || connection_send_is_bytes_like(data, "data")
                    ? Py_NewRef(Py_False)
                    : NULL;
@@ -215,7 +215,7 @@ PyObject *py_connection_send_message(PyObject *object, PyObject *message) {
         PyErr_SetString(PyExc_TypeError, "send_message() needs a connection with framing=");
         return NULL;
     }
-    if (self->ending)
+    if (io_connection_end_requested(&self->io))
         Py_RETURN_FALSE;
     if (self->group->frames == NULL)
         return connection_send_by_framer(self, message);
@@ -287,7 +287,7 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
         (values[1] != NULL && !py_arg_offset(values[1], "offset", &offset)) ||
         (values[2] != NULL && values[2] != Py_None && !py_arg_offset(values[2], "count", &length)))
         return NULL;
-    if (self->ending)
+    if (io_connection_end_requested(&self->io))
         Py_RETURN_FALSE;
     io_native native = IO_NATIVE_NONE;
     uint32_t os_error = 0;

@@ -130,30 +130,33 @@ static PyObject *connection_type_overflow_reason(const py_connection *self) {
 }
 
 PyObject *py_connection_reason(py_connection *self) {
-    switch ((io_connection_cause)self->io.cause) {
-    case IO_CAUSE_RECEIVE:
+    switch ((io_reason)self->io.reason) {
+    case IO_REASON_RECEIVE:
         return connection_type_os_reason(self, self->io.error, "receive", "from");
-    case IO_CAUSE_SEND:
+    case IO_REASON_SEND:
         return connection_type_os_reason(self, self->io.error, "send", "to");
-    case IO_CAUSE_TIMEOUT:
+    case IO_REASON_TIMEOUT:
         return PyObject_CallFunction(PyExc_TimeoutError, "s",
                                      self->member.entry.handshake_ticks <=
                                              self->group->io.handshake_ticks
                                          ? "idle for longer than idle_timeout"
                                          : "not established within handshake_timeout");
-    case IO_CAUSE_OVERFLOW:
+    case IO_REASON_OVERFLOW:
         return connection_type_overflow_reason(self);
-    case IO_CAUSE_PORT:
+    case IO_REASON_PORT:
         return self->io.error == IOE_CANCELED
                    ? connection_type_os_reason(self, IOE_CANCELED,
                                                "the port was closed; connection", "with")
                    : connection_type_os_reason(self, self->io.error, "the port failed; connection",
                                                "with");
-    case IO_CAUSE_EMBEDDER:
+    case IO_REASON_EMBEDDER:
         if (self->error != NULL)
             return Py_NewRef(self->error);
         break;
-    case IO_CAUSE_NONE:
+    case IO_REASON_NONE:
+    case IO_REASON_CLOSE:
+    case IO_REASON_ABORT:
+    case IO_REASON_PEER:
         break;
     }
     return Py_NewRef(Py_None);
@@ -184,21 +187,22 @@ bool py_connection_set_stage(py_connection *self, PyObject *stage) {
     return true;
 }
 
-/* The stage's last words, said once. True: it will call _finish. */
-static bool connection_type_say_goodbye(py_connection *self, bool whole) {
-    uint8_t none = PY_GOODBYE_NONE;
-    uint8_t waits = whole ? PY_GOODBYE_CLOSE : PY_GOODBYE_SHUTDOWN;
+/* Has the stage begin its closing handshake, once. True: it will call _finish. */
+static bool connection_type_close_stage(py_connection *self, bool whole) {
+    uint8_t open = PY_STAGE_OPEN;
+    uint8_t waits = whole ? PY_STAGE_CLOSES_AFTER : PY_STAGE_SHUTS_DOWN_AFTER;
     if (!self->stage_sends)
         return false;
-    if (!atomic_compare_exchange_strong(&self->goodbye, &none, waits)) {
-        uint8_t shutdown = PY_GOODBYE_SHUTDOWN;
+    if (!atomic_compare_exchange_strong(&self->stage_end, &open, waits)) {
+        uint8_t shutdown = PY_STAGE_SHUTS_DOWN_AFTER;
         if (whole)
-            (void)atomic_compare_exchange_strong(&self->goodbye, &shutdown, PY_GOODBYE_CLOSE);
-        return self->goodbye != PY_GOODBYE_SAID;
+            (void)atomic_compare_exchange_strong(&self->stage_end, &shutdown,
+                                                 PY_STAGE_CLOSES_AFTER);
+        return self->stage_end != PY_STAGE_ENDED;
     }
     PyObject *stage = py_connection_stage(self);
     if (stage == NULL) { /* it is gone */
-        self->goodbye = PY_GOODBYE_SAID;
+        self->stage_end = PY_STAGE_ENDED;
         return false;
     }
     PyObject *answer = PyObject_CallMethodNoArgs(stage, connection_type_state_of(self)->str_close);
@@ -208,30 +212,38 @@ static bool connection_type_say_goodbye(py_connection *self, bool whole) {
     Py_XDECREF(answer);
     Py_DECREF(stage);
     if (later <= 0)
-        self->goodbye = PY_GOODBYE_SAID;
+        self->stage_end = PY_STAGE_ENDED;
     return later > 0;
 }
 
-bool py_connection_withholds(const py_connection *self) {
-    uint8_t goodbye = self->goodbye;
-    return goodbye == PY_GOODBYE_CLOSE || goodbye == PY_GOODBYE_SHUTDOWN;
+bool py_connection_stage_pending(const py_connection *self) {
+    uint8_t end = self->stage_end;
+    return end == PY_STAGE_CLOSES_AFTER || end == PY_STAGE_SHUTS_DOWN_AFTER;
 }
 
 void py_connection_end(py_connection *self, bool whole, bool linger) {
-    self->ending = true;
-    if (whole)
-        self->closing = true;
-    if (whole && self->stage_sends)
-        io_connection_silence(&self->io, linger); /* not only when the goodbye has been said */
-    if (connection_type_say_goodbye(self, whole))
-        return;
+    if (self->stage_sends) {
+        io_connection_begin_end(&self->io, whole, linger);
+        if (connection_type_close_stage(self, whole))
+            return;
+    }
     if (whole)
         io_connection_close(&self->io, linger);
     else
         io_connection_shutdown(&self->io);
 }
 
-void py_connection_fail(py_connection *self, PyObject *error, bool polite) {
+/* What the stage has not written when this returns is lost. */
+static void connection_type_fail_with(py_connection *self, io_reason reason, int error,
+                                      bool tell_stage) {
+    if (tell_stage && self->stage_sends) {
+        io_connection_begin_end(&self->io, true, true);
+        (void)connection_type_close_stage(self, true);
+    }
+    (void)io_connection_fail(&self->io, reason, error);
+}
+
+void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
     bool first = false;
     Py_BEGIN_CRITICAL_SECTION(self);
     first = self->error == NULL;
@@ -240,17 +252,11 @@ void py_connection_fail(py_connection *self, PyObject *error, bool polite) {
     Py_END_CRITICAL_SECTION();
     if (!first)
         Py_DECREF(error);
-    self->ending = self->closing = true;
-    if (polite)
-        (void)connection_type_say_goodbye(self, true);
-    (void)io_connection_fail(&self->io, IO_CAUSE_EMBEDDER, 0);
+    connection_type_fail_with(self, IO_REASON_EMBEDDER, 0, tell_stage);
 }
 
-void py_connection_time_out(py_connection *self, bool politely) {
-    self->ending = self->closing = true;
-    if (politely)
-        (void)connection_type_say_goodbye(self, true);
-    (void)io_connection_fail(&self->io, IO_CAUSE_TIMEOUT, IOE_TIMEDOUT);
+void py_connection_time_out(py_connection *self, bool tell_stage) {
+    connection_type_fail_with(self, IO_REASON_TIMEOUT, IOE_TIMEDOUT, tell_stage);
 }
 
 PyDoc_STRVAR(connection_type_close_doc,
@@ -282,9 +288,7 @@ PyDoc_STRVAR(connection_type_abort_doc,
              "on_close(conn, None) follows. May be called from any thread, and more than once.");
 
 static PyObject *connection_type_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_connection *self = connection_type_self_of(object);
-    self->ending = self->closing = true;
-    (void)io_connection_abort(&self->io);
+    (void)io_connection_abort(&connection_type_self_of(object)->io);
     Py_RETURN_NONE;
 }
 
@@ -357,7 +361,7 @@ PyDoc_STRVAR(connection_type_established_doc,
              "_established($self, /)\n--\n\nThe stage is through.");
 
 static PyObject *connection_type_established(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    connection_type_self_of(object)->established = true;
+    connection_type_self_of(object)->stage_ready = true;
     Py_RETURN_NONE;
 }
 
@@ -422,11 +426,12 @@ static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
     py_connection *self = connection_type_self_of(object);
     int added = 0;
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (!self->closing && self->timers == NULL) {
+    bool open = !io_connection_close_requested(&self->io);
+    if (open && self->timers == NULL) {
         self->timers = PySet_New(NULL);
         added = self->timers == NULL ? -1 : 0;
     }
-    if (!self->closing && self->timers != NULL)
+    if (open && self->timers != NULL)
         added = PySet_Add(self->timers, timer) < 0 ? -1 : 1;
     Py_END_CRITICAL_SECTION();
     return added < 0 ? NULL : PyBool_FromLong(added);
@@ -477,10 +482,10 @@ PyDoc_STRVAR(connection_type_finish_doc,
 
 static PyObject *connection_type_finish(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_connection *self = connection_type_self_of(object);
-    uint8_t wanted = atomic_exchange(&self->goodbye, PY_GOODBYE_SAID);
-    if (wanted == PY_GOODBYE_SHUTDOWN)
+    uint8_t wanted = atomic_exchange(&self->stage_end, PY_STAGE_ENDED);
+    if (wanted == PY_STAGE_SHUTS_DOWN_AFTER)
         io_connection_shutdown(&self->io);
-    else if (wanted == PY_GOODBYE_CLOSE)
+    else if (wanted == PY_STAGE_CLOSES_AFTER)
         io_connection_close(&self->io, true);
     Py_RETURN_NONE;
 }
@@ -526,8 +531,7 @@ static PyObject *connection_type_get_id(PyObject *object, void *Py_UNUSED(closur
 }
 
 static PyObject *connection_type_get_closing(PyObject *object, void *Py_UNUSED(closure)) {
-    py_connection *self = connection_type_self_of(object);
-    return PyBool_FromLong(self->closing || self->io.hold & IO_HOLD_CLOSING);
+    return PyBool_FromLong(io_connection_is_closing(&connection_type_self_of(object)->io));
 }
 
 static PyObject *connection_type_get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
@@ -550,9 +554,8 @@ static PyObject *connection_type_repr(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     char what[176];
     connection_type_what_with_peer(self, "", "with", what, sizeof what);
-    return PyUnicode_FromFormat(
-        "<iocpcore.Connection %llu%s%s>", (unsigned long long)self->id, what,
-        self->closing || self->io.hold & IO_HOLD_CLOSING ? ", closing" : "");
+    return PyUnicode_FromFormat("<iocpcore.Connection %llu%s%s>", (unsigned long long)self->id,
+                                what, io_connection_is_closing(&self->io) ? ", closing" : "");
 }
 
 PyDoc_STRVAR(connection_type_fileno_doc,

@@ -74,21 +74,19 @@ typedef struct py_connection {
     uint32_t input_used;
     uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
     bool peer_known;
-    bool equipped;            /* it has its framer and its stage */
-    _Atomic bool stage_sends; /* what is sent goes through the stage */
-    bool established;         /* the stage is through */
-    _Atomic bool told;        /* on_connect is, or was, called: from there on others may know it */
-    _Atomic bool ending;      /* no more is taken for sending */
-    _Atomic bool closing;     /* its end has been asked for */
-    _Atomic uint8_t goodbye;  /* py_goodbye */
+    bool equipped;             /* it has its framer and its stage */
+    _Atomic bool stage_sends;  /* what is sent goes through the stage */
+    bool stage_ready;          /* the stage's handshake is complete, or there is none */
+    _Atomic uint8_t stage_end; /* py_stage_end */
 } py_connection;
 
-typedef enum py_goodbye {
-    PY_GOODBYE_NONE,
-    PY_GOODBYE_SAID,
-    PY_GOODBYE_CLOSE,
-    PY_GOODBYE_SHUTDOWN
-} py_goodbye;
+/* The closing handshake of its stage. */
+typedef enum py_stage_end {
+    PY_STAGE_OPEN,
+    PY_STAGE_ENDED,            /* it has written its last */
+    PY_STAGE_CLOSES_AFTER,     /* it still has to write; then the connection is closed */
+    PY_STAGE_SHUTS_DOWN_AFTER, /* or only our stream ended */
+} py_stage_end;
 
 /* Work for the strand: function() */
 typedef struct py_job {
@@ -135,14 +133,15 @@ PyObject *py_connection_stage(py_connection *self);
  * exception, and the stage is as it was. */
 bool py_connection_set_stage(py_connection *self, PyObject *stage);
 void py_connection_release_spent(py_connection *self);
-/* Ends it because of an exception, which it takes over. `polite`: the stage may say goodbye. */
-void py_connection_fail(py_connection *self, PyObject *error, bool polite);
+/* Ends it because of an exception, which it takes over. `tell_stage`: its
+ * stage may send its closing handshake. */
+void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage);
 /* Flushes and closes (`whole`), or ends our stream, through the stage. */
 void py_connection_end(py_connection *self, bool whole, bool linger);
-/* A time limit is up. `politely`: its stage is told, which calls Python. */
-void py_connection_time_out(py_connection *self, bool politely);
+/* A time limit is up. */
+void py_connection_time_out(py_connection *self, bool tell_stage);
 /* Whether its stage has not written everything yet that came before the end. */
-bool py_connection_withholds(const py_connection *self);
+bool py_connection_stage_pending(const py_connection *self);
 /* Methods of Connection (connection_send.c). */
 extern const char py_connection_send_doc[], py_connection_send_message_doc[],
     py_connection_send_file_doc[], py_connection_write_doc[];
