@@ -596,9 +596,10 @@ static PyMethodDef connection_type_methods[] = {
 static PyGetSetDef connection_type_getset[] = {
     {"peername", connection_type_get_peername, NULL,
      "The peer's address, as the socket module writes it.", NULL},
-    {"sockname", connection_type_get_sockname, NULL, "Its own address; None once it is closed.", NULL},
-    {"pending_bytes", connection_type_get_bytes, NULL, "Bytes queued and not yet taken by the system.",
-     (void *)PENDING},
+    {"sockname", connection_type_get_sockname, NULL, "Its own address; None once it is closed.",
+     NULL},
+    {"pending_bytes", connection_type_get_bytes, NULL,
+     "Bytes queued and not yet taken by the system.", (void *)PENDING},
     {"bytes_received", connection_type_get_bytes, NULL, "Bytes received so far.", (void *)RECEIVED},
     {"bytes_sent", connection_type_get_bytes, NULL, "Bytes that the system has taken so far.", (void *)SENT},
     {"id", connection_type_get_id, NULL, "A number that no other connection of this process has.", NULL},
