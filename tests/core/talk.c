@@ -388,7 +388,7 @@ bool talk_post_job(talk_end *end) {
 }
 
 void talk_end_somehow(talk_end *end, test_random *random) {
-    switch (test_below(random, 8)) {
+    switch (test_below(random, 10)) {
     case 0:
         (void)io_connection_abort(&end->io);
         break;
@@ -396,10 +396,13 @@ void talk_end_somehow(talk_end *end, test_random *random) {
         (void)io_connection_fail(&end->io, IO_REASON_EMBEDDER, 5);
         break;
     case 2:
-        io_connection_begin_end(&end->io, true, test_below(random, 3) != 0);
+        io_connection_begin_end(&end->io, test_below(random, 3) != 0, test_below(random, 3) != 0);
         break;
     case 3:
         io_connection_shutdown(&end->io);
+        break;
+    case 4:
+        (void)io_connection_give_up(&end->io, test_below(random, 2) == 0);
         break;
     default:
         io_connection_close(&end->io, test_below(random, 3) != 0);
