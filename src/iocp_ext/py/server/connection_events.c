@@ -305,35 +305,17 @@ static void connection_events_hand_on_kept(turn *at) {
 
 static void connection_events_establish(turn *at) {
     py_connection *self = at->self;
-    if (self->stage_ready && !io_connection_is_known(&self->io)) {
+    if (self->stage.ready && !io_connection_is_known(&self->io)) {
         io_connection_establish(&self->io);
         connection_events_call_back(at, PY_ON_CONNECT, NULL);
     }
-}
-
-/* What the stage makes of raw bytes, as bytes; NULL with an exception. */
-static PyObject *connection_events_through_stage(py_connection *self, const char *data,
-                                                 size_t length) {
-    PyObject *raw = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
-    if (raw == NULL)
-        return NULL;
-    PyObject *stage = Py_NewRef(self->stage);
-    PyObject *plain = PyObject_CallMethodOneArg(stage, self->group->port->state->str_receive, raw);
-    Py_DECREF(raw);
-    if (plain != NULL && !PyBytes_Check(plain)) {
-        PyErr_Format(PyExc_TypeError, "%.200s.receive() must return bytes, not %.200s",
-                     Py_TYPE(stage)->tp_name, Py_TYPE(plain)->tp_name);
-        Py_CLEAR(plain);
-    }
-    Py_DECREF(stage);
-    return plain;
 }
 
 /* The bytes may end the handshake and be damaged behind it: the connection exists first, and then
  * fails. */
 static void connection_events_receive_through_stage(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
-    PyObject *plain = connection_events_through_stage(self, data, length);
+    PyObject *plain = py_stage_receive(&self->stage, self->group->port->state, data, length);
     PyObject *error = plain == NULL ? py_error_take() : NULL;
     io_connection_used(&self->io, length);
     connection_events_establish(at);
@@ -343,24 +325,13 @@ static void connection_events_receive_through_stage(turn *at, const char *data, 
         connection_events_keep(at, plain, STAGE);
 }
 
-static bool connection_events_attribute_is_true(PyObject *object, PyObject *name) {
-    PyObject *value = NULL;
-    int is_true = PyObject_GetOptionalAttr(object, name, &value);
-    if (value != NULL)
-        is_true = PyObject_IsTrue(value);
-    Py_XDECREF(value);
-    if (is_true < 0)
-        PyErr_WriteUnraisable(object);
-    return is_true > 0;
-}
-
 static void connection_events_on_input(turn *at) {
     py_connection *self = at->self;
     bool kept = self->input != NULL;
     if (!kept) {
         size_t length;
         const char *data = io_connection_input(&self->io, &length);
-        if (self->stage != NULL) {
+        if (self->stage.object != NULL) {
             connection_events_receive_through_stage(at, data, length);
         } else if (self->group->frames != NULL) {
             io_connection_used(&self->io, connection_events_cut(at, data, length));
@@ -377,23 +348,19 @@ static void connection_events_on_input(turn *at) {
         connection_events_hand_on_kept(at);
     if (kept != (self->input != NULL))
         io_connection_keep_input(&self->io, self->input != NULL);
-    if (self->stage != NULL && self->input == NULL &&
-        connection_events_attribute_is_true(self->stage, self->group->port->state->str_peer_ended))
+    if (self->stage.object != NULL && self->input == NULL &&
+        py_stage_peer_ended(&self->stage, self->group->port->state))
         io_connection_end_input(&self->io);
 }
 
 static void connection_events_on_eof(turn *at) {
     py_connection *self = at->self;
     py_state *state = self->group->port->state;
-    if (self->stage != NULL) {
-        PyObject *answer = PyObject_CallMethodNoArgs(self->stage, state->str_eof);
-        if (answer == NULL) {
-            connection_events_raised(at, STAGE, self->stage);
-            return;
-        }
-        bool later = answer == Py_True;
-        Py_DECREF(answer);
-        if (later)
+    if (self->stage.object != NULL) {
+        int later = py_stage_eof(&self->stage, state);
+        if (later < 0)
+            connection_events_raised(at, STAGE, (PyObject *)self);
+        if (later != 0)
             return;
     }
     if (io_connection_close_requested(&self->io))
@@ -429,7 +396,8 @@ bool py_connection_equip(py_connection *self) {
     PyObject *stage = PyObject_CallOneArg(group->make_stage, (PyObject *)self);
     if (stage == NULL)
         return false;
-    bool set = stage == Py_None || py_connection_set_stage(self, stage);
+    bool set =
+        stage == Py_None || py_stage_set(&self->stage, (PyObject *)self, group->port->state, stage);
     Py_DECREF(stage);
     return set;
 }
@@ -441,21 +409,13 @@ void py_connection_unequip(py_connection *self) {
     self->framer = NULL;
     Py_END_CRITICAL_SECTION();
     Py_XDECREF(framer);
-    (void)py_connection_set_stage(self, NULL);
+    (void)py_stage_set(&self->stage, (PyObject *)self, self->group->port->state, NULL);
 }
 
 static bool connection_events_start(py_connection *self) {
     if (!self->equipped && !py_connection_equip(self))
         return false;
-    if (self->stage == NULL) {
-        self->stage_ready = true;
-        return true;
-    }
-    PyObject *stage = Py_NewRef(self->stage);
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->group->port->state->str_start);
-    Py_DECREF(stage);
-    Py_XDECREF(answer);
-    return answer != NULL;
+    return py_stage_start(&self->stage, self->group->port->state);
 }
 
 static void connection_events_on_start(turn *at) {
@@ -468,14 +428,8 @@ static void connection_events_on_start(turn *at) {
 /* Stages that have more to send. */
 static void connection_events_on_room(turn *at) {
     py_connection *self = at->self;
-    if (self->stage == NULL)
-        return;
-    PyObject *stage = Py_NewRef(self->stage);
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->group->port->state->str_room);
-    if (answer == NULL)
-        connection_events_raised(at, STAGE, stage);
-    Py_XDECREF(answer);
-    Py_DECREF(stage);
+    if (self->stage.object != NULL && !py_stage_room(&self->stage, self->group->port->state))
+        connection_events_raised(at, STAGE, (PyObject *)self);
 }
 
 /* Once it is closing, they are only dropped. */
@@ -574,7 +528,7 @@ static void connection_events_handle(turn *at, io_connection_event event) {
 /* Whether the event is nobody's but ours; its time is none of callbacks. */
 static bool connection_events_is_internal(const py_connection *self, io_connection_event event) {
     const py_group *group = self->group;
-    if (self->stage != NULL)
+    if (self->stage.object != NULL)
         return false;
     switch (event) {
     case IO_CONNECTION_STARTED:
@@ -610,9 +564,9 @@ bool py_connection_run(py_connection *self, io_connection_event event) {
         if (began_ns == 0 && !connection_events_is_internal(self, event))
             began_ns = io_clock_ns();
         connection_events_handle(&at, event);
-        py_connection_release_spent(self);
+        py_pieces_release_spent(&self->io);
     } while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE);
-    py_connection_release_spent(self);
+    py_pieces_release_spent(&self->io);
     if (began_ns != 0)
         connection_events_count(group, &at, io_clock_ns() - began_ns);
     Py_DECREF((PyObject *)self);
@@ -627,7 +581,7 @@ bool py_connection_take(io_op *op) {
     py_connection *self = IO_CONTAINER(io, py_connection, io);
     Py_INCREF((PyObject *)self);
     bool go_on = py_connection_run(self, io_connection_taken(io, op));
-    py_connection_release_spent(self);
+    py_pieces_release_spent(&self->io);
     Py_DECREF((PyObject *)self);
     return go_on;
 }

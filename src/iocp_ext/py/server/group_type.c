@@ -60,7 +60,7 @@ static void group_type_close(io_member *member) {
 
 static bool group_type_give_up(io_member *member) {
     py_connection *connection = group_type_connection_of(member);
-    return io_connection_give_up(&connection->io, py_connection_stage_pending(connection));
+    return io_connection_give_up(&connection->io, py_stage_pending(&connection->stage));
 }
 
 static void group_type_time_out(io_member *member) {

@@ -8,6 +8,7 @@
 #define IOCPCORE_PY_SERVER_SERVER_H
 
 #include "py/port/port.h"
+#include "py/stream/stream.h"
 #include "net/listener.h"
 #include "net/framing.h"
 
@@ -61,7 +62,6 @@ typedef struct py_connection {
     };
     py_group *group;
     PyObject *context;
-    PyObject *stage;    /* NULL: none */
     PyObject *framer;   /* of one's own; NULL: none */
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
@@ -69,24 +69,14 @@ typedef struct py_connection {
     PyObject *input;    /* bytes, or an iterator of messages, not all handed on */
     PyObject *weak_references;
     py_carry *carry;
+    py_stage stage;
     uint64_t id;
     py_peer peer;
     uint32_t input_used;
     uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
     bool peer_known;
-    bool equipped;             /* it has its framer and its stage */
-    _Atomic bool stage_sends;  /* what is sent goes through the stage */
-    bool stage_ready;          /* the stage's handshake is complete, or there is none */
-    _Atomic uint8_t stage_end; /* py_stage_end */
+    bool equipped; /* it has its framer and its stage */
 } py_connection;
-
-/* The closing handshake of its stage. */
-typedef enum py_stage_end {
-    PY_STAGE_OPEN,
-    PY_STAGE_ENDED,            /* it has written its last */
-    PY_STAGE_CLOSES_AFTER,     /* it still has to write; then the connection is closed */
-    PY_STAGE_SHUTS_DOWN_AFTER, /* or only our stream ended */
-} py_stage_end;
 
 /* Work for the strand: function() */
 typedef struct py_job {
@@ -127,12 +117,6 @@ extern const io_owner_ops py_connection_owner_ops;
 bool py_connection_take(io_op *op);
 /* The same for one that is run already, beginning with this event. */
 bool py_connection_run(py_connection *self, io_connection_event event);
-/* The stage, a new reference, or NULL. For those that are not the strand. */
-PyObject *py_connection_stage(py_connection *self);
-/* Takes a reference of its own. NULL: none from now on, which does not fail. False: there is an
- * exception, and the stage is as it was. */
-bool py_connection_set_stage(py_connection *self, PyObject *stage);
-void py_connection_release_spent(py_connection *self);
 /* Ends it because of an exception, which it takes over. `tell_stage`: its
  * stage may send its closing handshake. */
 void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage);
@@ -140,8 +124,6 @@ void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage);
 void py_connection_end(py_connection *self, bool whole, bool linger);
 /* A time limit is up. */
 void py_connection_time_out(py_connection *self, bool tell_stage);
-/* Whether its stage has not written everything yet that came before the end. */
-bool py_connection_stage_pending(const py_connection *self);
 /* Methods of Connection (connection_send.c). */
 extern const char py_connection_send_doc[], py_connection_send_message_doc[],
     py_connection_send_file_doc[], py_connection_write_doc[];
