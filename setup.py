@@ -3,7 +3,7 @@
 Switches, read from the environment:
 
 ``IOCPCORE_DEBUG=1``
-    no optimisation, debug information, assertions on
+    no optimisation, debug information, assertions on (core/assert.h)
 ``IOCPCORE_SANITIZE=address,undefined`` or ``thread``
     the compiler's sanitizers, assertions on (gcc, clang)
 ``IOCPCORE_WERROR=1``
@@ -67,6 +67,10 @@ SANITIZE = os.environ.get("IOCPCORE_SANITIZE", "")
 WERROR = _switch("IOCPCORE_WERROR")
 
 
+# gcc and clang; tests/windows/build.py uses them too.
+DEBUG_FLAGS = ["-O0", "-g", "-UNDEBUG", "-DIOCPCORE_DEBUG"]
+
+
 def variant() -> str:
     """A name for this combination of switches: builds of different kinds share no files."""
     parts = ["debug"] * DEBUG + ["werror"] * WERROR + SANITIZE.replace(",", " ").split()
@@ -85,7 +89,7 @@ def unix_flags() -> tuple[list[str], list[str]]:
         if flag not in compile_args:
             compile_args.append(flag)
     if DEBUG:
-        compile_args += ["-O0", "-g", "-UNDEBUG", "-DIOCPCORE_DEBUG"]
+        compile_args += DEBUG_FLAGS
     if SANITIZE:
         sanitizers = f"-fsanitize={SANITIZE}"
         if not DEBUG:

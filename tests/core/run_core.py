@@ -82,7 +82,7 @@ def build(mode: str, cc: str, folder: Path) -> list[Path]:
     """Compiles everything that changed; returns the programs."""
     flags = [*compiler(mode, cc), "-std=c11", "-g", "-fno-omit-frame-pointer", *WARNINGS]
     flags += [*MODES[mode][0], "-I", str(SOURCES), "-UNDEBUG", "-DIO_ASSERTIONS"]
-    headers = [*SOURCES.glob("*/*.h"), *HERE.glob("*.h")]
+    headers = [*SOURCES.rglob("*.h"), *HERE.glob("*.h")]
     newest = max(path.stat().st_mtime for path in headers)
 
     def compile_one(source: Path) -> Path:

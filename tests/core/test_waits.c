@@ -105,7 +105,7 @@ static void passes(const char *backend) {
     }
     CHECK_INT(world.lane->broken, 0);
     CHECK_INT(world.lane->wait_error, passing[0]); /* it was a moment ago */
-    world.lane->failed_ns -= 2 * LANE_CALM_NS;
+    world.lane->failed_ns -= 2 * LANE_RECOVERY_NS;
     CHECK(world_get(&world, 1) == NULL);
     CHECK_INT(world.lane->wait_error, 0);
     close_world(&world);

@@ -78,6 +78,7 @@ class _Compiler:
         self.flags = [
             *COMPILE_FLAGS,
             *("-std=c11", *project["WARNINGS"], f"-I{SOURCE_ROOT}", "-c"),
+            *(project["DEBUG_FLAGS"] if project["DEBUG"] else ()),
             # mingw's isnan() has a branch for each type, and GCC sees the conversions in all.
             "-Wno-float-conversion",
         ]

@@ -11,6 +11,7 @@
 void io_assert_failed(const char *condition, const char *file, int line) {
     /* One call, so that lines of several threads do not mix. */
     fprintf(stderr, "iocpcore: assertion failed: %s (%s:%d)\n", condition, file, line);
+    fflush(stderr);
     abort();
 }
 

@@ -13,8 +13,26 @@ enum { CLASSES = 8, SMALLEST_SHIFT = 9, KEPT_PER_CLASS_BYTES = 1 << 20 };
 typedef struct io_buffer { /* in front of the memory, or inside it while it is free */
     struct io_buffer *next;
     uint32_t size_class;
-    uint32_t unused;
+    uint32_t owner; /* in assertion builds: whose it is */
 } io_buffer;
+
+/* Unlikely by chance, as what lies in front of a pointer that is no buffer of ours. */
+enum { THE_POOLS = 0x706f6f6c, THE_USERS = 0x75736572 };
+
+/* In assertion builds: the buffer changes hands, and so does not do so twice. */
+static void buffer_set_owner(io_buffer_pool *pool, io_buffer *buffer, uint32_t to) {
+#ifdef IO_ASSERTIONS
+    bool acquired = to == THE_USERS;
+    io_assert(acquired || buffer->owner == THE_USERS);
+    buffer->owner = to;
+    int64_t before = atomic_fetch_add_explicit(&pool->out, acquired ? 1 : -1, memory_order_relaxed);
+    io_assert(acquired || before > 0);
+#else
+    (void)pool;
+    (void)buffer;
+    (void)to;
+#endif
+}
 
 static size_t buffer_class_bytes(uint32_t size_class) {
     return (size_t)1 << (SMALLEST_SHIFT + size_class);
@@ -29,6 +47,9 @@ static uint32_t buffer_class_for(size_t size) {
 }
 
 void io_buffer_pool_close(io_buffer_pool *pool) {
+#ifdef IO_ASSERTIONS
+    io_assert(pool->out == 0);
+#endif
     for (int i = 0; i < CLASSES; i++) {
         free(pool->last[i]);
         pool->last[i] = NULL;
@@ -57,6 +78,7 @@ static io_buffer *buffer_take(io_buffer_pool *pool, uint32_t size_class) {
 }
 
 void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
+    io_assert(size <= IO_BUFFER_POOLED_MAX);
     uint32_t size_class = buffer_class_for(size);
     size_t bytes = sizeof(io_buffer) + buffer_class_bytes(size_class);
     io_buffer *buffer;
@@ -67,6 +89,7 @@ void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
     if (buffer == NULL)
         return NULL;
     buffer->size_class = size_class;
+    buffer_set_owner(pool, buffer, THE_USERS);
     return buffer + 1;
 }
 
@@ -74,6 +97,7 @@ void io_buffer_release(io_buffer_pool *pool, void *memory) {
     io_buffer *buffer = (io_buffer *)memory - 1;
     uint32_t size_class = buffer->size_class;
     size_t bytes = buffer_class_bytes(size_class);
+    buffer_set_owner(pool, buffer, THE_POOLS);
     if (io_guard_enabled()) {
         io_guard_free(buffer, sizeof *buffer + bytes);
         return;

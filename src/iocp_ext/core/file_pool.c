@@ -27,6 +27,7 @@ static void file_pool_run(void *argument) {
         io_link *link = io_list_pop_front(&pool->waiting);
         if (link != NULL) {
             io_transfer *transfer = IO_CONTAINER(link, io_transfer, pool_link);
+            io_assert(pool->waiting_count > 0);
             pool->waiting_count--;
             io_mutex_unlock(&pool->lock);
             uint32_t os_error = 0;
@@ -78,6 +79,7 @@ static io_file_pool *file_pool_of(io_port *port) {
 }
 
 int io_file_pool_submit(io_op *op, int64_t (*work)(io_op *op, uint32_t *os_error)) {
+    io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
     io_file_pool *pool = file_pool_of(op->lane->port);
     if (pool == NULL)
         return -IOE_NOMEM;
@@ -101,12 +103,14 @@ int io_file_pool_submit(io_op *op, int64_t (*work)(io_op *op, uint32_t *os_error
 }
 
 bool io_file_pool_cancel(io_op *op) {
+    io_assert(io_lock_is_mine(&op->handle->lock) && op->flags & IO_OP_IN_POOL);
     io_file_pool *pool = file_pool_of(op->lane->port);
     io_transfer *transfer = (io_transfer *)op;
     io_mutex_lock(&pool->lock);
     /* A started operation's link points at itself. */
     bool waits = transfer->pool_link.next != &transfer->pool_link;
     if (waits) {
+        io_assert(pool->waiting_count > 0);
         io_list_remove(&transfer->pool_link);
         pool->waiting_count--;
     }
@@ -120,6 +124,7 @@ void io_file_pool_close(io_file_pool *pool) {
     io_cond_broadcast(&pool->work);
     while (pool->threads > 0)
         io_cond_wait(&pool->gone, &pool->lock, IO_NEVER);
+    io_assert(io_list_empty(&pool->waiting) && pool->waiting_count == 0 && pool->idle == 0);
     io_mutex_unlock(&pool->lock);
     io_cond_destroy(&pool->gone);
     io_cond_destroy(&pool->work);

@@ -1,4 +1,4 @@
-/* handle_queue.c: a handle and its operations, in order; the only road from submit to completion.
+/* handle_queue.c: the operations of a handle, in order; the only road from submit to completion.
  *
  * Each direction of a handle has a queue. Only its head is in the backend's hands: of two sends
  * under way, the second would put its bytes behind a short first one's. The rest waits here, and a
@@ -9,19 +9,12 @@
  * All of it happens under the handle's lock, so a completion that another thread dequeues before
  * submit has returned simply waits for the lock. What completes is collected in a list and put
  * into the lane's ready queue after the lock is released. */
-#include "core/backend.h"
+#include "core/handle.h"
 
-#include <stdlib.h>
+#include "core/token.h"
 
 enum {
-    HANDLES_PER_CHUNK = 32,
-    GENERATION_SHIFT = 48,
     ROUNDS_MAX = 4, /* parts of one operation that are done in a row before others get their turn */
-};
-
-struct io_handle_chunk {
-    struct io_handle_chunk *next;
-    io_handle handles[HANDLES_PER_CHUNK];
 };
 
 static int handle_queue_direction_of(uint8_t kind) {
@@ -98,15 +91,22 @@ static int64_t handle_queue_final_result(const io_op *op, int64_t result) {
 
 /* ---- the two ends of an operation ------------------------------------------------------------ */
 
-/* The one exit: the operation leaves its handle and is ready to be handed out. */
+/* Under the handle's lock. The one exit: the operation leaves its handle and is ready to be handed
+ * out. */
 static void handle_queue_complete(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
     io_port *port = op->lane->port;
     int direction = handle_queue_direction_of(op->kind);
-    if (direction >= 0 && op->state == IO_OP_QUEUED)
+    io_assert(io_lock_is_mine(&handle->lock));
+    io_assert(op->state == IO_OP_QUEUED || op->state == IO_OP_SUBMITTED);
+    if (direction >= 0 && op->state == IO_OP_QUEUED) {
+        io_assert(handle->waiting[direction] > 0);
         handle->waiting[direction]--;
-    else if (direction >= 0 && handle_queue_holds_back(handle, op))
+    } else if (direction >= 0 && handle_queue_holds_back(handle, op)) {
+        io_assert(handle->busy[direction]);
         handle->busy[direction] = false;
+    }
+    io_assert(handle->in_flight > 0);
     handle->in_flight--;
     if (op->kind == IO_SEND_FILE && ((io_send_file *)op)->held)
         io_native_close_file(((io_send_file *)op)->file);
@@ -121,11 +121,15 @@ static void handle_queue_complete(io_op *op, int64_t result, uint32_t os_error, 
     io_list_push_back(done, &op->link);
 }
 
-/* Gives the operation to the backend, and again while it ends at once with more to do. */
+/* Under the handle's lock. Gives the operation to the backend, and again while it ends at once with
+ * more to do. */
 static void handle_queue_start(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
     int direction = handle_queue_direction_of(op->kind);
+    io_assert(io_lock_is_mine(&handle->lock) && handle->open && !handle->native_gone);
+    io_assert(op->state == IO_OP_QUEUED || op->state == IO_OP_SUBMITTED);
     if (op->state == IO_OP_QUEUED && direction >= 0) {
+        io_assert(handle->waiting[direction] > 0 && !handle->busy[direction]);
         handle->waiting[direction]--;
         handle->busy[direction] = handle_queue_holds_back(handle, op);
     }
@@ -139,6 +143,7 @@ static void handle_queue_start(io_op *op, io_list *done) {
             handle_queue_complete(op, answer, op->os_error, done);
             return;
         }
+        io_assert(answer == IO_DONE && op->result >= 0);
         if (!handle_queue_wants_more(op, op->result)) {
             handle_queue_complete(op, handle_queue_final_result(op, op->result), 0, done);
             return;
@@ -171,39 +176,20 @@ static void handle_queue_pump(io_handle *handle, int direction, io_list *done) {
     }
 }
 
-/* The slot may be used for another file. */
-static void handle_queue_free(io_handle *handle) {
-    io_lane *lane = handle->lane;
-    io_mutex_lock(&lane->handles_lock);
-    io_list_remove(&handle->link);
-    io_list_push_front(&lane->free_handles, &handle->link);
-    io_mutex_unlock(&lane->handles_lock);
-}
-
-static void handle_queue_close_if_idle(io_handle *handle) {
-    if (!handle->closing || !handle->open || handle->in_flight > 0)
-        return;
-    handle->lane->backend->handle_close(handle, !handle->native_gone);
-    handle->open = false;
-    if (!handle->held)
-        handle_queue_free(handle);
-}
-
 /* What ends at once is in `done`. */
 static void handle_queue_submit(io_op *op, io_handle *handle, io_list *done) {
     io_lane *lane = op->lane; /* once it is submitted, another thread may take and release it */
-    io_port *port = lane->port;
     int direction = handle_queue_direction_of(op->kind);
+    io_assert(lane == handle->lane && io_op_is_idle(op));
     op->handle = handle;
     op->retries = 0;
-    atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
+    io_port_op_submitted(lane->port);
 
     int error = 0;
     if (op->kind == IO_SEND_FILE && lane->backend->hold_file != NULL && !((io_send_file *)op)->held)
         error = lane->backend->hold_file((io_send_file *)op);
 
-    io_lock_acquire(&handle->lock);
+    io_handle_lock(handle);
     handle->in_flight++;
     op->state = IO_OP_QUEUED;
     if (!handle->open || handle->closing || handle->native_gone)
@@ -221,7 +207,7 @@ static void handle_queue_submit(io_op *op, io_handle *handle, io_list *done) {
         if (!handle->busy[direction])
             handle_queue_start(op, done);
     }
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
 }
 
 void io_op_submit(io_op *op, io_handle *handle) {
@@ -240,31 +226,33 @@ bool io_op_submit_now(io_op *op, io_handle *handle) {
     if (io_list_empty(&done))
         return false;
     io_list_remove(&op->link);
-    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    io_assert(io_list_empty(&done) && io_op_is_idle(op));
+    io_port_op_taken(lane->port);
     return true;
 }
 
 void io_receive_now(io_receive *receive) {
     io_op *op = &receive->op;
-    io_lock_acquire(&op->handle->lock);
+    io_assert(io_op_is_idle(op) && op->result == IO_RECEIVE_READY && receive->buffer == NULL);
+    io_handle_lock(op->handle);
     int answer = op->lane->backend->receive_now(receive);
-    io_lock_release(&op->handle->lock);
+    io_handle_unlock(op->handle);
     if (answer < 0)
         op->result = answer;
 }
 
 uint64_t io_op_progress(io_op *op) {
     io_handle *handle = op->handle;
-    io_lock_acquire(&handle->lock);
+    io_handle_lock(handle);
     uint64_t moved = (uint64_t)handle_queue_final_result(op, 0);
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
     return moved;
 }
 
 /* ---- what backends report -------------------------------------------------------------------- */
 
 /* The operation goes on, unless somebody wants its end. Under the handle's lock. */
-static void handle_queue_go_on(io_op *op, io_list *done) {
+static void handle_queue_resubmit(io_op *op, io_list *done) {
     if (op->flags & IO_OP_CANCEL_ASKED || op->handle->native_gone) {
         handle_queue_complete(op, -IOE_CANCELED, 0, done);
         return;
@@ -275,37 +263,41 @@ static void handle_queue_go_on(io_op *op, io_list *done) {
 
 /* What may follow when an operation has ended. Under the handle's lock. */
 static void handle_queue_settle(io_handle *handle, int direction, io_list *done) {
+    io_assert(io_lock_is_mine(&handle->lock));
     if (direction >= 0)
         handle_queue_pump(handle, direction, done);
-    handle_queue_close_if_idle(handle);
+    handle_close_if_idle(handle);
 }
 
 void io_op_reported(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
     int direction = handle_queue_direction_of(op->kind);
-    io_lock_acquire(&handle->lock);
+    io_handle_lock(handle);
+    io_assert(op->state == IO_OP_SUBMITTED);
     if (result < 0 || !handle_queue_wants_more(op, result))
         handle_queue_complete(op, result < 0 ? result : handle_queue_final_result(op, result),
                               os_error, done);
     else
-        handle_queue_go_on(op, done);
+        handle_queue_resubmit(op, done);
     handle_queue_settle(handle, direction, done);
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
 }
 
 void io_op_retry(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
     int direction = handle_queue_direction_of(op->kind);
-    io_lock_acquire(&handle->lock);
-    handle_queue_go_on(op, done);
+    io_handle_lock(handle);
+    io_assert(op->state == IO_OP_SUBMITTED);
+    handle_queue_resubmit(op, done);
     handle_queue_settle(handle, direction, done);
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
 }
 
 static void handle_queue_retry_head(io_handle *handle, int direction, io_list *done) {
     io_link *head = handle->queue[direction].next;
     if (handle->busy[direction] && head != &handle->queue[direction]) {
         io_op *op = IO_CONTAINER(head, io_op, link);
+        io_assert(op->state == IO_OP_SUBMITTED);
         op->flags |= IO_OP_RESUBMITTED;
         handle_queue_start(op, done);
     }
@@ -313,10 +305,9 @@ static void handle_queue_retry_head(io_handle *handle, int direction, io_list *d
 }
 
 void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
-    io_handle *handle = (io_handle *)(uintptr_t)(token & ((UINT64_C(1) << GENERATION_SHIFT) - 1));
-    io_lock_acquire(&handle->lock);
-    if (handle->open && !handle->native_gone &&
-        (uint16_t)handle->generation == (uint16_t)(token >> GENERATION_SHIFT)) {
+    io_handle *handle = io_token_pointer(token);
+    io_handle_lock(handle);
+    if (handle->open && !handle->native_gone && io_token_is_of(token, handle->generation)) {
         handle->ready |= (uint8_t)events;
         if (events & IO_READABLE)
             handle_queue_retry_head(handle, IO_IN, done);
@@ -330,9 +321,9 @@ void io_handle_ready(uint64_t token, uint32_t events, io_list *done) {
                 handle_queue_start(op, done);
             }
         }
-        handle_queue_close_if_idle(handle);
+        handle_close_if_idle(handle);
     }
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
 }
 
 void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error) {
@@ -347,30 +338,16 @@ void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error) {
 
 /* Under the handle's lock. */
 static void handle_queue_cancel(io_op *op, io_list *done) {
+    io_assert(io_lock_is_mine(&op->handle->lock));
     if (op->state == IO_OP_QUEUED) {
         handle_queue_complete(op, -IOE_CANCELED, 0, done);
     } else if (!(op->flags & IO_OP_CANCEL_ASKED)) {
         op->flags |= IO_OP_CANCEL_ASKED;
-        if (op->lane->backend->cancel(op) == IO_DONE)
+        int answer = op->lane->backend->cancel(op);
+        io_assert(answer == IO_DONE || answer == IO_PENDING);
+        if (answer == IO_DONE)
             handle_queue_complete(op, -IOE_CANCELED, 0, done);
     }
-}
-
-static bool handle_queue_cancel_timer(io_op *op, io_list *done) {
-    io_lane *lane = op->lane;
-    bool pending;
-    io_mutex_lock(&lane->lock);
-    pending = op->state == IO_OP_SUBMITTED;
-    if (pending) {
-        io_timer_heap_remove(&lane->timers, (io_timer *)op);
-        op->result = -IOE_CANCELED;
-        op->state = IO_OP_COMPLETED;
-        io_list_push_back(done, &op->link);
-    }
-    io_mutex_unlock(&lane->lock);
-    if (pending)
-        atomic_fetch_add_explicit(&lane->port->cancelled, 1, memory_order_relaxed);
-    return pending;
 }
 
 bool io_op_cancel(io_op *op) {
@@ -380,16 +357,16 @@ bool io_op_cancel(io_op *op) {
     io_list done;
     io_list_init(&done);
     if (handle == NULL) {
-        pending = op->kind == IO_TIMER && handle_queue_cancel_timer(op, &done);
+        pending = op->kind == IO_TIMER && io_timer_cancel((io_timer *)op, &done);
     } else {
-        io_lock_acquire(&handle->lock);
+        io_handle_lock(handle);
         pending = op->state == IO_OP_QUEUED || op->state == IO_OP_SUBMITTED;
         if (pending) {
             int direction = handle_queue_direction_of(op->kind);
             handle_queue_cancel(op, &done);
             handle_queue_settle(handle, direction, &done);
         }
-        io_lock_release(&handle->lock);
+        io_handle_unlock(handle);
     }
     io_lane_push(lane, &done);
     return pending;
@@ -420,150 +397,32 @@ static void handle_queue_cancel_all(io_handle *handle, io_list *done) {
 void io_handle_cancel(io_handle *handle) {
     io_list done;
     io_list_init(&done);
-    io_lock_acquire(&handle->lock);
+    io_handle_lock(handle);
     handle_queue_cancel_all(handle, &done);
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
     io_lane_push(handle->lane, &done);
 }
 
-/* ---- handles --------------------------------------------------------------------------------- */
+/* ---- the end of a handle --------------------------------------------------------------------- */
 
-uint64_t io_handle_token(const io_handle *handle) {
-    return (uint64_t)(uintptr_t)handle | (uint64_t)handle->generation << GENERATION_SHIFT;
-}
-
-/* Under handles_lock. */
-static bool handle_queue_handles_grow(io_lane *lane) {
-    struct io_handle_chunk *chunk = calloc(1, sizeof *chunk);
-    if (chunk == NULL)
-        return false;
-    for (int i = HANDLES_PER_CHUNK - 1; i >= 0; i--) {
-        io_handle *handle = &chunk->handles[i];
-        handle->lane = lane;
-        io_list_push_front(&lane->free_handles, &handle->link);
-    }
-    chunk->next = lane->handle_chunks;
-    lane->handle_chunks = chunk;
-    return true;
-}
-
-/* A handle that is owned has its type and family already. */
-static int handle_queue_open(io_lane *lane, io_native native, bool owned, io_handle_type type,
-                             int family, io_handle **out, uint32_t *os_error) {
-    io_mutex_lock(&lane->handles_lock);
-    io_link *link = NULL;
-    if (!io_list_empty(&lane->free_handles) || handle_queue_handles_grow(lane)) {
-        link = io_list_pop_front(&lane->free_handles);
-        io_list_push_back(&lane->handles, link);
-    }
-    io_mutex_unlock(&lane->handles_lock);
-    if (link == NULL)
-        return -IOE_NOMEM;
-
-    io_handle *handle = IO_CONTAINER(link, io_handle, link);
-    io_lock_acquire(&handle->lock);
-    handle->native = native;
-    handle->generation++;
-    handle->in_flight = 0;
-    handle->closing = handle->native_gone = false;
-    handle->owned = owned;
-    handle->type = (uint8_t)type;
-    handle->family = family;
-    handle->ready = 0;
-    handle->busy[IO_IN] = handle->busy[IO_OUT] = false;
-    handle->waiting[IO_IN] = handle->waiting[IO_OUT] = 0;
-    io_list_init(&handle->queue[IO_IN]);
-    io_list_init(&handle->queue[IO_OUT]);
-    io_list_init(&handle->others);
-    for (size_t i = 0; i < sizeof handle->backend.word / sizeof handle->backend.word[0]; i++)
-        handle->backend.word[i] = 0;
-    int error = lane->backend->handle_open(handle, os_error);
-    handle->open = error == 0;
-    handle->held = error == 0 && !owned;
-    io_lock_release(&handle->lock);
-    if (error) {
-        handle_queue_free(handle);
-        return error;
-    }
-    *out = handle;
-    return 0;
-}
-
-int io_handle_open(io_lane *lane, io_native native, io_handle **handle, uint32_t *os_error) {
-    return handle_queue_open(lane, native, false, IO_STREAM, 0, handle, os_error);
-}
-
-int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **handle,
-                    uint32_t *os_error) {
-    return handle_queue_open(lane, native, true, IO_STREAM, family, handle, os_error);
-}
-
-int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_handle **handle,
-                             uint32_t *os_error) {
-    return handle_queue_open(lane, native, true, IO_DATAGRAM, family, handle, os_error);
-}
-
-/* A handle's slot is used again when it is neither open nor named by anybody. */
-void io_handle_release(io_handle *handle) {
-    io_lock_acquire(&handle->lock);
-    handle->held = false;
-    bool unused = !handle->open;
-    io_lock_release(&handle->lock);
-    if (unused)
-        handle_queue_free(handle);
-}
-
-int io_handle_forget(io_handle *handle, bool native_gone) {
-    io_lock_acquire(&handle->lock);
-    bool busy = handle->in_flight > 0;
-    if (!busy && handle->open) {
-        handle->native_gone = native_gone;
-        handle->lane->backend->handle_close(handle, false);
-        handle->open = false;
-    }
-    io_lock_release(&handle->lock);
-    return busy ? -IOE_BUSY : 0;
-}
-
-static void handle_queue_close_native(io_handle *handle, bool native_gone) {
+static void handle_queue_close(io_handle *handle, bool native_gone) {
     io_list done;
     io_list_init(&done);
-    io_lock_acquire(&handle->lock);
+    io_handle_lock(handle);
     if (handle->open && !handle->closing) {
         handle->closing = true;
         handle->native_gone = native_gone;
         handle_queue_cancel_all(handle, &done);
-        handle_queue_close_if_idle(handle);
+        handle_close_if_idle(handle);
     }
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
     io_lane_push(handle->lane, &done);
 }
 
 void io_handle_close(io_handle *handle) {
-    handle_queue_close_native(handle, false);
+    handle_queue_close(handle, false);
 }
 
 void io_handle_abandon(io_handle *handle) {
-    handle_queue_close_native(handle, true);
-}
-
-/* ---- the port's end -------------------------------------------------------------------------- */
-
-void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *context),
-                     void *context) {
-    io_mutex_lock(&lane->handles_lock);
-    struct io_handle_chunk *chunk = lane->handle_chunks;
-    io_mutex_unlock(&lane->handles_lock);
-    for (; chunk != NULL; chunk = chunk->next)
-        for (int i = 0; i < HANDLES_PER_CHUNK; i++)
-            if (chunk->handles[i].open)
-                visit(&chunk->handles[i], context);
-}
-
-void io_handles_free(io_lane *lane) {
-    while (lane->handle_chunks != NULL) {
-        struct io_handle_chunk *chunk = lane->handle_chunks;
-        lane->handle_chunks = chunk->next;
-        free(chunk);
-    }
+    handle_queue_close(handle, true);
 }

@@ -3,17 +3,19 @@
  * A *port* is a completion queue. An *operation* is one piece of overlapped work: it is submitted
  * once, owned by the kernel until its completion is reported, put into the ready queue, and taken
  * out of it exactly once by some thread. A *lane* is one kernel queue of the port with the threads
- * that wait on it. A *handle* is a socket or file associated with the port; it is the strand that
- * keeps its operations in order.
+ * that wait on it. A *handle* is a socket or file associated with the port; its queues keep its
+ * operations in order.
  *
- *      io_op_submit ──► strand (handle queue) ──► backend->submit ──► kernel
- *                                                                       │
- *      io_lane_get / io_worker_take ◄── ready queue ◄── io_op_reported ◄─┘  (backend->wait)
+ *      io_op_submit ──► handle queue ──► backend->submit ──► kernel
+ *                                                              │
+ *      io_lane_get ◄── ready queue ◄── io_op_reported ◄────────┘  (backend->wait)
+ *      io_worker_take
  *
  * Nothing here knows Python: owners are opaque pointers, and no function here calls back.
  *
- * Locks, outermost first: handle->lock, a backend's own, lane->lock. The others (handles_lock,
- * slab_lock, a pool's) are innermost. None is held while a thread waits in the kernel. */
+ * Locks, outermost first: handle->lock, lane->lock. The others (handles_lock, slab_lock, a pool's,
+ * a backend's own) are innermost. None is held while a thread waits in the kernel. Assertion builds
+ * check this (assert.h, lock_owner.c). */
 #ifndef IOCPCORE_IO_H
 #define IOCPCORE_IO_H
 
@@ -106,7 +108,7 @@ typedef enum io_kind {
 typedef enum io_op_state {
     IO_OP_FREE,      /* on a free list */
     IO_OP_PREPARED,  /* the caller fills it in */
-    IO_OP_QUEUED,    /* behind another operation of its handle; the strand owns it */
+    IO_OP_QUEUED,    /* behind another operation of its handle, whose queue owns it */
     IO_OP_SUBMITTED, /* the kernel's: nothing of it may be touched until it is reported */
     IO_OP_COMPLETED, /* in the ready queue, or taken from it and not yet released */
 } io_op_state;
@@ -118,7 +120,7 @@ enum {
     IO_OP_IN_POOL = 1u << 3,     /* handed to the file thread pool */
     IO_OP_YIELD = 1u << 4,       /* has had its share: submit() makes it wait for its next turn */
     IO_OP_LEAKED = 1u << 5,      /* its port was closed, and the kernel kept it */
-    IO_OP_CANCEL_OWED = 1u << 6, /* the kernel did not take the cancel that was asked for (uring) */
+    IO_OP_CANCEL_DEFERRED = 1u << 6, /* the kernel did not take the cancel that was asked for */
 };
 
 /* What the owner of an operation does with it once it has been taken from the ready queue. */
@@ -266,6 +268,9 @@ typedef struct io_buffer_pool {
     io_lock lock;
     struct io_buffer *free[8]; /* the others */
     uint32_t free_count[8];
+#ifdef IO_ASSERTIONS
+    _Atomic int64_t out; /* acquired and not released */
+#endif
 } io_buffer_pool;
 
 void io_buffer_pool_close(io_buffer_pool *pool);
@@ -278,8 +283,7 @@ bool io_guard_enabled(void);
 void *io_guard_alloc(size_t size);
 void io_guard_free(void *memory, size_t size);
 
-/* ---- handles: one strand each (handle_queue.c)
- * ---------------------------------------------------- */
+/* ---- handles: their life (handle.c), and the order of their operations (handle_queue.c) ----- */
 
 typedef enum io_handle_type { IO_STREAM, IO_DATAGRAM, IO_FILE } io_handle_type;
 enum { IO_IN, IO_OUT, IO_DIRECTIONS };
@@ -349,11 +353,11 @@ void io_handle_ready(uint64_t token, uint32_t events, io_list *done);
 /* Completion from a thread that is not in wait(), such as the file pool's. */
 void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error);
 
-/* For port.c: every open handle; the memory of all. */
+/* Every open handle; the memory of all, when none is open any more. */
 void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *context), void *context);
 void io_handles_free(io_lane *lane);
 
-/* ---- timers (timer.c): a heap, under the lane's lock ----------------------------------------- */
+/* ---- timers (timer_heap.c): a heap, under the lane's lock ------------------------------------ */
 
 typedef struct io_timer_heap {
     io_timer **items;
@@ -364,6 +368,8 @@ typedef struct io_timer_heap {
 bool io_timer_heap_push(io_timer_heap *heap, io_timer *timer); /* false without memory */
 void io_timer_heap_remove(io_timer_heap *heap, io_timer *timer);
 io_timer *io_timer_heap_first(const io_timer_heap *heap); /* NULL when empty */
+/* Moves the timers due by then into `done`, as completed with this result; returns how many. */
+uint32_t io_timer_heap_expire(io_timer_heap *heap, uint64_t now_ns, int64_t result, io_list *done);
 void io_timer_heap_free(io_timer_heap *heap);
 
 /* ---- lanes: the ready queue and the threads that wait for it (lane.c, worker.c) ------------- */
@@ -385,17 +391,18 @@ typedef struct io_worker {
     io_link link;        /* lane->workers */
     io_link parked_link; /* lane->parked */
     io_cond wake;
-    bool runs;               /* run(): counts against concurrency; false: a getter */
-    bool parked;             /* in lane->parked */
-    bool slot;               /* one of lane->concurrency is taken by it */
-    bool lost;               /* was stuck in a callback: its slot has been given to a spare */
-    bool main;               /* waits on lane->main_wake, with signals */
-    uint8_t state;           /* io_worker_state */
-    uint32_t turn;           /* deliveries left until the kernel is asked again */
-    uint32_t brought;        /* shared lanes: completions that the last look brought */
-    uint32_t single_looks;   /* shared lanes: so many more looks are for one only */
-    uint64_t sequence, seen; /* callbacks so far; the watcher's last look */
-    uint64_t began_ns;       /* the present callback, where concurrency is above 1 */
+    bool runs;              /* run(): counts against concurrency; false: a getter */
+    bool parked;            /* in lane->parked */
+    bool slot;              /* one of lane->concurrency is taken by it */
+    bool lost;              /* was stuck in a callback: its slot has been given to a spare */
+    bool main;              /* waits on lane->main_wake, with signals */
+    uint8_t state;          /* io_worker_state */
+    uint32_t turn;          /* deliveries left until the kernel is asked again */
+    uint32_t last_batch;    /* shared lanes: completions that the last poll brought */
+    uint32_t single_polls;  /* shared lanes: so many more polls ask for one only */
+    uint64_t sequence;      /* callbacks so far */
+    uint64_t last_sequence; /* ... when the watcher last checked */
+    uint64_t began_ns;      /* the present callback, where concurrency is above 1 */
 } io_worker;
 
 struct io_lane {
@@ -411,7 +418,7 @@ struct io_lane {
     uint32_t concurrency;
     uint32_t running;        /* slots taken */
     uint64_t callback_ns;    /* what a callback takes lately, where concurrency is above 1 */
-    io_worker *watcher;      /* the spare that looks for stuck callbacks */
+    io_worker *watcher;      /* the spare that checks for stuck callbacks */
     bool watcher_asleep;     /* it waits without a tick */
     bool driven;             /* a thread waits in the kernel or is about to (not shared lanes) */
     bool waiting;            /* ... and a wake is needed to reach it */
@@ -419,7 +426,7 @@ struct io_lane {
     uint32_t kernel_waiters; /* shared lanes: threads in wait() ... */
     uint32_t kernel_workers; /* ... of which in run() */
     uint32_t worker_count;   /* threads in run() */
-    io_cond left;            /* a thread left, or is to look around: for stop and close */
+    io_cond left;            /* a thread left, or is to check its conditions: for stop and close */
     _Atomic int wait_error;  /* portable: why waits began to fail; 0: they do not */
     _Atomic int broken;      /* portable: why waiting is over for good; 0: it is not */
     uint64_t failed_ns;      /* when a wait failed last */
@@ -435,7 +442,7 @@ struct io_lane {
 };
 
 int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency);
-/* What connections are told when their port ends: IOE_CANCELED, or why it could not go on. */
+/* What connections report when their port ends: IOE_CANCELED, or why it could not go on. */
 static inline int io_lane_end(const io_lane *lane) {
     int broken = atomic_load_explicit(&lane->broken, memory_order_relaxed);
     return broken ? broken : IOE_CANCELED;
@@ -456,8 +463,11 @@ void io_lane_wake_all(io_lane *lane);
 /* Reports timers that are due; the earliest deadline left. */
 uint64_t io_lane_fire_timers(io_lane *lane, io_list *done);
 uint64_t io_lane_now(const io_lane *lane);
-/* Starts a timer that ends `delay_ns` from now. */
+
+/* Timers (timer.c). Starts one that ends `delay_ns` from now. */
 void io_timer_submit(io_timer *timer, uint64_t delay_ns);
+/* Ends it as cancelled, in `done`. False: too late, it comes out of the ready queue. */
+bool io_timer_cancel(io_timer *timer, io_list *done);
 /* Takes it back, and releases it. False: too late, it comes out of the ready queue. */
 bool io_timer_withdraw(io_timer *timer);
 
@@ -465,7 +475,7 @@ bool io_timer_withdraw(io_timer *timer);
  * of the port, so that the callback may close it. 0 or a portable error. */
 int io_worker_enter(io_worker *worker, io_lane *lane);
 /* Waits until there is something to take: 1; 0: stopped; -IOE_INTR; -IOE_CLOSED. Until the deadline
- * only if that is 0: a look without waiting, -IOE_INTR if there is nothing. */
+ * only if that is 0: a poll without waiting, -IOE_INTR if there is nothing. */
 int io_worker_wait(io_worker *worker, const io_wait *wait);
 /* The next operation to deliver, or NULL: wait again. Each call ends the callback before it. */
 io_op *io_worker_take(io_worker *worker);
@@ -494,6 +504,9 @@ struct io_port {
     io_op *free_ops[2];
     io_buffer_pool buffers;
     struct io_file_pool *file_pool; /* started when a file operation needs it */
+#ifdef IO_ASSERTIONS
+    _Atomic int64_t ops_out; /* operations that io_op_new gave and io_op_release did not get back */
+#endif
 };
 
 /* 0 or a portable error; `os_error` keeps the system's. */
@@ -502,9 +515,13 @@ int io_port_open(io_port **port, const io_backend *backend, uint32_t concurrency
 /* Every call into an open port is between these two. 0, IOE_CLOSED, or IOE_FORKED. */
 int io_port_enter(io_port *port);
 void io_port_leave(io_port *port);
-bool io_port_forked(const io_port *port); /* it is the parent process's: nothing may be touched */
+/* fork.c. It is the parent process's: nothing may be touched. */
+bool io_port_forked(const io_port *port);
+/* How often the process has forked, as far as ports need to know. */
+uint32_t io_fork_generation(void);
 void io_port_stop(io_port *port);
-/* Closing, step by step, all by the one caller that is told true: refuse new calls and end waits;
+/* Closing, step by step, by the one caller for whom this returns true: refuse new calls and end
+ * waits;
  */
 bool io_port_begin_close(io_port *port);
 /* cancel everything and wait until the kernel has given it back, for at most this long (returns
@@ -532,6 +549,50 @@ void io_post_submit(io_op *post);
 
 const io_backend *io_backend_by_name(const char *name);
 const io_backend *const *io_backends(void); /* best first, NULL at the end */
+
+/* ---- locks and counts, with what is asserted of them ------------------------------------------
+ */
+
+static inline bool io_innermost_is_mine(const io_port *port) {
+    return io_lock_is_mine(&port->lane.handles_lock) || io_lock_is_mine(&port->slab_lock) ||
+           io_lock_is_mine(&port->buffers.lock);
+}
+
+static inline void io_lane_lock(io_lane *lane) {
+    io_assert(!io_innermost_is_mine(lane->port));
+    io_mutex_lock(&lane->lock);
+}
+
+static inline void io_lane_unlock(io_lane *lane) {
+    io_mutex_unlock(&lane->lock);
+}
+
+static inline void io_handle_lock(io_handle *handle) {
+    io_assert(!io_lock_is_mine(&handle->lane->lock) && !io_innermost_is_mine(handle->lane->port));
+    io_lock_acquire(&handle->lock);
+}
+
+static inline void io_handle_unlock(io_handle *handle) {
+    io_lock_release(&handle->lock);
+}
+
+/* Prepared, or taken from the ready queue: nobody has it but the caller. */
+static inline bool io_op_is_idle(const io_op *op) {
+    return (op->state == IO_OP_PREPARED || op->state == IO_OP_COMPLETED) &&
+           io_list_empty(&op->link);
+}
+
+/* An operation is in flight from its submission until it is taken from the ready queue. */
+static inline void io_port_op_submitted(io_port *port) {
+    atomic_fetch_add_explicit(&port->in_flight, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&port->submitted, 1, memory_order_relaxed);
+}
+
+static inline void io_port_op_taken(io_port *port) {
+    int64_t before = atomic_fetch_sub_explicit(&port->in_flight, 1, memory_order_relaxed);
+    io_assert(before > 0);
+    (void)before;
+}
 
 /* ---- file thread pool (file_pool.c) ---------------------------------------------------------- */
 

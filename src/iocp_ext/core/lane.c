@@ -35,17 +35,22 @@ uint64_t io_lane_now(const io_lane *lane) {
 /* ---- the ready queue (under lane->lock) ------------------------------------------------------ */
 
 void io_lane_append(io_lane *lane, io_list *done) {
-    for (io_link *link = done->next; link != done; link = link->next)
+    io_assert(io_lock_is_mine(&lane->lock));
+    for (io_link *link = done->next; link != done; link = link->next) {
+        io_assert(IO_CONTAINER(link, io_op, link)->state == IO_OP_COMPLETED);
         lane->ready_count++;
+    }
     io_list_splice_back(&lane->ready, done);
 }
 
 io_op *lane_take_ready(io_lane *lane) {
+    io_assert(io_lock_is_mine(&lane->lock));
+    io_assert(io_list_empty(&lane->ready) == (lane->ready_count == 0));
     io_link *link = io_list_pop_front(&lane->ready);
     if (link == NULL)
         return NULL;
     lane->ready_count--;
-    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
+    io_port_op_taken(lane->port);
     return IO_CONTAINER(link, io_op, link);
 }
 
@@ -61,15 +66,30 @@ void lane_signal(io_worker *thread) {
     io_cond_signal(&thread->wake);
 }
 
-void lane_unpark(io_worker *thread) {
-    io_list_remove(&thread->parked_link);
+void lane_park(io_worker *thread) {
+    io_lane *lane = thread->lane;
+    io_assert(io_lock_is_mine(&lane->lock) && !thread->parked && !thread->slot);
+    thread->parked = true;
+    io_list_push_front(&lane->parked, &thread->parked_link);
+}
+
+void lane_end_parking(io_worker *thread) {
+    io_assert(io_lock_is_mine(&thread->lane->lock));
+    if (thread->parked)
+        io_list_remove(&thread->parked_link);
     thread->parked = false;
+}
+
+void lane_unpark(io_worker *thread) {
+    io_assert(thread->parked);
+    lane_end_parking(thread);
     lane_signal(thread);
 }
 
 io_worker *lane_find_parked(io_lane *lane, bool runs) {
     for (io_link *link = lane->parked.next; link != &lane->parked; link = link->next) {
         io_worker *thread = IO_CONTAINER(link, io_worker, parked_link);
+        io_assert(thread->parked && thread->lane == lane);
         if (thread->runs == runs)
             return thread;
     }
@@ -78,6 +98,7 @@ io_worker *lane_find_parked(io_lane *lane, bool runs) {
 
 /* Whether the caller is to wake the driver, with or without the lock. */
 static bool lane_driver_needs_wake(io_lane *lane) {
+    io_assert(io_lock_is_mine(&lane->lock));
     if (!lane->waiting || lane->woken)
         return false;
     lane->woken = true;
@@ -85,7 +106,7 @@ static bool lane_driver_needs_wake(io_lane *lane) {
     return true;
 }
 
-static void lane_wake_driver(io_lane *lane) {
+void lane_wake_driver(io_lane *lane) {
     if (lane_driver_needs_wake(lane))
         lane->backend->wake(lane);
 }
@@ -99,6 +120,7 @@ static bool lane_worth_a_switch(const io_lane *lane) {
  * or tells (true) that the driver is to be woken. */
 static bool lane_wake_parked(io_lane *lane) {
     bool work = lane->ready_count > 0;
+    io_assert(lane->running <= lane->concurrency);
     if ((work || !lane->driven) && !io_list_empty(&lane->parked)) {
         io_worker *getter = lane_find_parked(lane, false);
         if (getter != NULL) {
@@ -114,7 +136,7 @@ static bool lane_wake_parked(io_lane *lane) {
     return work && lane_driver_needs_wake(lane);
 }
 
-void lane_kick(io_lane *lane) {
+void lane_wake_next(io_lane *lane) {
     if (lane_wake_parked(lane))
         lane->backend->wake(lane);
 }
@@ -122,6 +144,7 @@ void lane_kick(io_lane *lane) {
 void io_lane_push(io_lane *lane, io_list *done) {
     if (io_list_empty(done))
         return;
+    io_assert(!io_lock_is_mine(&lane->lock));
     if (lane_shared(lane)) {
         io_list refused;
         io_list_init(&refused);
@@ -130,17 +153,17 @@ void io_lane_push(io_lane *lane, io_list *done) {
                 io_list_push_back(&refused, link);
         if (io_list_empty(&refused))
             return;
-        /* The kernel is out of memory for packets: the next thread that looks takes them. */
-        io_mutex_lock(&lane->lock);
+        /* The kernel is out of memory for packets: the next thread that checks takes them. */
+        io_lane_lock(lane);
         io_lane_append(lane, &refused);
-        io_mutex_unlock(&lane->lock);
+        io_lane_unlock(lane);
         lane->backend->wake(lane);
         return;
     }
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
     io_lane_append(lane, done);
     bool wake = lane_wake_parked(lane);
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     if (wake) /* a system call, and whom it wakes wants the lock */
         lane->backend->wake(lane);
 }
@@ -148,26 +171,28 @@ void io_lane_push(io_lane *lane, io_list *done) {
 void io_lane_give_back(io_lane *lane, io_op **ops, int count) {
     io_list done;
     io_list_init(&done);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        io_assert(ops[i]->state == IO_OP_COMPLETED && io_list_empty(&ops[i]->link));
         io_list_push_back(&done, &ops[i]->link);
+    }
     atomic_fetch_add_explicit(&lane->port->in_flight, count, memory_order_relaxed);
     if (!lane_shared(lane)) { /* in front of what has come since */
-        io_mutex_lock(&lane->lock);
+        io_lane_lock(lane);
         io_list_splice_back(&done, &lane->ready);
         lane->ready_count = 0;
-        io_mutex_unlock(&lane->lock);
+        io_lane_unlock(lane);
     }
     io_lane_push(lane, &done);
 }
 
 void io_lane_wake_all(io_lane *lane) {
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
     while (!io_list_empty(&lane->parked))
         lane_unpark(IO_CONTAINER(lane->parked.next, io_worker, parked_link));
     uint32_t wakes = lane->kernel_waiters;
     lane_wake_driver(lane);
     io_cond_broadcast(&lane->left);
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     while (wakes-- > 0)
         lane->backend->wake(lane);
 }
@@ -176,13 +201,13 @@ static uint64_t lane_earlier(uint64_t a_ns, uint64_t b_ns) {
     return a_ns < b_ns ? a_ns : b_ns;
 }
 
-/* When the wait is to end for a look at signals. Virtual time knows no signals. */
+/* When the wait is to end so that signals are checked. Virtual time knows no signals. */
 static uint64_t lane_recheck_at(const io_lane *lane, const io_wait *wait) {
     bool rechecks = wait->recheck_ns != 0 && lane->backend->now == NULL;
     return rechecks ? io_clock_ns() + wait->recheck_ns : IO_NEVER;
 }
 
-static bool lane_due(uint64_t recheck_ns) {
+static bool lane_recheck_due(uint64_t recheck_ns) {
     return recheck_ns != IO_NEVER && io_clock_ns() >= recheck_ns;
 }
 
@@ -191,11 +216,11 @@ bool lane_wait_parked(io_worker *thread, const io_wait *wait, uint64_t deadline_
 #ifndef _WIN32
     if (thread->main) {
         uint64_t recheck_ns = lane_recheck_at(lane, wait);
-        io_mutex_unlock(&lane->lock);
+        io_lane_unlock(lane);
         bool interrupted =
             io_wake_wait(lane->main_wake, lane_earlier(deadline_ns, recheck_ns), wait->mask);
-        io_mutex_lock(&lane->lock);
-        return interrupted || lane_due(recheck_ns);
+        io_lane_lock(lane);
+        return interrupted || lane_recheck_due(recheck_ns);
     }
 #endif
     (void)wait;
@@ -217,7 +242,7 @@ int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait 
 
 /* The system is short of something. Whatever else a wait may say, it will say again: its descriptor
  * is closed, or another file's by now, or completions were lost. */
-static bool lane_may_pass(int error) {
+static bool lane_is_transient(int error) {
     return error == IOE_NOMEM || error == IOE_NOBUFS || error == IOE_AGAIN || error == IOE_BUSY ||
            error == IOE_MFILE || error == IOE_NFILE;
 }
@@ -234,20 +259,21 @@ static void lane_pause_waiting(io_lane *lane, uint64_t deadline_ns) {
     lane->driven = driven;
 }
 
-int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
+int lane_wait_ended(io_lane *lane, int error, uint64_t deadline_ns) {
+    io_assert(io_lock_is_mine(&lane->lock));
     if (error == 0 || error == -IOE_INTR) {
-        if (lane->wait_error != 0 && io_clock_ns() - lane->failed_ns > LANE_CALM_NS)
+        if (lane->wait_error != 0 && io_clock_ns() - lane->failed_ns > LANE_RECOVERY_NS)
             lane->wait_error = 0;
         return error;
     }
     if (error == -IOE_CLOSED && lane_port_open(lane))
         error = -IOE_BADF; /* somebody else has closed the queue */
     lane->stats.wait_failures++;
-    if (!lane_may_pass(-error)) {
+    if (!lane_is_transient(-error)) {
         lane->broken = -error; /* who leaves the lane wakes the next one, which finds that */
         return error;
     }
-    if (lane->wait_error == 0) /* errors that take turns are told as one failure */
+    if (lane->wait_error == 0) /* errors that take turns are reported as one failure */
         lane->wait_error = -error;
     lane->failed_ns = io_clock_ns();
     lane_pause_waiting(lane, deadline_ns);
@@ -257,28 +283,25 @@ int lane_waited(io_lane *lane, int error, uint64_t deadline_ns) {
 /* ---- driving --------------------------------------------------------------------------------- */
 
 /* Under lane->lock. */
-static void lane_collect_timers(io_lane *lane, uint64_t now_ns, io_list *done) {
-    io_timer *timer;
-    while ((timer = io_timer_heap_first(&lane->timers)) != NULL && timer->deadline_ns <= now_ns) {
-        io_timer_heap_remove(&lane->timers, timer);
-        timer->op.state = IO_OP_COMPLETED;
-        io_list_push_back(done, &timer->op.link);
-        atomic_fetch_add_explicit(&lane->port->completed, 1, memory_order_relaxed);
-    }
+static void lane_collect_timers(io_lane *lane, io_list *done) {
+    io_assert(io_lock_is_mine(&lane->lock));
+    uint32_t count = io_timer_heap_expire(&lane->timers, io_lane_now(lane), 0, done);
+    atomic_fetch_add_explicit(&lane->port->completed, count, memory_order_relaxed);
 }
 
 uint64_t io_lane_fire_timers(io_lane *lane, io_list *done) {
-    io_mutex_lock(&lane->lock);
-    lane_collect_timers(lane, io_lane_now(lane), done);
+    io_lane_lock(lane);
+    lane_collect_timers(lane, done);
     io_timer *first = io_timer_heap_first(&lane->timers);
     uint64_t deadline_ns = first ? first->deadline_ns : IO_NEVER;
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     return deadline_ns;
 }
 
 int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     io_list done;
     io_list_init(&done);
+    io_assert(io_lock_is_mine(&lane->lock) && !lane->driven && !lane->waiting);
     uint64_t recheck_ns = deadline_ns == 0 ? IO_NEVER : lane_recheck_at(lane, wait);
     io_timer *first = io_timer_heap_first(&lane->timers);
     if (first != NULL)
@@ -288,17 +311,19 @@ int lane_drive(io_lane *lane, const io_wait *wait, uint64_t deadline_ns) {
     lane->waiting = deadline_ns != 0;
     lane->dispatched = 0;
     lane->stats.waits++;
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
+    io_assert(io_no_lock_is_mine());
     int error = lane->backend->wait(lane, wait, deadline_ns, LANE_BURST, &done);
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
+    io_assert(lane->driven);
     lane->driven = lane->waiting = lane->woken = false;
     io_lane_append(lane, &done);
-    error = lane_waited(lane, error, deadline_ns);
+    error = lane_wait_ended(lane, error, deadline_ns);
     if (lane->timers.count > 0) {
-        lane_collect_timers(lane, io_lane_now(lane), &done);
+        lane_collect_timers(lane, &done);
         io_lane_append(lane, &done);
     }
-    return error == 0 && lane_due(recheck_ns) ? -IOE_INTR : error;
+    return error == 0 && lane_recheck_due(recheck_ns) ? -IOE_INTR : error;
 }
 
 int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worker) {
@@ -307,13 +332,16 @@ int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worke
     lane->kernel_waiters++;
     lane->kernel_workers += worker;
     lane->stats.waits++;
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
+    io_assert(io_no_lock_is_mine());
     int error = lane->backend->wait(lane, wait, wait->deadline_ns, maximum, &done);
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
+    io_assert(lane->kernel_waiters > 0 && lane->kernel_workers >= worker &&
+              lane->kernel_workers <= lane->kernel_waiters);
     lane->kernel_waiters--;
     lane->kernel_workers -= worker;
     io_lane_append(lane, &done);
-    error = lane_waited(lane, error, wait->deadline_ns);
+    error = lane_wait_ended(lane, error, wait->deadline_ns);
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
     /* A wake for a worker that is to stop must not be lost on a getter. */
@@ -335,9 +363,9 @@ void lane_repost_surplus(io_lane *lane, size_t keep) {
         io_list_remove(last);
         io_list_push_front(&surplus, last);
     }
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     io_lane_push(lane, &surplus);
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
 }
 
 /* ---- getters --------------------------------------------------------------------------------- */
@@ -350,18 +378,18 @@ static int lane_take_many(io_lane *lane, io_op **ops, int maximum) {
     return count;
 }
 
-static bool lane_passed(const io_lane *lane, uint64_t deadline_ns) {
+static bool lane_deadline_passed(const io_lane *lane, uint64_t deadline_ns) {
     return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
 }
 
 /* A wait has ended early, and there is no time for another one: nothing has come. */
-static bool lane_given_up(const io_lane *lane, int error, uint64_t deadline_ns) {
-    return error == -IOE_INTR && lane_passed(lane, deadline_ns);
+static bool lane_timed_out(const io_lane *lane, int error, uint64_t deadline_ns) {
+    return error == -IOE_INTR && lane_deadline_passed(lane, deadline_ns);
 }
 
 static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
     int count = 0;
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
     for (;;) {
         if (!lane_port_open(lane)) {
             count = -IOE_CLOSED;
@@ -374,15 +402,16 @@ static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int 
             break;
         }
         int error = lane_wait_shared(lane, wait, maximum, false);
-        if (error && !lane_given_up(lane, error, wait->deadline_ns)) {
+        if (error && !lane_timed_out(lane, error, wait->deadline_ns)) {
             count = error;
             break;
         }
-        if (lane->ready_count == 0 && lane_port_open(lane) && lane_passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && lane_port_open(lane) &&
+            lane_deadline_passed(lane, wait->deadline_ns))
             break;
     }
     lane_repost_surplus(lane, 0);
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     return count;
 }
 
@@ -390,14 +419,11 @@ static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int 
 static bool lane_park_getter(io_worker *self, const io_wait *wait) {
     io_lane *lane = self->lane;
     bool interrupted = false;
-    self->parked = true;
-    io_list_push_front(&lane->parked, &self->parked_link);
+    lane_park(self);
     while (self->parked && !interrupted && lane_port_open(lane) &&
-           !lane_passed(lane, wait->deadline_ns))
+           !lane_deadline_passed(lane, wait->deadline_ns))
         interrupted = lane_wait_parked(self, wait, wait->deadline_ns);
-    if (self->parked)
-        io_list_remove(&self->parked_link);
-    self->parked = false;
+    lane_end_parking(self);
     return interrupted;
 }
 
@@ -412,12 +438,12 @@ static int lane_get_driven(io_worker *self, const io_wait *wait, io_op **ops, in
             return lane_take_many(lane, ops, maximum);
         if (lane->broken)
             return -lane->broken;
-        if (lane->ready_count == 0 && asked && lane_passed(lane, wait->deadline_ns))
+        if (lane->ready_count == 0 && asked && lane_deadline_passed(lane, wait->deadline_ns))
             return 0;
         if (!lane->driven) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             if (error && lane->ready_count == 0)
-                return lane_given_up(lane, error, wait->deadline_ns) ? 0 : error;
+                return lane_timed_out(lane, error, wait->deadline_ns) ? 0 : error;
         } else if (wait->deadline_ns == 0 || lane_park_getter(self, wait)) {
             return wait->deadline_ns == 0 ? 0 : -IOE_INTR;
         }
@@ -432,57 +458,15 @@ int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
     int count = lane_thread_init(&self, lane, false, wait);
     if (count)
         return count;
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
     count = lane_get_driven(&self, wait, ops, maximum);
-    lane_kick(lane);
-    io_mutex_unlock(&lane->lock);
+    lane_wake_next(lane);
+    io_lane_unlock(lane);
     io_cond_destroy(&self.wake);
     return count;
 }
 
-/* ---- timers and the lane itself -------------------------------------------------------------- */
-
-void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
-    io_lane *lane = timer->op.lane;
-    uint64_t now_ns = io_lane_now(lane), set_ns = 0;
-    timer->deadline_ns = delay_ns < IO_NEVER - now_ns ? now_ns + delay_ns : IO_NEVER - 1;
-    atomic_fetch_add_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&lane->port->submitted, 1, memory_order_relaxed);
-    io_list done;
-    io_list_init(&done);
-    io_mutex_lock(&lane->lock);
-    timer->op.state = IO_OP_SUBMITTED;
-    if (!io_timer_heap_push(&lane->timers, timer)) {
-        timer->op.result = -IOE_NOMEM;
-        timer->op.state = IO_OP_COMPLETED;
-        atomic_fetch_add_explicit(&lane->port->failed, 1, memory_order_relaxed);
-        io_list_push_back(&done, &timer->op.link);
-    } else if (timer->index == 0) {
-        set_ns = timer->deadline_ns;
-        lane_wake_driver(lane);
-    }
-    io_mutex_unlock(&lane->lock);
-    if (set_ns != 0 && lane->backend->set_timer)
-        lane->backend->set_timer(lane, set_ns);
-    io_lane_push(lane, &done);
-}
-
-bool io_timer_withdraw(io_timer *timer) {
-    io_lane *lane = timer->op.lane;
-    io_mutex_lock(&lane->lock);
-    bool pending = timer->op.state == IO_OP_SUBMITTED;
-    if (pending) {
-        io_timer_heap_remove(&lane->timers, timer);
-        timer->op.state = IO_OP_COMPLETED;
-    }
-    io_mutex_unlock(&lane->lock);
-    if (!pending)
-        return false;
-    atomic_fetch_sub_explicit(&lane->port->in_flight, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&lane->port->cancelled, 1, memory_order_relaxed);
-    io_op_release(&timer->op);
-    return true;
-}
+/* ---- the lane itself ------------------------------------------------------------------------- */
 
 /* At once, not when it is needed: there may be no descriptors left then. */
 static int lane_open_wake(io_lane *lane) {
@@ -534,7 +518,9 @@ void io_lane_close_wake(io_lane *lane) {
 }
 
 void io_lane_free(io_lane *lane) {
-    io_handles_free(lane);
+    io_assert(io_list_empty(&lane->ready) && lane->ready_count == 0);
+    io_assert(io_list_empty(&lane->workers) && lane->worker_count == 0 && lane->running == 0);
+    io_assert(io_list_empty(&lane->parked) && !lane->driven && lane->kernel_waiters == 0);
     io_timer_heap_free(&lane->timers);
     io_lane_close_wake(lane);
     io_cond_destroy(&lane->left);

@@ -9,6 +9,8 @@
  * released: whoever still writes to it ends the process. */
 #include "core/io.h"
 
+#include "core/token.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +32,7 @@
 #endif
 
 enum { SMALL, LARGE };
-enum { SLAB_OPERATIONS = 64, GENERATION_SHIFT = 48 };
+enum { SLAB_OPERATIONS = 64 };
 
 typedef union small_op {
     io_op op;
@@ -73,6 +75,7 @@ static int op_class_of(uint8_t kind) {
 
 /* Under slab_lock. */
 static bool op_slab_grow(io_port *port, int size_class) {
+    io_assert(io_lock_is_mine(&port->slab_lock));
     size_t size = op_size[size_class];
     struct io_slab *slab = malloc(sizeof *slab);
     void *memory = calloc(1, size * SLAB_OPERATIONS + IO_CACHE_LINE);
@@ -107,12 +110,25 @@ static io_op *op_slab_take(io_port *port, int size_class) {
     return op;
 }
 
+/* In assertion builds, how many the port's users have. */
+static void op_count_out(io_port *port, int64_t change) {
+#ifdef IO_ASSERTIONS
+    int64_t before = atomic_fetch_add_explicit(&port->ops_out, change, memory_order_relaxed);
+    io_assert(before + change >= 0);
+#else
+    (void)port;
+    (void)change;
+#endif
+}
+
 io_op *io_op_new(io_lane *lane, io_kind kind, const io_owner_ops *owner_ops, void *owner) {
     int size_class = op_class_of((uint8_t)kind);
     io_op *op = io_guard_enabled() ? io_guard_alloc(op_size[size_class])
                                    : op_slab_take(lane->port, size_class);
     if (op == NULL)
         return NULL;
+    io_assert(op->state == IO_OP_FREE);
+    op_count_out(lane->port, 1);
     uint32_t generation = op->generation;
     memset(op, 0, op_size[size_class]);
     op->generation = generation;
@@ -155,6 +171,8 @@ void io_op_release(io_op *op) {
     int size_class = op_class_of(op->kind);
     if (io_port_forked(port))
         return; /* its locks may be held for ever */
+    io_assert(io_op_is_idle(op));
+    op_count_out(port, -1);
     if (size_class == LARGE && op->kind != IO_ACCEPT && op->kind != IO_CONNECT &&
         op->kind != IO_SEND_FILE) {
         io_transfer *transfer = (io_transfer *)op;
@@ -176,6 +194,9 @@ void io_op_release(io_op *op) {
 }
 
 void io_slabs_free(io_port *port) {
+#ifdef IO_ASSERTIONS
+    io_assert(port->ops_out == 0);
+#endif
     for (int size_class = SMALL; size_class <= LARGE; size_class++) {
         while (port->slabs[size_class] != NULL) {
             struct io_slab *slab = port->slabs[size_class];
@@ -189,6 +210,7 @@ void io_slabs_free(io_port *port) {
 }
 
 bool io_transfer_reserve(io_transfer *transfer, uint32_t count) {
+    io_assert(transfer->op.state == IO_OP_PREPARED && transfer->vecs_allocated == NULL);
     if (count <= IO_INLINE_VECS)
         return true;
     transfer->vecs_allocated = malloc(count * sizeof *transfer->vecs_allocated);
@@ -202,6 +224,7 @@ bool io_transfer_acquire(io_transfer *transfer) {
     if (io_vec_base(&transfer->vecs[0]) != NULL)
         return true;
     size_t length = io_vec_length(&transfer->vecs[0]);
+    io_assert(transfer->pooled == NULL);
     transfer->pooled = io_buffer_acquire(&transfer->op.lane->port->buffers, length);
     if (transfer->pooled == NULL)
         return false;
@@ -209,12 +232,12 @@ bool io_transfer_acquire(io_transfer *transfer) {
     return true;
 }
 
-/* User-space pointers have 47 bits; the rest carries the generation. */
 uint64_t io_op_token(const io_op *op) {
-    return (uint64_t)(uintptr_t)op | (uint64_t)op->generation << GENERATION_SHIFT;
+    io_assert(op->state != IO_OP_FREE);
+    return io_token(op, op->generation);
 }
 
 io_op *io_op_from_token(uint64_t token) {
-    io_op *op = (io_op *)(uintptr_t)(token & ((UINT64_C(1) << GENERATION_SHIFT) - 1));
-    return (uint16_t)op->generation == (uint16_t)(token >> GENERATION_SHIFT) ? op : NULL;
+    io_op *op = io_token_pointer(token);
+    return io_token_is_of(token, op->generation) ? op : NULL;
 }

@@ -104,7 +104,7 @@ bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
     }
     int ready = ppoll(&readable, 1, timeout, mask);
     bool interrupted = ready < 0 && errno == EINTR;
-    if (readable.revents & POLLNVAL) { /* other code has closed it: its owner looks now and then */
+    if (readable.revents & POLLNVAL) { /* other code has closed it: its owner polls */
         const struct timespec pause = {0, (long)(10 * IO_NS_PER_MS)};
         interrupted = ppoll(NULL, 0, &pause, mask) < 0 && errno == EINTR;
     } else if (ready > 0) {

@@ -1,77 +1,61 @@
-/* timer.c: deadlines, as a binary heap of timers.
+/* timer.c: the life of a timer: submitted, and fired by its lane or taken back.
  *
- * One implementation for every backend: the kernel is only told the earliest deadline. Equal
- * deadlines fire in the order in which they were set. All under the lane's lock. */
-#include "core/io.h"
+ * A timer that is submitted is in its lane's heap (timer_heap.c), and nowhere else. */
+#include "core/lane.h"
 
-#include <stdlib.h>
-
-static bool timer_before(const io_timer *a, const io_timer *b) {
-    return a->deadline_ns != b->deadline_ns ? a->deadline_ns < b->deadline_ns : a->order < b->order;
-}
-
-static void timer_place(io_timer_heap *heap, io_timer *timer, size_t index) {
-    heap->items[index] = timer;
-    timer->index = index;
-}
-
-static void timer_sift_up(io_timer_heap *heap, io_timer *timer, size_t index) {
-    while (index > 0) {
-        size_t parent = (index - 1) / 2;
-        if (!timer_before(timer, heap->items[parent]))
-            break;
-        timer_place(heap, heap->items[parent], index);
-        index = parent;
+void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
+    io_lane *lane = timer->op.lane;
+    uint64_t now_ns = io_lane_now(lane), set_ns = 0;
+    io_assert(io_op_is_idle(&timer->op));
+    timer->deadline_ns = delay_ns < IO_NEVER - now_ns ? now_ns + delay_ns : IO_NEVER - 1;
+    io_port_op_submitted(lane->port);
+    io_list done;
+    io_list_init(&done);
+    io_lane_lock(lane);
+    timer->op.state = IO_OP_SUBMITTED;
+    if (!io_timer_heap_push(&lane->timers, timer)) {
+        timer->op.result = -IOE_NOMEM;
+        timer->op.state = IO_OP_COMPLETED;
+        atomic_fetch_add_explicit(&lane->port->failed, 1, memory_order_relaxed);
+        io_list_push_back(&done, &timer->op.link);
+    } else if (timer->index == 0) {
+        set_ns = timer->deadline_ns;
+        lane_wake_driver(lane);
     }
-    timer_place(heap, timer, index);
+    io_lane_unlock(lane);
+    if (set_ns != 0 && lane->backend->set_timer)
+        lane->backend->set_timer(lane, set_ns);
+    io_lane_push(lane, &done);
 }
 
-static void timer_sift_down(io_timer_heap *heap, io_timer *timer, size_t index) {
-    for (;;) {
-        size_t child = 2 * index + 1;
-        if (child >= heap->count)
-            break;
-        if (child + 1 < heap->count && timer_before(heap->items[child + 1], heap->items[child]))
-            child++;
-        if (!timer_before(heap->items[child], timer))
-            break;
-        timer_place(heap, heap->items[child], index);
-        index = child;
+/* True: it was pending, and is the caller's now, as completed with this result. */
+static bool timer_take(io_timer *timer, int64_t result) {
+    io_lane *lane = timer->op.lane;
+    io_lane_lock(lane);
+    bool pending = timer->op.state == IO_OP_SUBMITTED;
+    if (pending) {
+        io_timer_heap_remove(&lane->timers, timer);
+        timer->op.result = result;
+        timer->op.state = IO_OP_COMPLETED;
     }
-    timer_place(heap, timer, index);
+    io_lane_unlock(lane);
+    if (pending)
+        atomic_fetch_add_explicit(&lane->port->cancelled, 1, memory_order_relaxed);
+    return pending;
 }
 
-bool io_timer_heap_push(io_timer_heap *heap, io_timer *timer) {
-    if (heap->count == heap->capacity) {
-        size_t capacity = heap->capacity ? 2 * heap->capacity : 64;
-        io_timer **items = realloc(heap->items, capacity * sizeof(io_timer *));
-        if (items == NULL)
-            return false;
-        heap->items = items;
-        heap->capacity = capacity;
-    }
-    timer->order = heap->next_order++;
-    timer_sift_up(heap, timer, heap->count++);
+bool io_timer_cancel(io_timer *timer, io_list *done) {
+    bool pending = timer_take(timer, -IOE_CANCELED);
+    if (pending)
+        io_list_push_back(done, &timer->op.link);
+    return pending;
+}
+
+bool io_timer_withdraw(io_timer *timer) {
+    io_lane *lane = timer->op.lane;
+    if (!timer_take(timer, -IOE_CANCELED))
+        return false;
+    io_port_op_taken(lane->port);
+    io_op_release(&timer->op);
     return true;
-}
-
-void io_timer_heap_remove(io_timer_heap *heap, io_timer *timer) {
-    size_t index = timer->index;
-    io_timer *last = heap->items[--heap->count];
-    if (last == timer)
-        return;
-    if (index > 0 && timer_before(last, heap->items[(index - 1) / 2]))
-        timer_sift_up(heap, last, index);
-    else
-        timer_sift_down(heap, last, index);
-}
-
-io_timer *io_timer_heap_first(const io_timer_heap *heap) {
-    return heap->count ? heap->items[0] : NULL;
-}
-
-void io_timer_heap_free(io_timer_heap *heap) {
-    free(heap->items);
-    heap->items = NULL;
-    heap->count = heap->capacity = 0;
 }

@@ -3,8 +3,8 @@
  * What a completion port's kernel does by itself on Windows, a spare does here: when a worker
  * blocks in a callback, another takes its place. Nothing of the blocked worker's batch is on its
  * stack; all is in the ready queue, so the place is all there is to take. One parked worker, the
- * watcher, looks every 2 ms while any callback runs. A worker that is in the same callback at two
- * looks is stuck: it loses its slot to the watcher and, when it comes back, waits its turn. While
+ * watcher, checks every 2 ms while any callback runs. A worker that is in the same callback at two
+ * checks is stuck: it loses its slot to the watcher and, when it comes back, waits its turn. While
  * callbacks are short nobody ever moves; after 50 ms without callbacks the watcher sleeps until one
  * begins.
  *
@@ -14,23 +14,34 @@
 enum {
     IDLE_TICKS_MAX = 25,
     CALLBACK_NS_MAX = 1000 * 1000, /* a blocked one says little about the next ones */
-    SINGLE_LOOKS = 16,             /* after one for several that brought one at most */
+    SINGLE_POLLS = 16,             /* after one for several that brought one at most */
 };
 
 int io_worker_enter(io_worker *worker, io_lane *lane) {
     int error = lane_thread_init(worker, lane, true, NULL);
     if (error)
         return error;
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
     io_list_push_back(&lane->workers, &worker->link);
     lane->worker_count++;
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     return 0;
 }
 
+static void worker_take_slot(io_worker *worker) {
+    io_lane *lane = worker->lane;
+    io_assert(io_lock_is_mine(&lane->lock) && worker->runs && !worker->parked && !worker->slot);
+    io_assert(lane->running < lane->concurrency);
+    worker->slot = true;
+    lane->running++;
+}
+
 static void worker_drop_slot(io_worker *worker) {
+    io_lane *lane = worker->lane;
+    io_assert(io_lock_is_mine(&lane->lock));
+    io_assert(!worker->slot || lane->running > 0);
     if (worker->slot)
-        worker->lane->running--;
+        lane->running--;
     worker->slot = false;
 }
 
@@ -38,19 +49,20 @@ void io_worker_leave(io_worker *worker) {
     io_lane *lane = worker->lane;
     if (io_port_forked(lane->port))
         return;
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
+    io_assert(!worker->parked && lane->watcher != worker && lane->worker_count > 0);
     worker_drop_slot(worker);
     io_list_remove(&worker->link);
     lane->worker_count--;
     if (!lane_shared(lane))
-        lane_kick(lane);
+        lane_wake_next(lane);
     io_cond_broadcast(&lane->left);
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     io_cond_destroy(&worker->wake);
 }
 
-/* The watcher's look at all callbacks. True: it is to run in a stuck worker's place. */
-static bool worker_look(io_lane *lane, bool *any) {
+/* The watcher checks all callbacks. True: it is to run in a stuck worker's place. */
+static bool worker_find_stuck(io_lane *lane, bool *any) {
     bool needed = !lane->driven || lane->ready_count > 0;
     *any = false;
     for (io_link *link = lane->workers.next; link != &lane->workers; link = link->next) {
@@ -58,8 +70,8 @@ static bool worker_look(io_lane *lane, bool *any) {
         if (worker->state != IO_WORKER_CALLBACK || worker->lost)
             continue;
         *any = true;
-        if (worker->sequence != worker->seen) {
-            worker->seen = worker->sequence;
+        if (worker->sequence != worker->last_sequence) {
+            worker->last_sequence = worker->sequence;
         } else if (needed) {
             if (lane->running >= lane->concurrency) {
                 worker->lost = true;
@@ -87,10 +99,8 @@ static bool worker_watch(io_worker *self, const io_wait *wait, int *idle_ticks) 
     bool interrupted = lane_wait_parked(self, wait, tick);
     lane->watcher_asleep = false;
     bool any = false;
-    if (self->parked && worker_look(lane, &any)) {
-        io_list_remove(&self->parked_link);
-        self->parked = false;
-    }
+    if (self->parked && worker_find_stuck(lane, &any))
+        lane_end_parking(self);
     *idle_ticks = any || slept ? 0 : *idle_ticks + 1;
     return interrupted;
 }
@@ -100,14 +110,11 @@ static bool worker_park(io_worker *self, const io_wait *wait) {
     bool interrupted = false;
     int idle_ticks = 0;
     worker_drop_slot(self);
-    self->parked = true;
-    io_list_push_front(&lane->parked, &self->parked_link);
-    lane_kick(lane);
+    lane_park(self);
+    lane_wake_next(lane);
     while (self->parked && !interrupted && lane_port_open(lane) && !lane_port_stopping(lane))
         interrupted = worker_watch(self, wait, &idle_ticks);
-    if (self->parked)
-        io_list_remove(&self->parked_link);
-    self->parked = false;
+    lane_end_parking(self);
     if (lane->watcher == self) {
         lane->watcher = NULL;
         io_worker *next = lane_find_parked(lane, true);
@@ -117,22 +124,22 @@ static bool worker_park(io_worker *self, const io_wait *wait) {
     return interrupted;
 }
 
-/* How many completions a worker that is alone asks for. To look for several costs more than to look
- * for one if there are no more, so that is tried now and then, and again while it brings several.
+/* How many completions a worker that is alone asks for. Asking for several costs more than asking
+ * for one when there are no more. So it is tried now and then, and again while it brings several.
  */
-static int worker_look_for(io_worker *self) {
-    if (self->brought > 1)
-        return self->brought > LANE_BURST / 2 ? LANE_BURST : 2 * (int)self->brought;
-    if (self->single_looks == 0)
+static int worker_batch_size(io_worker *self) {
+    if (self->last_batch > 1)
+        return self->last_batch > LANE_BURST / 2 ? LANE_BURST : 2 * (int)self->last_batch;
+    if (self->single_polls == 0)
         return 2;
-    self->single_looks--;
+    self->single_polls--;
     return 1;
 }
 
-static void worker_looked(io_worker *self, int maximum, uint32_t brought) {
-    self->brought = brought;
-    if (maximum > 1 && brought < 2)
-        self->single_looks = SINGLE_LOOKS;
+static void worker_note_batch(io_worker *self, int maximum, uint32_t count) {
+    self->last_batch = count;
+    if (maximum > 1 && count < 2)
+        self->single_polls = SINGLE_POLLS;
 }
 
 static int worker_wait_shared(io_worker *self, const io_wait *wait) {
@@ -147,9 +154,9 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
         if (lane->ready_count > 0)
             return 1;
         bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
-        int maximum = alone ? worker_look_for(self) : 1;
+        int maximum = alone ? worker_batch_size(self) : 1;
         int error = lane_wait_shared(lane, wait, maximum, true);
-        worker_looked(self, maximum, (uint32_t)lane->ready_count);
+        worker_note_batch(self, maximum, (uint32_t)lane->ready_count);
         lane_repost_surplus(lane, 1);
         if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
             return error ? error : -IOE_INTR;
@@ -165,10 +172,8 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
             return 0;
         if (lane->broken)
             return -lane->broken;
-        if (!self->slot && lane->running < lane->concurrency) {
-            self->slot = true;
-            lane->running++;
-        }
+        if (!self->slot && lane->running < lane->concurrency)
+            worker_take_slot(self);
         if (self->slot && lane->ready_count > 0 && (self->turn > 0 || lane->driven)) {
             if (self->turn == 0)
                 self->turn = LANE_BURST;
@@ -177,7 +182,7 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
         if (self->slot && !lane->driven) {
             int error = lane_drive(lane, wait, lane->ready_count > 0 ? 0 : wait->deadline_ns);
             self->turn = LANE_BURST;
-            lane_kick(lane);
+            lane_wake_next(lane);
             if (lane->ready_count == 0 && (error || wait->deadline_ns == 0))
                 return error ? error : -IOE_INTR;
         } else if (wait->deadline_ns == 0 || worker_park(self, wait)) {
@@ -191,7 +196,7 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
     int error = io_port_enter(lane->port);
     if (error)
         return -error;
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
     int answer;
 #ifndef _WIN32
     worker->main = wait->signals;
@@ -200,7 +205,7 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
         answer = worker_wait_shared(worker, wait);
     else
         answer = worker_wait_driven(worker, wait);
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     io_port_leave(lane->port);
     return answer;
 }
@@ -225,7 +230,9 @@ io_op *io_worker_take(io_worker *worker) {
     io_op *op = NULL;
     if (io_port_forked(lane->port))
         return NULL; /* by the callback, in whose child we are */
-    io_mutex_lock(&lane->lock);
+    io_lane_lock(lane);
+    io_assert(!worker->parked && worker->runs);
+    io_assert(!worker->lost || !worker->slot);
     worker_time_callback(worker);
     worker->state = IO_WORKER_CORE;
     bool again = lane_port_open(lane) && !lane_port_stopping(lane) && !worker->lost;
@@ -241,8 +248,8 @@ io_op *io_worker_take(io_worker *worker) {
             lane_signal(lane->watcher);
         }
         if (!io_list_empty(&lane->parked))
-            lane_kick(lane);
+            lane_wake_next(lane);
     }
-    io_mutex_unlock(&lane->lock);
+    io_lane_unlock(lane);
     return op;
 }

@@ -137,6 +137,7 @@ static listener_outcome listener_decide(io_listener *self, listener_client *clie
     }
     if (!io_group_full(self->group))
         return listener_admit(self->group, client);
+    io_assert(self->waiting == IO_NATIVE_NONE);
     self->waiting = client->native;
     self->waiting_peer = client->peer;
     return WAITS;

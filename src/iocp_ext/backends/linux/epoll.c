@@ -106,7 +106,7 @@ void epoll_wake(io_lane *lane) {
         return;
     int another = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
     if (another < 0)
-        return; /* who waits looks when something else happens */
+        return; /* the next event, whatever it is, ends the wait */
     if (epoll_watch(state, another) == 0 &&
         atomic_compare_exchange_strong(&state->wake, &wake, another))
         return;
@@ -132,7 +132,7 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     if (error)
         return error;
     error = epoll_interest_set(handle);
-    if (error == -EPERM) /* a regular file: always ready, so nothing to be told */
+    if (error == -EPERM) /* a regular file is always ready: there are no events */
         return 0;
     if (error) {
         *os_error = (uint32_t)-error;
@@ -143,6 +143,7 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
 
 void epoll_handle_close(io_handle *handle, bool close_native) {
     epoll_lane *state = handle->lane->state;
+    io_assert(handle->in_flight == 0);
     posix_handle_close(handle);
     if (handle->native_gone || !posix_same_file(handle))
         return;
@@ -167,8 +168,9 @@ static int epoll_receive_when_ready(io_op *op) {
 }
 
 /* Whether a receive that found nothing is to be tried again: there is something (posix_readable),
- * and the edge that told of it has been used up. */
-static bool epoll_misled(io_handle *handle) {
+ * and its edge has been used up. */
+static bool epoll_may_retry_receive(io_handle *handle) {
+    io_assert(io_lock_is_mine(&handle->lock));
     if (!(handle->ready & IO_UNUSUAL))
         return false;
     if (posix_readable(handle))
@@ -182,13 +184,14 @@ int epoll_receive_now(io_receive *receive) {
     int answer = posix_perform(&receive->op);
     bool filled =
         answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
-    if (!filled && (answer != -IOE_AGAIN || !epoll_misled(handle)))
+    if (!filled && (answer != -IOE_AGAIN || !epoll_may_retry_receive(handle)))
         handle->ready &= (uint8_t)~IO_READABLE;
     return answer;
 }
 
 int epoll_submit(io_op *op) {
     io_handle *handle = op->handle;
+    io_assert(io_lock_is_mine(&handle->lock) && op->state == IO_OP_SUBMITTED);
     if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
         int error = io_file_pool_submit(op, posix_file_work);
         return error ? error : IO_PENDING;
@@ -201,12 +204,14 @@ int epoll_submit(io_op *op) {
     if (answer != -IOE_AGAIN)
         return answer;
     /* Reports it once more if it is ready now. */
-    bool again = op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_misled(handle));
+    bool again =
+        op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_may_retry_receive(handle));
     int error = again ? epoll_interest_set(handle) : 0;
     return error ? error : IO_PENDING;
 }
 
 int epoll_cancel(io_op *op) {
+    io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
     if (op->flags & IO_OP_IN_POOL)
         return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
     return IO_DONE; /* the kernel knows nothing of it */

@@ -164,8 +164,8 @@ void posix_prepare_close(io_handle *handle, bool reset) {
     int interruptions = 0;
     for (size_t total = 0; total < DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-        bool misled = moved < 0 && errno == EAGAIN && posix_readable(handle);
-        if (moved <= 0 && !misled && !linux_socket_interrupted(moved, &interruptions))
+        bool behind_urgent = moved < 0 && errno == EAGAIN && posix_readable(handle);
+        if (moved <= 0 && !behind_urgent && !linux_socket_interrupted(moved, &interruptions))
             return;
         total += moved > 0 ? (size_t)moved : sizeof discarded;
     }
@@ -189,7 +189,7 @@ static int linux_socket_finish(io_op *op, ssize_t moved) {
     return IO_DONE;
 }
 
-static void linux_socket_give_buffer_back(io_transfer *transfer) {
+static void linux_socket_release_buffer(io_transfer *transfer) {
     if (transfer->pooled == NULL)
         return;
     io_buffer_release(&transfer->op.lane->port->buffers, transfer->pooled);
@@ -213,7 +213,7 @@ static int linux_socket_receive(io_op *op, io_address *from) {
     } while (linux_socket_interrupted(moved, &interruptions));
     int answer = linux_socket_finish(op, moved);
     if (answer == -IOE_AGAIN)
-        linux_socket_give_buffer_back(transfer);
+        linux_socket_release_buffer(transfer);
     return answer;
 }
 
@@ -375,7 +375,7 @@ static uint32_t linux_socket_ready_now(int fd, uint32_t events) {
 }
 
 /* A second connect is how Linux tells the outcome of the first, and notes it in the socket. */
-static int linux_socket_connect_on(io_op *op) {
+static int linux_socket_connect(io_op *op) {
     io_connect *connection = (io_connect *)op;
     bool again = (op->flags & IO_OP_CONNECTING) != 0;
     op->result = 0;
@@ -414,7 +414,7 @@ int posix_perform(io_op *op) {
     case IO_ACCEPT:
         return linux_socket_accept_one(op);
     case IO_CONNECT:
-        return linux_socket_connect_on(op);
+        return linux_socket_connect(op);
     case IO_POLL:
         return linux_socket_poll_once(op);
     default:

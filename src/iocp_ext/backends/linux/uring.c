@@ -21,8 +21,8 @@
  * thread next enters the kernel. When a thread ends, the kernel cancels what it had submitted; a
  * cancellation nobody asked for is therefore submitted again.
  *
- * What the kernel does not take for want of memory fails; but a cancel, which may not, is owed: the
- * thread that waits asks again every few milliseconds. */
+ * What the kernel refuses for want of memory fails. A cancel must not fail, so it is deferred: the
+ * thread that waits retries it every few milliseconds. */
 #include "backends/linux/epoll.h"
 #include "backends/linux/socket.h"
 #include "backends/linux/uring_ring.h"
@@ -38,7 +38,7 @@ enum {
     CQ_ENTRIES = 4096,
     REAPED_MAX = 64,
     INLINE_FILE_BYTES_MAX = 1 << 20, /* longer copies go to a kernel thread */
-    ASK_AGAIN_NS = 5 * 1000 * 1000,
+    DEFERRED_RETRY_NS = 5 * 1000 * 1000,
     RETRIES_MAX = 64, /* results without meaning that one operation may have in a row */
     PROBE_MS = 1000,
 };
@@ -49,7 +49,7 @@ typedef struct uring_lane {
     epoll_lane readiness; /* first, as epoll.c wants it */
     uring_ring ring;
     io_mutex submit_lock;
-    _Atomic bool owes; /* a cancel that the kernel had no memory for */
+    _Atomic bool deferred; /* some operation has IO_OP_CANCEL_DEFERRED */
 } uring_lane;
 _Static_assert(offsetof(uring_lane, readiness) == 0, "layout");
 
@@ -64,7 +64,7 @@ static int uring_submit_entry(uring_lane *state, const struct uring_sqe *entry) 
 }
 
 static int uring_state_open(uring_lane *state) {
-    state->owes = false;
+    state->deferred = false;
     int error = uring_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES);
     if (error)
         return error;
@@ -133,6 +133,7 @@ static void uring_prepare(struct uring_sqe *entry, io_op *op) {
 
 static int uring_submit(io_op *op) {
     io_handle *handle = op->handle;
+    io_assert(io_lock_is_mine(&handle->lock) && op->state == IO_OP_SUBMITTED);
     if (!uring_on_file(op))
         return epoll_submit(op);
     /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
@@ -156,55 +157,56 @@ static int uring_submit(io_op *op) {
 
 /* ---- cancelling ------------------------------------------------------------------------------ */
 
-/* False: it is owed. */
-static bool uring_ask_for_end(io_op *op) {
+/* Under the handle's lock. False: it is deferred. */
+static bool uring_request_cancel(io_op *op) {
     uring_lane *state = op->lane->state;
+    io_assert(io_lock_is_mine(&op->handle->lock));
     struct uring_sqe entry = {
         .opcode = URING_OP_ASYNC_CANCEL,
         .fd = -1,
         .address = io_op_token(op),
         .user_data = URING_TOKEN_CANCEL,
     };
-    bool asked = uring_submit_entry(state, &entry) == 0;
-    if (asked) {
-        op->flags &= (uint8_t)~IO_OP_CANCEL_OWED;
+    bool requested = uring_submit_entry(state, &entry) == 0;
+    if (requested) {
+        op->flags &= (uint8_t)~IO_OP_CANCEL_DEFERRED;
     } else {
-        op->flags |= IO_OP_CANCEL_OWED;
-        state->owes = true;
+        op->flags |= IO_OP_CANCEL_DEFERRED;
+        state->deferred = true;
     }
-    return asked;
+    return requested;
 }
 
 static int uring_cancel(io_op *op) {
     if (!uring_on_file(op))
         return epoll_cancel(op);
-    if (!uring_ask_for_end(op))
-        epoll_wake(op->lane); /* who waits does not know */
+    if (!uring_request_cancel(op))
+        epoll_wake(op->lane); /* the thread that waits is to retry it */
     return IO_PENDING;
 }
 
-static void uring_ask_again(io_handle *handle, void *context) {
+static void uring_retry_deferred(io_handle *handle, void *context) {
     (void)context;
-    io_lock_acquire(&handle->lock);
+    io_handle_lock(handle);
     if (handle->open) {
         for (io_link *link = handle->others.next; link != &handle->others; link = link->next) {
             io_op *op = IO_CONTAINER(link, io_op, link);
-            if (op->flags & IO_OP_CANCEL_OWED)
-                (void)uring_ask_for_end(op);
+            if (op->flags & IO_OP_CANCEL_DEFERRED)
+                (void)uring_request_cancel(op);
         }
     }
-    io_lock_release(&handle->lock);
+    io_handle_unlock(handle);
 }
 
 /* ---- completions ----------------------------------------------------------------------------- */
 
-/* A cancellation that nobody asked for comes once for each thread that ends, and so not without
- * end; nothing is sure to stop these two. */
-static bool uring_means_nothing(int32_t result) {
+/* Nothing bounds how often these two come. A cancellation that nobody asked for comes once for each
+ * thread that ends. */
+static bool uring_is_transient(int32_t result) {
     return result == -EINTR || result == -EAGAIN;
 }
 
-static void uring_take(const struct uring_cqe *completion, io_list *done) {
+static void uring_complete(const struct uring_cqe *completion, io_list *done) {
     int32_t result = completion->result;
     if (completion->user_data == URING_TOKEN_CANCEL)
         return; /* the operation's own completion tells */
@@ -213,7 +215,7 @@ static void uring_take(const struct uring_cqe *completion, io_list *done) {
         fprintf(stderr, "iocpcore: io_uring completed an operation that had been released\n");
         abort();
     }
-    if (result == -ECANCELED || (uring_means_nothing(result) && op->retries++ < RETRIES_MAX)) {
+    if (result == -ECANCELED || (uring_is_transient(result) && op->retries++ < RETRIES_MAX)) {
         io_op_retry(op, done); /* ends it if a cancel was asked for */
         return;
     }
@@ -227,7 +229,7 @@ static int uring_reap(uring_lane *state, int maximum, io_list *done) {
     int count =
         uring_ring_reap(&state->ring, completions, maximum < REAPED_MAX ? maximum : REAPED_MAX);
     for (int i = 0; i < count; i++)
-        uring_take(&completions[i], done);
+        uring_complete(&completions[i], done);
     return count;
 }
 
@@ -243,15 +245,15 @@ static int uring_collect(uring_lane *state, int maximum, io_list *done) {
 static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
                            io_list *done) {
     uring_lane *state = lane->state;
-    if (state->owes) {
-        state->owes = false;
-        io_handles_each(lane, uring_ask_again, NULL);
+    if (state->deferred) {
+        state->deferred = false;
+        io_handles_each(lane, uring_retry_deferred, NULL);
     }
     int count = uring_collect(state, maximum, done);
     if (count < 0)
         return count;
-    if (state->owes && deadline_ns > io_clock_ns() + ASK_AGAIN_NS)
-        deadline_ns = io_clock_ns() + ASK_AGAIN_NS;
+    if (state->deferred && deadline_ns > io_clock_ns() + DEFERRED_RETRY_NS)
+        deadline_ns = io_clock_ns() + DEFERRED_RETRY_NS;
     int error = epoll_lane_wait(lane, wait, count > 0 ? 0 : deadline_ns, maximum, done);
     count += uring_reap(state, maximum, done);
     return count > 0 ? 0 : error;
@@ -262,12 +264,12 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
 /* What we rest on: a completion ends a wait for the ring's descriptor. */
 static int uring_probe_wait(uring_lane *state) {
     struct uring_sqe nothing = {.opcode = URING_OP_NOP, .user_data = URING_TOKEN_CANCEL};
-    struct pollfd look = {.fd = state->readiness.epoll, .events = POLLIN};
+    struct pollfd asked = {.fd = state->readiness.epoll, .events = POLLIN};
     struct uring_cqe completion;
     int error = uring_submit_entry(state, &nothing);
     if (error)
         return error;
-    if (poll(&look, 1, PROBE_MS) != 1 || uring_ring_reap(&state->ring, &completion, 1) != 1)
+    if (poll(&asked, 1, PROBE_MS) != 1 || uring_ring_reap(&state->ring, &completion, 1) != 1)
         return ENOSYS;
     return completion.user_data == URING_TOKEN_CANCEL ? -completion.result : EINVAL;
 }

@@ -8,6 +8,8 @@
  * brings them in, so nothing is ever dropped. */
 #include "backends/linux/uring_ring.h"
 
+#include "core/assert.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -89,6 +91,7 @@ void uring_ring_close(uring_ring *ring) {
 
 int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry) {
     uint32_t tail = atomic_load_explicit(ring->sq_tail, memory_order_relaxed);
+    io_assert(atomic_load_explicit(ring->sq_head, memory_order_acquire) == tail);
     ring->sqes[tail & ring->sq_mask] = *entry;
     atomic_store_explicit(ring->sq_tail, tail + 1, memory_order_release);
     int error = 0;
@@ -114,6 +117,7 @@ int uring_ring_reap(uring_ring *ring, struct uring_cqe *completions, int maximum
     uint32_t head = atomic_load_explicit(ring->cq_head, memory_order_relaxed);
     uint32_t tail = atomic_load_explicit(ring->cq_tail, memory_order_acquire);
     int count = 0;
+    io_assert(tail - head <= ring->cq_mask + 1);
     while (head != tail && count < maximum)
         completions[count++] = ring->cqes[head++ & ring->cq_mask];
     if (count > 0)

@@ -155,6 +155,7 @@ static bool sim_attempt_or_fail(sim_kernel *sim, sim_file *file, io_op *op, int6
 }
 
 static int sim_submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
+    io_assert(io_lock_is_mine(&sim->lock));
     sim_work *work = sim_work_of(file, op);
     if (work != NULL && work->phase != SIM_READYING)
         return IO_PENDING; /* the readiness was somebody else's */
@@ -190,6 +191,7 @@ static int sim_submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
 
 static int sim_submit(io_op *op) {
     sim_kernel *sim = op->lane->state;
+    io_assert(io_lock_is_mine(&op->handle->lock));
     io_mutex_lock(&sim->lock);
     sim_file *file = op->handle->backend.pointer[0];
     if (file == NULL)
@@ -202,6 +204,7 @@ static int sim_submit(io_op *op) {
 }
 
 static int sim_cancel_locked(sim_kernel *sim, sim_work *work) {
+    io_assert(io_lock_is_mine(&sim->lock));
     if (work->phase == SIM_STUCK || work->phase == SIM_REPORT)
         return IO_PENDING;
     io_op *op = work->op;
@@ -238,6 +241,7 @@ static int sim_cancel_locked(sim_kernel *sim, sim_work *work) {
 
 static int sim_cancel(io_op *op) {
     sim_kernel *sim = op->lane->state;
+    io_assert(io_lock_is_mine(&op->handle->lock));
     io_mutex_lock(&sim->lock);
     sim_file *file = op->handle->backend.pointer[0];
     sim_work *work = file == NULL ? NULL : sim_work_of(file, op);

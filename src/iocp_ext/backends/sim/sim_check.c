@@ -4,7 +4,7 @@
  * process at once, with a line that names the seed and so repeats the run. With IO_SIM_CHECK the
  * body of an operation is moved away while the kernel has it, and a pattern stands in its place:
  * the core can neither use nor change it unnoticed. Of the head, only the link, the state and the
- * flags may change meanwhile; they belong to the strand. */
+ * flags may change meanwhile; they belong to the handle queue. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

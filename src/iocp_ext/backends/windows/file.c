@@ -168,8 +168,7 @@ static bool file_packet_follows(const io_handle *handle, uint32_t code) {
     bool disk = GetFileType(file_overlapped_of(handle)) == FILE_TYPE_DISK;
     bool refused_before =
         code == ERROR_INVALID_HANDLE || code == ERROR_ACCESS_DENIED || code == ERROR_NOACCESS;
-    return disk && !refused_before &&
-           GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
+    return disk && !refused_before && iocp_under_wine();
 }
 
 static int file_start_transfer(io_op *op, const io_vec *vec) {
@@ -225,7 +224,7 @@ int winfile_cancel(io_op *op) {
     HANDLE overlapped = file_overlapped_of(op->handle);
     if (op->kind == IO_SYNC || overlapped == NULL)
         return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
-    CancelIoEx(overlapped, &op->overlapped);
+    iocp_cancel_io(op, overlapped);
     return IO_PENDING;
 }
 

@@ -34,7 +34,7 @@ static int iocp_post(io_op *op) {
     return code ? -io_error_from_windows(code) : 0;
 }
 
-static void iocp_try_again(iocp_lane *state, PTP_TIMER timer) {
+static void iocp_retry_later(iocp_lane *state, PTP_TIMER timer) {
     if (atomic_load(&state->closing))
         return;
     LARGE_INTEGER due;
@@ -44,33 +44,34 @@ static void iocp_try_again(iocp_lane *state, PTP_TIMER timer) {
 }
 
 /* A post fails only while the system has no memory for a packet. A wake must not be lost, nor hold
- * up its caller, who may have locks: it is owed, and a timer sees to it. */
-static void iocp_owe_wakes(iocp_lane *state, LONG count) {
-    atomic_fetch_add_explicit(&state->wakes_owed, count, memory_order_relaxed);
-    iocp_try_again(state, state->wake_timer);
+ * up its caller, who may have locks: it is deferred, and a timer sees to it. */
+static void iocp_defer_wakes(iocp_lane *state, LONG count) {
+    atomic_fetch_add_explicit(&state->wakes_deferred, count, memory_order_relaxed);
+    iocp_retry_later(state, state->wake_timer);
 }
 
 static void iocp_wake(io_lane *lane) {
     if (iocp_post_packet(lane->state, IOCP_KEY_WAKE, NULL) != 0)
-        iocp_owe_wakes(lane->state, 1);
+        iocp_defer_wakes(lane->state, 1);
 }
 
-static void CALLBACK iocp_post_owed_wakes(PTP_CALLBACK_INSTANCE instance, void *context,
-                                          PTP_TIMER timer) {
+static void CALLBACK iocp_post_deferred_wakes(PTP_CALLBACK_INSTANCE instance, void *context,
+                                              PTP_TIMER timer) {
     iocp_lane *state = context;
     (void)instance;
     (void)timer;
-    LONG owed = atomic_exchange_explicit(&state->wakes_owed, 0, memory_order_relaxed);
-    while (owed > 0 && iocp_post_packet(state, IOCP_KEY_WAKE, NULL) == 0)
-        owed--;
-    if (owed > 0)
-        iocp_owe_wakes(state, owed);
+    LONG deferred = atomic_exchange_explicit(&state->wakes_deferred, 0, memory_order_relaxed);
+    while (deferred > 0 && iocp_post_packet(state, IOCP_KEY_WAKE, NULL) == 0)
+        deferred--;
+    if (deferred > 0)
+        iocp_defer_wakes(state, deferred);
 }
 
 /* ---- the timer ------------------------------------------------------------------------------- */
 
 /* Under the state's lock. A negative time is relative, in units of 100 ns. */
 static void iocp_arm_timer(iocp_lane *state, uint64_t deadline_ns) {
+    io_assert(io_lock_is_mine(&state->lock));
     uint64_t now = io_clock_ns();
     uint64_t left = deadline_ns > now ? (deadline_ns - now + 99) / 100 : 0;
     LARGE_INTEGER due;
@@ -94,7 +95,7 @@ static void CALLBACK iocp_timer_expired(PTP_CALLBACK_INSTANCE instance, void *co
                                         PTP_TIMER timer) {
     (void)instance;
     if (iocp_post_packet(context, IOCP_KEY_TIMER, NULL) != 0)
-        iocp_try_again(context, timer);
+        iocp_retry_later(context, timer);
 }
 
 static void iocp_fire_timers(io_lane *lane, io_list *done) {
@@ -103,6 +104,78 @@ static void iocp_fire_timers(io_lane *lane, io_list *done) {
     state->armed_ns = IO_NEVER;
     io_mutex_unlock(&state->lock);
     iocp_set_timer(lane, io_lane_fire_timers(lane, done));
+}
+
+/* ---- cancelling ------------------------------------------------------------------------------ */
+
+bool iocp_under_wine(void) {
+    return GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
+}
+
+/* Windows finds every operation that has not ended. Wine overlooks one whose thread it has just
+ * told to try again: if that thread leaves it waiting, the cancel is lost. */
+static bool iocp_cancel_lost(const io_op *op, uint32_t code) {
+    return code == ERROR_NOT_FOUND && !HasOverlappedIoCompleted(&op->overlapped) &&
+           iocp_under_wine();
+}
+
+/* Called under the handle's lock. A lost cancel is deferred: a timer makes it again: asking here
+ * until it is found could hold the lock for as long as the transfer takes. */
+void iocp_cancel_io(io_op *op, HANDLE native) {
+    iocp_lane *state = op->lane->state;
+    uint32_t code = CancelIoEx(native, &op->overlapped) ? 0 : GetLastError();
+    op->flags &= (uint8_t)~IO_OP_CANCEL_DEFERRED;
+    if (!iocp_cancel_lost(op, code))
+        return;
+    op->flags |= IO_OP_CANCEL_DEFERRED;
+    if (!atomic_exchange(&state->cancels_deferred, true))
+        iocp_retry_later(state, state->cancel_timer);
+}
+
+/* Only asks: the packet tells how the operation ended. */
+static int iocp_cancel(io_op *op) {
+    io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
+    if (iocp_is_pipe(op->handle))
+        return winpipe_cancel(op);
+    switch (op->kind) {
+    case IO_POLL:
+        return winpoll_cancel(op);
+    case IO_READ:
+    case IO_WRITE:
+    case IO_SYNC:
+        return winfile_cancel(op);
+    default:
+        return winsock_cancel(op);
+    }
+}
+
+static void iocp_retry_cancels_in(const io_list *list) {
+    for (const io_link *link = list->next; link != list; link = link->next) {
+        io_op *op = IO_CONTAINER(link, io_op, link);
+        if (op->flags & IO_OP_CANCEL_DEFERRED)
+            (void)iocp_cancel(op);
+    }
+}
+
+static void iocp_retry_cancels_of(io_handle *handle, void *context) {
+    (void)context;
+    io_lock_acquire(&handle->lock);
+    if (handle->open) {
+        iocp_retry_cancels_in(&handle->queue[IO_IN]);
+        iocp_retry_cancels_in(&handle->queue[IO_OUT]);
+        iocp_retry_cancels_in(&handle->others);
+    }
+    io_lock_release(&handle->lock);
+}
+
+static void CALLBACK iocp_retry_cancels(PTP_CALLBACK_INSTANCE instance, void *context,
+                                        PTP_TIMER timer) {
+    io_lane *lane = context;
+    iocp_lane *state = lane->state;
+    (void)instance;
+    (void)timer;
+    atomic_store(&state->cancels_deferred, false);
+    io_handles_each(lane, iocp_retry_cancels_of, NULL);
 }
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
@@ -127,9 +200,13 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
     if (state->port != NULL)
         state->timer = CreateThreadpoolTimer(iocp_timer_expired, state, NULL);
     if (state->timer != NULL)
-        state->wake_timer = CreateThreadpoolTimer(iocp_post_owed_wakes, state, NULL);
-    if (state->wake_timer == NULL) {
+        state->wake_timer = CreateThreadpoolTimer(iocp_post_deferred_wakes, state, NULL);
+    if (state->wake_timer != NULL)
+        state->cancel_timer = CreateThreadpoolTimer(iocp_retry_cancels, lane, NULL);
+    if (state->cancel_timer == NULL) {
         *os_error = GetLastError();
+        if (state->wake_timer != NULL)
+            CloseThreadpoolTimer(state->wake_timer);
         if (state->timer != NULL)
             CloseThreadpoolTimer(state->timer);
         if (state->port != NULL)
@@ -157,6 +234,7 @@ static void iocp_lane_close(io_lane *lane) {
     atomic_store(&state->closing, true);
     iocp_end_timer(state->timer);
     iocp_end_timer(state->wake_timer);
+    iocp_end_timer(state->cancel_timer);
     winsignal_detach();
     winpoll_lane_close(state);
     CloseHandle(state->port);
@@ -200,6 +278,8 @@ static void iocp_report_packet(io_op *op, uint32_t bytes, io_list *done) {
 
 static void iocp_take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_list *done) {
     io_op *op = (io_op *)entry->lpOverlapped;
+    io_assert(entry->lpCompletionKey != IOCP_KEY_IO || op->state == IO_OP_SUBMITTED);
+    io_assert(entry->lpCompletionKey != IOCP_KEY_POSTED || op->state == IO_OP_COMPLETED);
     switch (entry->lpCompletionKey) {
     case IOCP_KEY_IO:
         iocp_report_packet(op, entry->dwNumberOfBytesTransferred, done);
@@ -259,6 +339,7 @@ static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, i
 
 /* Under the state's lock; true if it was there. */
 static bool iocp_unremember(iocp_lane *state, io_native native) {
+    io_assert(io_lock_is_mine(&state->lock));
     for (size_t i = 0; i < state->bound_count; i++) {
         if (state->bound[i] == native) {
             state->bound[i] = state->bound[--state->bound_count];
@@ -357,6 +438,7 @@ int iocp_refused(io_op *op, uint32_t code) {
  * who may have the packet already from reporting it. */
 int iocp_started(io_op *op, bool succeeded, uint32_t code) {
     const io_handle *handle = op->handle;
+    io_assert(io_lock_is_mine(&handle->lock));
     bool stream = handle->owned && handle->type == IO_STREAM;
     if (succeeded && stream && handle->backend.word[WINSTREAM_SKIPS]) {
         op->result = (int64_t)op->overlapped.InternalHigh;
@@ -375,6 +457,7 @@ int iocp_again(io_op *op) {
 }
 
 static int iocp_submit(io_op *op) {
+    io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
     op->overlapped = (OVERLAPPED){0};
     if (iocp_is_pipe(op->handle))
         return winpipe_submit(op);
@@ -389,22 +472,6 @@ static int iocp_submit(io_op *op) {
         return winfile_submit(op);
     default:
         return winsock_submit(op);
-    }
-}
-
-/* That the kernel finds nothing to cancel means that the packet is on its way. */
-static int iocp_cancel(io_op *op) {
-    if (iocp_is_pipe(op->handle))
-        return winpipe_cancel(op);
-    switch (op->kind) {
-    case IO_POLL:
-        return winpoll_cancel(op);
-    case IO_READ:
-    case IO_WRITE:
-    case IO_SYNC:
-        return winfile_cancel(op);
-    default:
-        return winsock_cancel(op);
     }
 }
 

@@ -24,12 +24,13 @@ struct winpoll_group;
 
 typedef struct iocp_lane {
     HANDLE port;
-    PTP_TIMER timer, wake_timer;
-    _Atomic LONG wakes_owed; /* the system had no memory for them */
-    _Atomic bool closing;    /* no timer is set again */
-    io_mutex lock;           /* of everything below; innermost */
-    uint64_t armed_ns;       /* when the timer fires; IO_NEVER: it is not set */
-    io_native *bound;        /* forgotten but open, and bound to this port for life */
+    PTP_TIMER timer, wake_timer, cancel_timer;
+    _Atomic LONG wakes_deferred;   /* the system had no memory for them */
+    _Atomic bool cancels_deferred; /* of operations with IO_OP_CANCEL_DEFERRED; the timer is set */
+    _Atomic bool closing;          /* no timer is set again */
+    io_mutex lock;                 /* of everything below; innermost */
+    uint64_t armed_ns;             /* when the timer fires; IO_NEVER: it is not set */
+    io_native *bound;              /* forgotten but open, and bound to this port for life */
     size_t bound_count, bound_capacity;
     struct winpoll_group *groups;
 } iocp_lane;
@@ -67,6 +68,10 @@ int iocp_started(io_op *op, bool succeeded, uint32_t code);
 int iocp_again(io_op *op);
 /* Reports what a packet says, when it means nothing special. */
 void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done);
+/* Cancels the operation on `native`, and again later if the system loses the cancel. A packet
+ * follows, even if the handle has been closed meanwhile. */
+void iocp_cancel_io(io_op *op, HANDLE native);
+bool iocp_under_wine(void);
 uint32_t iocp_status_code(uint32_t status); /* the Win32 code of an NTSTATUS, for messages */
 
 /* NTSTATUS values that are no errors to us. */

@@ -302,7 +302,7 @@ int winpipe_submit(io_op *op) {
 
 int winpipe_cancel(io_op *op) {
     io_native native = op->kind == IO_ACCEPT ? ((io_accept *)op)->accepted : op->handle->native;
-    CancelIoEx((HANDLE)native, &op->overlapped);
+    iocp_cancel_io(op, (HANDLE)native);
     return IO_PENDING;
 }
 

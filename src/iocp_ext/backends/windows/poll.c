@@ -85,6 +85,7 @@ static uint32_t poll_open_driver(iocp_lane *state, HANDLE *driver) {
 
 /* Under the state's lock. */
 static winpoll_group *poll_new_group(iocp_lane *state, uint32_t *code) {
+    io_assert(io_lock_is_mine(&state->lock));
     winpoll_group *group = calloc(1, sizeof *group);
     *code = group == NULL ? ERROR_NOT_ENOUGH_MEMORY : poll_open_driver(state, &group->driver);
     if (*code) {
@@ -111,6 +112,7 @@ static winpoll_group *poll_enter_group(iocp_lane *state, uint32_t *code) {
 
 static void poll_leave_group(iocp_lane *state, winpoll_group *group) {
     io_mutex_lock(&state->lock);
+    io_assert(group->requests > 0);
     group->requests--;
     io_mutex_unlock(&state->lock);
 }
@@ -119,6 +121,7 @@ void winpoll_lane_close(iocp_lane *state) {
     while (state->groups != NULL) {
         winpoll_group *group = state->groups;
         state->groups = group->next;
+        io_assert(group->requests == 0);
         CloseHandle(group->driver);
         free(group);
     }
@@ -178,7 +181,7 @@ int winpoll_submit(io_op *op) {
 }
 
 int winpoll_cancel(io_op *op) {
-    CancelIoEx(poll_request_of(op)->group->driver, &op->overlapped);
+    iocp_cancel_io(op, poll_request_of(op)->group->driver);
     return IO_PENDING;
 }
 

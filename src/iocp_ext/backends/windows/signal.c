@@ -59,6 +59,7 @@ static void CALLBACK signal_event_set(void *unused, BOOLEAN timed_out) {
 
 /* Under the lock. */
 static void signal_end_watch(void) {
+    io_assert(io_lock_is_mine(&signal_state.lock));
     if (signal_state.watch != NULL)
         UnregisterWaitEx(signal_state.watch, INVALID_HANDLE_VALUE);
     signal_state.watch = NULL;
@@ -102,6 +103,7 @@ void winsignal_attach(void) {
 
 void winsignal_detach(void) {
     io_mutex_lock(&signal_state.lock);
+    io_assert(signal_state.lanes > 0);
     if (--signal_state.lanes == 0)
         signal_end_watch();
     io_mutex_unlock(&signal_state.lock);

@@ -480,8 +480,6 @@ int winsock_submit(io_op *op) {
 }
 
 int winsock_cancel(io_op *op) {
-    /* Whether it finds the operation or not, and also if the socket has been closed: the packet
-     * comes, or is on its way. */
-    CancelIoEx((HANDLE)op->handle->native, &op->overlapped);
+    iocp_cancel_io(op, (HANDLE)op->handle->native);
     return IO_PENDING;
 }
