@@ -27,6 +27,7 @@ SOURCES = Path("src/iocp_ext")
 # The folders of backends/ that every platform compiles; beside them its own. The simulator is in
 # every wheel: users test their programs with it. Only its folder and py/port/sim_api.c know it.
 BACKENDS_FOR_ALL = ("sim",)
+PLATFORMS = {"win32": "windows", "linux": "linux"}
 
 WINDOWS_LIBRARIES = ["ws2_32", "mswsock", "ntdll"]
 
@@ -126,7 +127,10 @@ class BuildExt(build_ext):
 
 
 def extension() -> Extension:
-    windows = sys.platform == "win32"
+    platform = PLATFORMS.get(sys.platform)
+    if platform is None:
+        raise SystemExit(f"iocpcore has no backend for {sys.platform}, only for {[*PLATFORMS]}")
+    windows = platform == "windows"
     macros: list[tuple[str, str | None]] = []
     if windows:
         macros.append(("_WIN32_WINNT", "0x0A00"))
@@ -138,7 +142,7 @@ def extension() -> Extension:
         macros.append(("_GNU_SOURCE", "1"))
     return Extension(
         "iocpcore._core",
-        sources=sources("windows" if windows else "linux"),
+        sources=sources(platform),
         depends=headers(),
         include_dirs=[SOURCES.as_posix()],
         define_macros=macros,

@@ -178,6 +178,119 @@ def test_nobody_asks_which_backend_it_is(path):
     assert not set(re.findall(r"\bio_(?:backend|sim)_\w+\b", text)) - {"io_backend_by_name"}
 
 
+# ---- errors --------------------------------------------------------------------------------------
+
+# Where the sign of an error changes: error.h from and to the systems' numbers, once for each.
+SIGN_CHANGES = {"core/error.h", "core/error.c"}
+# What else is negated: times from now are negative on Windows, io_uring answers a negative errno,
+# and who uses the simulation gives an errno.
+NO_ERRORS = {
+    "backends/windows/iocp.c": ["POST_RETRY_MS * IO_NS_PER_MS / 100", "left"],
+    "backends/linux/uring.c": ["result"],
+    "py/port/sim_api.c": ["error"],
+}
+
+
+def negated(text: str) -> list[str]:
+    """What a minus of one operand stands before, but numbers and the names of errors."""
+    before = r"(?:[(,?:=\[{&|<>!]|\breturn|\bcase|^)\s*(?:\([\w ]+\*?\)\s*)?"
+    found = re.findall(
+        before + r"-(?!-|>)\s*((?:\([\w ]+\))?\s*\(?[^;,)?]+)",
+        without_comments(text),
+        re.MULTILINE,
+    )
+    names = [re.sub(r"^(?:\([a-z]\w+\))?\s*\(?", "", one.strip()) for one in found]
+    return [name for name in names if not re.match(r"\d|IOE_\w+$|IOE_\w+\b|[A-Z_]+$", name)]
+
+
+def plain_errors(text: str) -> list[str]:
+    return re.findall(r"(?<![-\w])IOE_\w+", without_comments(text))
+
+
+@by_file
+def test_errors_are_negative(path):
+    """A portable error has one sign wherever it goes: nobody has to know who makes it."""
+    name = name_of(path)
+    if name in SIGN_CHANGES:
+        return
+    text = path.read_text()
+    assert not plain_errors(text)
+    assert [one for one in negated(text) if one not in NO_ERRORS.get(name, [])] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "return -error;",
+        "x = -errno;",
+        "f(-io_g(a), 1);",
+        "f((int)-op->result, 1);",
+        "f(a, -(int64_t)io_g(b));",
+        "return x ? -error : 0;",
+        "x = a || -self->error;",
+    ],
+)
+def test_every_change_of_sign_is_seen(line):
+    assert negated(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["return -IOE_BADF;", "x = -1;", "x = a - b;", "x->y = a[i - j];", "if (a - b > c)"]
+)
+def test_what_changes_no_sign(line):
+    assert not negated(line)
+    assert not plain_errors(line)
+
+
+# ---- what is one system's own ------------------------------------------------------------------
+
+LINUX_HEADERS = {"sys/epoll.h", "sys/eventfd.h", "sys/sendfile.h", "sys/timerfd.h"}
+
+
+@by_file
+def test_who_includes_what_only_linux_has(path):
+    """Files that say so by their folder or name; who adds a system finds there what to write."""
+    _, system = includes(path.read_text())
+    found = {name for name in system if name.startswith("linux/")} | (system & LINUX_HEADERS)
+    assert not found or folder_of(name_of(path)) == "backends/linux" or "linux" in path.stem
+
+
+@by_file
+def test_the_choice_of_backends_names_each_system(path):
+    """Not "Linux, because it is not Windows": another system is refused, with a hint."""
+    text = path.read_text()
+    block = r"^#\s*if[^\n]*_WIN32[^\n]*\n(?:(?!^#\s*if).*\n)*?^#\s*endif"
+    for choice in re.findall(block, text, re.MULTILINE):
+        if "io_backend_" in choice:
+            assert "defined(__linux__)" in choice
+            assert re.search(r"#else\n#error", choice)
+
+
+def constants(text: str) -> set[str]:
+    """Names of the numbers that a file defines."""
+    bare = without_comments(text)
+    found = set(re.findall(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+[(\w]", bare, re.MULTILINE))
+    for inside in re.findall(r"\benum\b[^;{}()]*\{([^}]*)\}", bare):
+        found.update(re.findall(r"\b([A-Z]\w+)\s*=", inside))
+    return found
+
+
+def test_constants_stand_once():
+    """What two files need is in a header of both."""
+    where: dict[str, list[str]] = {}
+    for path in FILES:
+        for name in constants(path.read_text()):
+            where.setdefault(name, []).append(name_of(path))
+    assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
+def test_the_scan_finds_constants():
+    text = (
+        "enum { ONE = 1, TWO = ONE << 1 };\n#define THREE (3)\n#define four(x) x\nint FIVE = 5;\n"
+    )
+    assert constants(text) == {"ONE", "TWO", "THREE"}
+
+
 # ---- names of statics ---------------------------------------------------------------------------
 
 C_FILES = [path for path in FILES if path.suffix == ".c"]

@@ -69,7 +69,7 @@ static void member_does_something(void) {
         (void)io_connection_abort(&member->io.io);
         break;
     case 2:
-        if (member->started && !io_connection_is_known(&member->io.io))
+        if (member->started && member->io.io.notified == IO_NOTIFIED_STARTED)
             io_connection_establish(&member->io.io);
         break;
     default:
@@ -96,7 +96,7 @@ static void walk(void) {
 }
 
 static void accepting_fails(void) {
-    static const int errors[] = {IOE_MFILE, IOE_CONNABORTED, IOE_NOBUFS, IOE_PERM};
+    static const int errors[] = {-IOE_MFILE, -IOE_CONNABORTED, -IOE_NOBUFS, -IOE_PERM};
     server *self = the_server();
     uint64_t i = chance((uint64_t)self->listener_count);
     (void)io_sim_fail_accepts(self->world.lane, self->listeners[i].native,

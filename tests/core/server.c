@@ -125,7 +125,7 @@ static void time_out(io_member *member) {
     CHECK(io_no_lock_is_mine());
     if (group->on_time_out != NULL)
         group->on_time_out(member_of(member));
-    (void)io_connection_fail(&member->io, IO_CAUSE_TIMEOUT, IOE_TIMEDOUT);
+    (void)io_connection_fail(&member->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT);
 }
 
 static void release(io_member *member) {
@@ -165,7 +165,7 @@ static void lost(io_group *group, const io_address *peer, int error, uint32_t os
     server_group *self = group_of(group);
     (void)peer;
     (void)os_error;
-    CHECK(error >= 0 && (error == 0) == self->makes_none);
+    CHECK(error <= 0 && (error == 0) == self->makes_none);
     self->last_error = error;
     atomic_fetch_add(&self->lost, 1);
     told(self);
@@ -174,7 +174,7 @@ static void lost(io_group *group, const io_address *peer, int error, uint32_t os
 static void paused(io_listener *io, int error, uint32_t os_error) {
     server_listener *listener = IO_CONTAINER(io, server_listener, io);
     (void)os_error;
-    CHECK(error > 0 && error != IOE_CANCELED);
+    CHECK(error < 0 && error != -IOE_CANCELED);
     listener->last_error = error;
     atomic_fetch_add(&listener->paused, 1);
     told(group_of(io->group));

@@ -393,7 +393,7 @@ void talk_end_somehow(talk_end *end, test_random *random) {
         (void)io_connection_abort(&end->io);
         break;
     case 1:
-        (void)io_connection_fail(&end->io, IO_REASON_EMBEDDER, 5);
+        (void)io_connection_fail(&end->io, IO_REASON_EMBEDDER, -5);
         break;
     case 2:
         io_connection_begin_end(&end->io, test_below(random, 3) != 0, test_below(random, 3) != 0);

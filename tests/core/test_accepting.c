@@ -16,32 +16,32 @@ enum { ATTEMPTS_MAX = 16, FOR_EVER = 1 << 30 };
 /* ---- the policy ------------------------------------------------------------------------------ */
 
 /* Those that accept(2) lists, and some that only Windows has. */
-static const int lost[] = {IOE_CONNABORTED, IOE_CONNRESET, IOE_NETRESET, IOE_PIPE};
-static const int others[] = {IOE_PERM,
-                             IOE_NETDOWN,
-                             IOE_NETUNREACH,
-                             IOE_HOSTUNREACH,
-                             IOE_OPNOTSUPP,
-                             IOE_NOBUFS,
-                             IOE_MFILE,
-                             IOE_NFILE,
-                             IOE_NOMEM,
-                             IOE_IO,
-                             IOE_BADF,
-                             IOE_INVAL,
-                             IOE_TIMEDOUT,
-                             IOE_NOTCONN,
-                             IOE_NOTSOCK,
-                             IOE_AGAIN,
-                             71 /* EPROTO */,
-                             92 /* ENOPROTOOPT */,
-                             112 /* EHOSTDOWN */,
-                             64 /* ENONET */};
+static const int lost[] = {-IOE_CONNABORTED, -IOE_CONNRESET, -IOE_NETRESET, -IOE_PIPE};
+static const int others[] = {-IOE_PERM,
+                             -IOE_NETDOWN,
+                             -IOE_NETUNREACH,
+                             -IOE_HOSTUNREACH,
+                             -IOE_OPNOTSUPP,
+                             -IOE_NOBUFS,
+                             -IOE_MFILE,
+                             -IOE_NFILE,
+                             -IOE_NOMEM,
+                             -IOE_IO,
+                             -IOE_BADF,
+                             -IOE_INVAL,
+                             -IOE_TIMEDOUT,
+                             -IOE_NOTCONN,
+                             -IOE_NOTSOCK,
+                             -IOE_AGAIN,
+                             -71 /* EPROTO */,
+                             -92 /* ENOPROTOOPT */,
+                             -112 /* EHOSTDOWN */,
+                             -64 /* ENONET */};
 
 static void at_once_and_how_often(void) {
     for (size_t i = 0; i < COUNT_OF(lost) + 1; i++) {
         io_accept accept = {0};
-        int error = i < COUNT_OF(lost) ? lost[i] : IOE_INTR;
+        int error = i < COUNT_OF(lost) ? lost[i] : -IOE_INTR;
         for (int attempt = 1; attempt < ATTEMPTS_MAX; attempt++)
             CHECK(io_accept_again(&accept, error));
         for (int attempt = 0; attempt < 100; attempt++)
@@ -59,14 +59,14 @@ static void pauses(void) {
         io_accepting record = {0};
         uint64_t last_ns = 0;
         for (int failure = 0; failure < 1000; failure++) {
-            uint64_t pause_ns = io_accepting_pause(&record, -others[i]);
+            uint64_t pause_ns = io_accepting_pause(&record, others[i]);
             CHECK(pause_ns > 0 && pause_ns >= last_ns && pause_ns <= 100 * IO_NS_PER_MS);
             CHECK(failure < 7 || pause_ns == 100 * IO_NS_PER_MS);
             last_ns = pause_ns;
         }
         CHECK_INT(io_accepting_pause(&record, 0), 0);
         for (int round = 0; round < 1000; round++) {
-            CHECK_INT(io_accepting_pause(&record, -others[i]), IO_NS_PER_MS);
+            CHECK_INT(io_accepting_pause(&record, others[i]), IO_NS_PER_MS);
             CHECK_INT(io_accepting_pause(&record, 0), 0);
         }
     }
@@ -79,7 +79,7 @@ static void pauses_for_lost_clients(void) {
         int at_once = 0, pauses = 0;
         uint64_t paused_ns = 0;
         for (int failure = 0; failure < 10000; failure++) {
-            uint64_t pause_ns = io_accepting_pause(&record, -lost[i]);
+            uint64_t pause_ns = io_accepting_pause(&record, lost[i]);
             at_once += pause_ns == 0;
             pauses += pause_ns > 0;
             paused_ns += pause_ns;
@@ -88,7 +88,7 @@ static void pauses_for_lost_clients(void) {
         CHECK(paused_ns > 10 * IO_NS_PER_SECOND);
         record = (io_accepting){0};
         for (int round = 0; round < 1000; round++) {
-            CHECK_INT(io_accepting_pause(&record, -lost[i]), 0);
+            CHECK_INT(io_accepting_pause(&record, lost[i]), 0);
             if (round % 50 == 49)
                 CHECK_INT(io_accepting_pause(&record, 0), 0);
         }
@@ -116,7 +116,7 @@ static bool refuses(void) {
 /* Instead of libc's. */
 int accept4(int listener, __SOCKADDR_ARG address, socklen_t *restrict length, int flags) {
     if (refuses()) {
-        errno = refusal.error;
+        errno = io_error_to_errno(refusal.error);
         return -1;
     }
     return (int)syscall(SYS_accept4, listener, address.__sockaddr__, length, flags);
@@ -192,12 +192,12 @@ static void add_clients(world_of_refusals *self, int count) {
 /* Whatever is not about one client for sure is the answer, after one attempt. */
 static void told_at_once(const char *backend) {
     for (size_t i = 0; i < COUNT_OF(others); i++) {
-        if (others[i] == IOE_AGAIN) /* it means: wait */
+        if (others[i] == -IOE_AGAIN) /* it means: wait */
             continue;
         world_of_refusals self;
         open_world(&self, backend);
         add_clients(&self, 3);
-        CHECK_INT(accept_one(&self, others[i], FOR_EVER, 1), -others[i]);
+        CHECK_INT(accept_one(&self, others[i], FOR_EVER, 1), others[i]);
         CHECK(self.world.sim || FOR_EVER - refusal.times == 1);
         CHECK_INT(accept_one(&self, others[i], 0, 1), 0);
         close_world(&self);
@@ -211,7 +211,7 @@ static void passed_over(const char *backend) {
         open_world(&self, backend);
         add_clients(&self, 2 * ATTEMPTS_MAX + 2);
         CHECK_INT(accept_one(&self, lost[i], ATTEMPTS_MAX - 1, 1), 0);
-        CHECK_INT(accept_one(&self, lost[i], FOR_EVER, 1), -lost[i]);
+        CHECK_INT(accept_one(&self, lost[i], FOR_EVER, 1), lost[i]);
         CHECK_INT(accept_one(&self, lost[i], FOR_EVER, 2), 0); /* every second one */
         close_world(&self);
     }

@@ -14,7 +14,7 @@ static void open_blocked(const char *backend, uint64_t seed) {
 static void check_reset(const talk_end *end) {
     CHECK_INT(end->came[IO_CONNECTION_EOF], 0);
     CHECK_INT(end->io.reason, IO_REASON_RECEIVE);
-    CHECK_INT(end->io.error, IOE_CONNRESET);
+    CHECK_INT(end->io.error, -IOE_CONNRESET);
 }
 
 /* ---- close ----------------------------------------------------------------------------------- */
@@ -260,7 +260,7 @@ static void fail_has_a_limit(const char *backend) {
         talk_settle(&both);
     }
     uint64_t began_ns = io_lane_now(both.world.lane);
-    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, IOE_TIMEDOUT) == !closing);
+    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT) == !closing);
     CHECK(!io_connection_fail(&end->io, IO_REASON_EMBEDDER, 0));
     TALK_UNTIL(&both, atomic_load(&end->gone));
     uint64_t took_ns = io_lane_now(both.world.lane) - began_ns;
@@ -275,14 +275,14 @@ static void fail_has_a_limit(const char *backend) {
 static void fail_flushes(const char *backend) {
     open_blocked(backend, 0);
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
-    CHECK(io_connection_fail(&end->io, IO_REASON_EMBEDDER, 5));
+    CHECK(io_connection_fail(&end->io, IO_REASON_EMBEDDER, -5));
     peer->answers = true;
     talk_pause(peer, false);
     talk_close(&both);
     CHECK_INT(peer->in, end->out);
     CHECK_INT(peer->came[IO_CONNECTION_EOF], 1);
     CHECK_INT(end->io.reason, IO_REASON_EMBEDDER);
-    CHECK_INT(end->io.error, 5);
+    CHECK_INT(end->io.error, -5);
 }
 
 static void overflow(const char *backend) {
@@ -293,7 +293,7 @@ static void overflow(const char *backend) {
     CHECK_INT(talk_send(end, 1, TALK_FILE), 0);
     TALK_UNTIL(&both, atomic_load(&end->gone));
     CHECK_INT(end->io.reason, IO_REASON_OVERFLOW);
-    CHECK_INT(end->io.error, IOE_NOBUFS);
+    CHECK_INT(end->io.error, -IOE_NOBUFS);
     talk_pause(peer, false);
     talk_close(&both);
     check_reset(peer);
@@ -321,7 +321,7 @@ static void send_error_with_unread_input(const char *backend) {
         io_connection_hold(&end->io, hold, false);
         talk_close(&both);
         /* On io_uring a receive may have been told of the reset before. */
-        bool told = end->io.reason == IO_REASON_RECEIVE && end->io.error == IOE_CONNRESET;
+        bool told = end->io.reason == IO_REASON_RECEIVE && end->io.error == -IOE_CONNRESET;
         CHECK(end->io.reason == IO_REASON_SEND || told);
         CHECK_INT(end->came[IO_CONNECTION_EOF], 0); /* nor was it an orderly end */
 #ifndef _WIN32                                      /* there a reset destroys it */
@@ -410,7 +410,7 @@ static void bring_to(talk_end *end, enum phase phase) {
     if (phase == FLUSHING || phase == LINGERING || phase == GONE)
         io_connection_close(&end->io, true);
     if (phase == FAILED)
-        CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, IOE_TIMEDOUT));
+        CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT));
     if (phase == LINGERING)
         TALK_UNTIL(&both, end->io.timer != NULL);
     if (phase == GONE)
@@ -439,7 +439,7 @@ static void closed_in_phase(const char *backend, enum phase phase, uint64_t seed
                                                             : IO_REASON_PORT;
     CHECK_INT(end->io.reason, reason);
     if (reason == IO_REASON_PORT)
-        CHECK_INT(end->io.error, IOE_CANCELED);
+        CHECK_INT(end->io.error, -IOE_CANCELED);
     io_port_destroy(both.world.port);
 }
 

@@ -82,7 +82,7 @@ static void gone_before_it_is_closed(io_connection *self) {
 }
 
 static void error_without_a_reason(io_connection *self) {
-    self->error = IOE_CONNRESET;
+    self->error = -IOE_CONNRESET;
 }
 
 static void throttled_with_little_queued(io_connection *self) {
@@ -295,7 +295,7 @@ static void gone_unknown(const char *backend) {
     end->peer->answers = true;
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
     CHECK_INT(end->io.notified, IO_NOTIFIED_STARTED);
-    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, IOE_TIMEDOUT));
+    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT));
     check_sides(&end->io, IO_CONNECTION_CLOSING, IO_SEND_SIDE_ENDING, IO_RECEIVE_SIDE_DRAINING,
                 IO_REASON_TIMEOUT);
     TALK_UNTIL(&both, atomic_load(&end->gone));

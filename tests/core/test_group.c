@@ -54,7 +54,7 @@ static void idle_members_end(const char *backend) {
             continue;
     }
     CHECK(!one->gone);
-    CHECK_INT(one->io.io.cause, IO_CAUSE_NONE);
+    CHECK_INT(one->io.io.reason, IO_REASON_NONE);
     server_check(&now);
     SERVER_UNTIL(&now, count() == 0);
     SERVER_UNTIL(&now, !group()->io.ticks); /* nobody is left, and the clock stops */
@@ -133,7 +133,7 @@ static void shuts_down(const char *backend) {
     SERVER_UNTIL(&now, unknown->started);
     io_group_shutdown(&group()->io);
     for (int i = 0; i < 3; i++) {
-        CHECK_INT(now.members[i]->io.io.cause, IO_CAUSE_NONE);
+        CHECK_INT(now.members[i]->io.io.reason, IO_REASON_CLOSE);
         CHECK(now.members[i]->io.io.hold & IO_HOLD_CLOSING);
     }
     SERVER_UNTIL(&now, count() == 0);

@@ -26,7 +26,7 @@ static int get_items(test_world *world, uint64_t deadline_ns, io_op **ops, int m
     io_wait wait = {.deadline_ns = deadline_ns};
     int error = io_port_enter(world->port);
     if (error)
-        return error < 0 ? error : -error;
+        return error;
     int count = io_lane_get(world->lane, &wait, ops, maximum);
     io_port_leave(world->port);
     return count;

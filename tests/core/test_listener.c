@@ -231,7 +231,7 @@ static void loses_clients_that_cannot_be_opened(void) {
     doomed = world_socket(&now.world); /* the lowest free number is the accepted one's */
     world_native_close(&now.world, doomed, false);
     SERVER_UNTIL(&now, atomic_load(&group()->lost) == 1);
-    CHECK_INT(group()->last_error, IOE_BADF);
+    CHECK_INT(group()->last_error, -IOE_BADF);
     CHECK_INT(atomic_load(&now.freed), 1); /* the object that was made for it */
     server_check(&now);
     group()->on_make = NULL;
@@ -252,7 +252,7 @@ static server_listener *failing(int error, uint32_t times, uint32_t period) {
     server_open(&now, "sim", 1);
     server_listener *listener = &now.listeners[now.listener_count++];
     io_native native = world_listener(&now.world, &listener->address);
-    CHECK_INT(io_sim_fail_accepts(now.world.lane, native, error, times, period), 0);
+    CHECK_INT(io_sim_fail_accepts(now.world.lane, native, -error, times, period), 0);
     listener->server = &now;
     listener->open = true;
     CHECK_INT(io_port_enter(now.world.port), 0);
@@ -269,7 +269,7 @@ static void pauses_when_accepting_fails(void) {
         CHECK(listener->io.op != NULL); /* an accept or a pause, always */
         CHECK((listener->io.op->kind == IO_TIMER) == (listener->io.op == &listener->io.pause.op));
     }
-    CHECK_INT(listener->last_error, IOE_MFILE);
+    CHECK_INT(listener->last_error, -IOE_MFILE);
     SERVER_UNTIL(&now, count() == 3);
     CHECK_INT(group()->io.figures.accept_errors, 20);
     server_check(&now);
@@ -428,7 +428,7 @@ static void port_closes_while_it_makes(const char *backend) {
         CHECK_INT(io_lane_get(now.world.lane, &wait, &op, 1), 1);
         server_take(op);
     }
-    CHECK_INT(group()->last_error, IOE_CLOSED);
+    CHECK_INT(group()->last_error, -IOE_CLOSED);
     CHECK_INT(io_port_drain(now.world.port, 10 * IO_NS_PER_SECOND), 0);
     now.world.port->state = IO_PORT_OPEN; /* the rest is as ever */
     CHECK_INT(server_close_port(&now, 10 * IO_NS_PER_SECOND, NULL), 0);

@@ -316,31 +316,12 @@ static void addresses(void) {
 #endif
 }
 
-/* ---- errors ---------------------------------------------------------------------------------- */
-
-static void error_table(void) {
-#define X(name, number, windows, text)               \
-    CHECK(strcmp(io_error_text(number), text) == 0); \
-    CHECK_INT(io_error_to_windows(number), windows); \
-    if ((windows) != 0)                              \
-        CHECK_INT(io_error_from_windows(windows), number);
-    IO_ERRORS(X)
-#undef X
-    CHECK(strcmp(io_error_text(99999), "Unknown error") == 0);
-    CHECK_INT(io_error_to_windows(99999), 0);
-    CHECK_INT(io_error_from_windows(0xfffffff0u), IOE_OTHER);
-    CHECK_INT(io_error_from_ntstatus(0), 0);
-    CHECK_INT(io_error_from_ntstatus(0xC0000120u), IOE_CANCELED); /* STATUS_CANCELLED */
-    CHECK_INT(io_error_from_ntstatus(0xC000020Du), IOE_CONNRESET);
-    CHECK_INT(io_error_from_ntstatus(0xC0000236u), IOE_CONNREFUSED);
-}
-
 int main(int argc, char **argv) {
     static const test_case tests[] = {
         TEST(list_operations), TEST(timer_heap_model), TEST(timer_heap_equal_deadlines),
         TEST(op_memory),       TEST(op_tokens),        TEST(op_vectors),
         TEST(kind_names),      TEST(buffer_classes),   TEST(buffer_random),
-        TEST(guard_mode),      TEST(addresses),        TEST(error_table),
+        TEST(guard_mode),      TEST(addresses),
     };
     if (argc == 2 && strncmp(argv[1], "guard-", 6) == 0)
         return guard_child(argv[1]);

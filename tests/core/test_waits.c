@@ -20,7 +20,7 @@ static io_backend failing;
 static int wait_or_fail(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
                         io_list *done) {
     if (atomic_fetch_sub(&waits_left, 1) > 0)
-        return -atomic_load(&waits_error);
+        return atomic_load(&waits_error);
     atomic_fetch_add(&waits_left, 1);
     return real->wait(lane, wait, deadline_ns, maximum, done);
 }
@@ -83,9 +83,10 @@ static uint64_t failures(test_world *world) {
 
 /* ---- what may pass --------------------------------------------------------------------------- */
 
-static const int passing[] = {IOE_NOMEM, IOE_NOBUFS, IOE_AGAIN, IOE_BUSY, IOE_MFILE, IOE_NFILE};
-static const int lasting[] = {IOE_BADF,      IOE_INVAL,   IOE_FAULT, IOE_PERM,
-                              IOE_OPNOTSUPP, IOE_NOTSOCK, IOE_OTHER, IOE_CLOSED};
+static const int passing[] = {-IOE_NOMEM, -IOE_NOBUFS, -IOE_AGAIN,
+                              -IOE_BUSY,  -IOE_MFILE,  -IOE_NFILE};
+static const int lasting[] = {-IOE_BADF,      -IOE_INVAL,   -IOE_FAULT, -IOE_PERM,
+                              -IOE_OPNOTSUPP, -IOE_NOTSOCK, -IOE_OTHER, -IOE_CLOSED};
 
 /* Each answer comes after a pause and says only that nothing has come; then all is as before. */
 static void passes(const char *backend) {
@@ -118,7 +119,7 @@ static void deadline_holds(const char *backend) {
     if (skipped(&world, world.sim, "virtual time stands still while waits fail"))
         return;
     io_op *op;
-    fail_waits(IOE_NOMEM, FOR_EVER);
+    fail_waits(-IOE_NOMEM, FOR_EVER);
     CHECK_INT(get(&world, 0, &op), 0);
     uint64_t end_ns = io_clock_ns() + 120 * IO_NS_PER_MS;
     int count;
@@ -139,7 +140,7 @@ static void timers_go_on(const char *backend) {
         return;
     if (skipped(&world, lane_shared(world.lane), "timers come through the kernel's queue"))
         return;
-    fail_waits(IOE_NOMEM, FOR_EVER);
+    fail_waits(-IOE_NOMEM, FOR_EVER);
     io_op *timer = io_op_new(world.lane, IO_TIMER, NULL, NULL), *op = NULL;
     io_timer_submit((io_timer *)timer, 10 * IO_NS_PER_MS);
     int count;
@@ -199,7 +200,7 @@ static void workers_go_on(const char *backend) {
     static test_crew crew;
     test_thread threads[3];
     crew_start(&crew, backend, threads);
-    fail_waits(IOE_NOMEM, 4);
+    fail_waits(-IOE_NOMEM, 4);
     for (int i = 0; i < 20 || atomic_load(&waits_left) > 0; i++)
         post(&crew.world, &crew); /* each may end a wait */
     while (atomic_load(&crew.taken) < 21)
@@ -219,7 +220,7 @@ static void stopped_while_it_fails(const char *backend) {
         static test_crew crew;
         test_thread threads[3];
         crew_start(&crew, backend, threads);
-        fail_waits(IOE_NOMEM, FOR_EVER);
+        fail_waits(-IOE_NOMEM, FOR_EVER);
         post(&crew.world, &crew);
         while (failures(&crew.world) == 0)
             test_sleep_ms(1);
@@ -245,19 +246,19 @@ static void broken_for_all(const char *backend) {
         static test_crew crew;
         test_thread threads[3];
         io_op *op;
-        int expected = lasting[i] == IOE_CLOSED ? IOE_BADF : lasting[i];
+        int expected = lasting[i] == -IOE_CLOSED ? -IOE_BADF : lasting[i];
         crew_start(&crew, backend, threads);
         fail_waits(lasting[i], lane_shared(crew.world.lane) ? 3 : 1);
         for (int j = 0; j < 3; j++)
             post(&crew.world, &crew);
-        crew_join(&crew, threads, -expected);
+        crew_join(&crew, threads, expected);
         CHECK_INT(crew.world.lane->broken, expected);
         fail_waits(0, 0);
         int count;
         while ((count = get(&crew.world, 0, &op)) == 1) /* what was ready is not lost */
             io_op_release(op);
-        CHECK_INT(count, -expected);
-        CHECK_INT(get(&crew.world, IO_NEVER, &op), -expected);
+        CHECK_INT(count, expected);
+        CHECK_INT(get(&crew.world, IO_NEVER, &op), expected);
         close_broken_world(&crew.world);
     }
 }
@@ -286,7 +287,7 @@ static void broken_for_getters(const char *backend) {
         getters[i] = (test_getter){.world = &world};
         test_thread_start(&threads[i], get_one, &getters[i]);
     }
-    fail_waits(IOE_BADF, lane_shared(world.lane) ? 3 : 1);
+    fail_waits(-IOE_BADF, lane_shared(world.lane) ? 3 : 1);
     for (int i = 0; i < 6; i++)
         post(&world, &world);
     for (int i = 0; i < 3; i++) {
@@ -312,7 +313,7 @@ static void closed_while_it_fails(const char *backend) {
     io_handle *handle = world_handle(&world, natives[0]);
     io_op *op = new_recv(&world, &byte, 1);
     io_op_submit(op, handle);
-    fail_waits(IOE_NOMEM, 3);
+    fail_waits(-IOE_NOMEM, 3);
     CHECK(io_port_begin_close(world.port));
     CHECK_INT(io_port_drain(world.port, 10 * IO_NS_PER_SECOND), 0);
     world.lane->backend = real;

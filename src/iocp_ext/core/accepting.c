@@ -18,12 +18,13 @@ enum {
 
 /* A client that is gone. Of a pipe's, its end is said to be broken. */
 static bool accepting_client_lost(int error) {
-    return error == IOE_CONNABORTED || error == IOE_CONNRESET || error == IOE_NETRESET ||
-           error == IOE_PIPE;
+    return error == -IOE_CONNABORTED || error == -IOE_CONNRESET || error == -IOE_NETRESET ||
+           error == -IOE_PIPE;
 }
 
 bool io_accept_again(io_accept *accept, int error) {
-    return (error == IOE_INTR || accepting_client_lost(error)) && ++accept->attempts < ATTEMPTS_MAX;
+    return (error == -IOE_INTR || accepting_client_lost(error)) &&
+           ++accept->attempts < ATTEMPTS_MAX;
 }
 
 uint64_t io_accepting_pause(io_accepting *self, int64_t result) {
@@ -31,7 +32,7 @@ uint64_t io_accepting_pause(io_accepting *self, int64_t result) {
         *self = (io_accepting){0};
         return 0;
     }
-    if (accepting_client_lost((int)-result) && self->lost < LOST_MAX) {
+    if (accepting_client_lost((int)result) && self->lost < LOST_MAX) {
         self->lost++;
         return 0;
     }

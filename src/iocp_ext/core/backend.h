@@ -22,6 +22,10 @@
 
 enum { IO_PENDING = 0, IO_DONE = 1 };
 
+/* prepare_close() reads and discards at most this much; if more has arrived, the close is a reset
+ * after all. */
+enum { IO_DISCARDED_MAX = 1 << 20 };
+
 enum {
     IO_LANE_SHARED = 1u << 0,   /* any number of threads wait in the kernel at once (IOCP) */
     IO_KERNEL_QUEUES = 1u << 1, /* the kernel keeps the order of several operations of a handle */
@@ -94,11 +98,13 @@ struct io_backend {
     void (*set_timer)(io_lane *lane, uint64_t deadline_ns);
 };
 
-#ifdef _WIN32
+#if defined(_WIN32)
 extern const io_backend io_backend_iocp;
-#else
+#elif defined(__linux__)
 extern const io_backend io_backend_uring;
 extern const io_backend io_backend_epoll;
+#else
+#error "no backend for this system: see docs/architecture.md, Adding a backend"
 #endif
 extern const io_backend io_backend_sim;
 

@@ -11,19 +11,22 @@
 #include <stddef.h>
 
 typedef struct name {
-    int portable;
+    int number;
     uint32_t windows;
     const char *text;
 } name;
 
 typedef struct meaning {
     uint32_t code;
-    int portable;
+    int number;
 } meaning;
 
 static const name error_names[] = {
+#define X(name, number, native, windows, text) {(number), (windows), (text)},
+    IO_SYSTEM_ERRORS(X)
+#undef X
 #define X(name, number, windows, text) {(number), (windows), (text)},
-    IO_ERRORS(X)
+        IO_CORE_ERRORS(X)
 #undef X
 };
 
@@ -161,43 +164,38 @@ static const meaning error_nt_statuses[] = {
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
 
-enum {
-    NT_ERROR_SHIFT = 30, /* severity: 0 success, 1 information, 2 warning, 3 error */
-    NT_WARNING = 2,
-};
-
 static int error_look_up(const meaning *table, size_t count, uint32_t code) {
     for (size_t i = 0; i < count; i++)
         if (table[i].code == code)
-            return table[i].portable;
-    return IOE_OTHER;
+            return -table[i].number;
+    return -IOE_OTHER;
 }
 
-static const name *error_find(int portable) {
+static const name *error_find(int error) {
     for (size_t i = 0; i < COUNT(error_names); i++)
-        if (error_names[i].portable == portable)
+        if (error_names[i].number == -error)
             return &error_names[i];
     return NULL;
 }
 
 /* Codes that are not in the table are the system's own on Linux, and it knows their texts. */
-static const char *error_system_text(int portable) {
-#ifdef __GLIBC__
-    const char *text = strerrordesc_np(portable);
+static const char *error_system_text(int error) {
+#if defined(__linux__) && defined(__GLIBC__)
+    const char *text = strerrordesc_np(io_error_to_errno(error));
     return text ? text : "Unknown error";
 #else
-    (void)portable;
+    (void)error;
     return "Unknown error";
 #endif
 }
 
-const char *io_error_text(int portable) {
-    const name *found = error_find(portable);
-    return found ? found->text : error_system_text(portable);
+const char *io_error_text(int error) {
+    const name *found = error_find(error);
+    return found ? found->text : error_system_text(error);
 }
 
-uint32_t io_error_to_windows(int portable) {
-    const name *found = error_find(portable);
+uint32_t io_error_to_windows(int error) {
+    const name *found = error_find(error);
     return found ? found->windows : 0;
 }
 
@@ -206,12 +204,12 @@ int io_error_from_windows(uint32_t code) {
         return 0;
     for (size_t i = 0; i < COUNT(error_names); i++)
         if (error_names[i].windows == code)
-            return error_names[i].portable;
+            return -error_names[i].number;
     return error_look_up(error_windows_codes, COUNT(error_windows_codes), code);
 }
 
 int io_error_from_ntstatus(uint32_t status) {
-    if (status >> NT_ERROR_SHIFT < NT_WARNING)
+    if (io_nt_severity(status) < IO_NT_WARNING)
         return 0;
     /* NTSTATUS_FROM_WIN32: a Win32 code in an envelope. */
     if (status >> 16 == 0xC007)

@@ -13,6 +13,8 @@
  *
  * Nothing here knows Python: owners are opaque pointers, and no function here calls back.
  *
+ * Functions that return int return 0 or a portable error < 0, unless their comment says otherwise.
+ *
  * Locks, outermost first: handle->lock, lane->lock. The others (handles_lock, slab_lock, a pool's,
  * a backend's own) are innermost. None is held while a thread waits in the kernel. Assertion builds
  * check this (assert.h, lock_owner.c). */
@@ -68,7 +70,7 @@ typedef struct io_address {
     struct sockaddr_storage storage;
 } io_address;
 
-/* Numeric hosts only; 0 or IOE_INVAL. */
+/* Numeric hosts only: else -IOE_INVAL. */
 int io_address_inet(io_address *address, const char *host, uint16_t port, uint32_t flow_info,
                     uint32_t scope_id, int family);
 int io_address_unix(io_address *address, const char *path, size_t length);
@@ -326,7 +328,7 @@ int io_handle_adopt(io_lane *lane, io_native native, int family, io_handle **han
 /* The same for a datagram socket. */
 int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_handle **handle,
                              uint32_t *os_error);
-/* Forgets an idle handle, leaving the native one open: IOE_BUSY with operations in flight. */
+/* Forgets an idle handle, leaving the native one open: -IOE_BUSY with operations in flight. */
 int io_handle_forget(io_handle *handle, bool native_gone);
 /* Cancels what is in flight and closes the native handle when the last operation has ended. */
 void io_handle_close(io_handle *handle);
@@ -427,8 +429,8 @@ struct io_lane {
     uint32_t kernel_workers; /* ... of which in run() */
     uint32_t worker_count;   /* threads in run() */
     io_cond left;            /* a thread left, or is to check its conditions: for stop and close */
-    _Atomic int wait_error;  /* portable: why waits began to fail; 0: they do not */
-    _Atomic int broken;      /* portable: why waiting is over for good; 0: it is not */
+    _Atomic int wait_error;  /* why waits began to fail; 0: they do not */
+    _Atomic int broken;      /* why waiting is over for good; 0: it is not */
     uint64_t failed_ns;      /* when a wait failed last */
     int main_wake;           /* wakes a parked main thread; -1 on Windows */
     io_mutex handles_lock;   /* the two lists */
@@ -442,10 +444,10 @@ struct io_lane {
 };
 
 int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32_t concurrency);
-/* What connections report when their port ends: IOE_CANCELED, or why it could not go on. */
+/* What connections report when their port ends: -IOE_CANCELED, or why it could not go on. */
 static inline int io_lane_end(const io_lane *lane) {
     int broken = atomic_load_explicit(&lane->broken, memory_order_relaxed);
-    return broken ? broken : IOE_CANCELED;
+    return broken ? broken : -IOE_CANCELED;
 }
 void io_lane_close_wake(io_lane *lane); /* the descriptor behind main_wake */
 void io_lane_free(io_lane *lane);
@@ -512,7 +514,7 @@ struct io_port {
 /* 0 or a portable error; `os_error` keeps the system's. */
 int io_port_open(io_port **port, const io_backend *backend, uint32_t concurrency,
                  uint32_t *os_error);
-/* Every call into an open port is between these two. 0, IOE_CLOSED, or IOE_FORKED. */
+/* Every call into an open port is between these two. 0, -IOE_CLOSED, or -IOE_FORKED. */
 int io_port_enter(io_port *port);
 void io_port_leave(io_port *port);
 /* fork.c. It is the parent process's: nothing may be touched. */

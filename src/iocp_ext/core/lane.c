@@ -243,8 +243,8 @@ int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait 
 /* The system is short of something. Whatever else a wait may say, it will say again: its descriptor
  * is closed, or another file's by now, or completions were lost. */
 static bool lane_is_transient(int error) {
-    return error == IOE_NOMEM || error == IOE_NOBUFS || error == IOE_AGAIN || error == IOE_BUSY ||
-           error == IOE_MFILE || error == IOE_NFILE;
+    return error == -IOE_NOMEM || error == -IOE_NOBUFS || error == -IOE_AGAIN ||
+           error == -IOE_BUSY || error == -IOE_MFILE || error == -IOE_NFILE;
 }
 
 static void lane_pause_waiting(io_lane *lane, uint64_t deadline_ns) {
@@ -269,12 +269,12 @@ int lane_wait_ended(io_lane *lane, int error, uint64_t deadline_ns) {
     if (error == -IOE_CLOSED && lane_port_open(lane))
         error = -IOE_BADF; /* somebody else has closed the queue */
     lane->stats.wait_failures++;
-    if (!lane_is_transient(-error)) {
-        lane->broken = -error; /* who leaves the lane wakes the next one, which finds that */
+    if (!lane_is_transient(error)) {
+        lane->broken = error; /* who leaves the lane wakes the next one, which finds that */
         return error;
     }
     if (lane->wait_error == 0) /* errors that take turns are reported as one failure */
-        lane->wait_error = -error;
+        lane->wait_error = error;
     lane->failed_ns = io_clock_ns();
     lane_pause_waiting(lane, deadline_ns);
     return -IOE_INTR;
@@ -398,7 +398,7 @@ static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int 
         if ((count = lane_take_many(lane, ops, maximum)) > 0)
             break;
         if (lane->broken) {
-            count = -lane->broken;
+            count = lane->broken;
             break;
         }
         int error = lane_wait_shared(lane, wait, maximum, false);
@@ -437,7 +437,7 @@ static int lane_get_driven(io_worker *self, const io_wait *wait, io_op **ops, in
         if (lane->ready_count > 0 && last)
             return lane_take_many(lane, ops, maximum);
         if (lane->broken)
-            return -lane->broken;
+            return lane->broken;
         if (lane->ready_count == 0 && asked && lane_deadline_passed(lane, wait->deadline_ns))
             return 0;
         if (!lane->driven) {

@@ -10,11 +10,13 @@
 #include <string.h>
 
 static const io_backend *const port_backends[] = {
-#ifdef _WIN32
+#if defined(_WIN32)
     &io_backend_iocp,
-#else
+#elif defined(__linux__)
     &io_backend_uring,
     &io_backend_epoll,
+#else
+#error "no backend for this system"
 #endif
     &io_backend_sim,
     NULL,
@@ -61,11 +63,11 @@ no_lane:
 
 int io_port_enter(io_port *port) {
     if (io_port_forked(port))
-        return IOE_FORKED;
+        return -IOE_FORKED;
     atomic_fetch_add(&port->users, 1);
     if (atomic_load(&port->state) != IO_PORT_OPEN) {
         io_port_leave(port);
-        return IOE_CLOSED;
+        return -IOE_CLOSED;
     }
     return 0;
 }

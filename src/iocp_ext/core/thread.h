@@ -9,11 +9,15 @@
 #include <stdatomic.h>
 
 #include "core/assert.h"
+#include "core/error.h"
 #include "core/platform.h"
 
 #define IO_NEVER UINT64_MAX
 #define IO_NS_PER_SECOND UINT64_C(1000000000)
 #define IO_NS_PER_MS UINT64_C(1000000)
+
+/* How often a call that signals interrupt is made in all; its caller may hold locks. */
+enum { IO_INTERRUPTIONS_MAX = 64 };
 
 /* ---- clock and threads ----------------------------------------------------------------------- */
 
@@ -121,7 +125,7 @@ static inline int io_mutex_init(io_mutex *mutex) {
 #ifdef IO_ASSERTIONS
     mutex->owner = 0;
 #endif
-    return IO_BY_SYSTEM(pthread_mutex_init(&mutex->system, NULL),
+    return IO_BY_SYSTEM(io_error_from_errno(pthread_mutex_init(&mutex->system, NULL)),
                         (InitializeSRWLock(&mutex->system), 0));
 }
 
@@ -149,11 +153,11 @@ static inline int io_cond_init(io_cond *cond) {
     pthread_condattr_t attributes;
     int failed = pthread_condattr_init(&attributes);
     if (failed)
-        return failed;
+        return io_error_from_errno(failed);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     failed = pthread_cond_init(cond, &attributes);
     pthread_condattr_destroy(&attributes);
-    return failed;
+    return io_error_from_errno(failed);
 #endif
 }
 

@@ -150,7 +150,7 @@ static int worker_wait_shared(io_worker *self, const io_wait *wait) {
         if (lane_port_stopping(lane))
             return 0;
         if (lane->broken)
-            return -lane->broken;
+            return lane->broken;
         if (lane->ready_count > 0)
             return 1;
         bool alone = lane->worker_count == 1 && lane->kernel_waiters == 0;
@@ -171,7 +171,7 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
         if (lane_port_stopping(lane))
             return 0;
         if (lane->broken)
-            return -lane->broken;
+            return lane->broken;
         if (!self->slot && lane->running < lane->concurrency)
             worker_take_slot(self);
         if (self->slot && lane->ready_count > 0 && (self->turn > 0 || lane->driven)) {
@@ -195,7 +195,7 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
     io_lane *lane = worker->lane;
     int error = io_port_enter(lane->port);
     if (error)
-        return -error;
+        return error;
     io_lane_lock(lane);
     int answer;
 #ifndef _WIN32

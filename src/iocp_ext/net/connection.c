@@ -56,10 +56,10 @@ static void connection_received(io_connection *self) {
             io_receive_release(&self->receive);
     } else if (op->result == 0) {
         /* A reset that a send has reported looks like this now; only EPIPE follows a real end. */
-        bool reset = connection_send_lost(self) && self->error != IOE_PIPE;
+        bool reset = connection_send_lost(self) && self->error != -IOE_PIPE;
         connection_receive_has_ended(self, reset);
     } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_TEARDOWN) {
-        connection_broke(self, IO_REASON_RECEIVE, (int)-op->result, op->os_error);
+        connection_broke(self, IO_REASON_RECEIVE, (int)op->result, op->os_error);
     }
 }
 
@@ -248,7 +248,7 @@ static bool connection_accepts(io_connection *self) {
         return false;
     if (self->bytes_queued < self->limits->max_write_buffer)
         return true;
-    connection_broke(self, IO_REASON_OVERFLOW, IOE_NOBUFS, 0);
+    connection_broke(self, IO_REASON_OVERFLOW, -IOE_NOBUFS, 0);
     connection_send_has_failed(self);
     return false;
 }

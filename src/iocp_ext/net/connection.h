@@ -149,7 +149,7 @@ typedef struct io_connection {
     uint32_t input_start;
     uint32_t files_queued; /* each holds a descriptor; the one that is being sent counts */
     uint32_t idle_ticks;
-    int32_t error; /* portable, above 0; `reason` says of what */
+    int32_t error; /* portable; `reason` says of what */
     uint32_t os_error;
     uint8_t phase;                /* io_connection_phase */
     _Atomic uint8_t send_side;    /* io_send_side; all atomics are changed under the lock */

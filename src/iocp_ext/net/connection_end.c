@@ -145,8 +145,8 @@ bool connection_progress_teardown(io_connection *self) {
 /* The kernel reports a reset to one call only, and EPIPE to later sends: which may be taken before
  * the call that has the reset. */
 static bool connection_end_explains(const io_connection *self, io_reason reason, int error) {
-    return reason == IO_REASON_RECEIVE && error == IOE_CONNRESET &&
-           self->reason == IO_REASON_SEND && self->error == IOE_PIPE;
+    return reason == IO_REASON_RECEIVE && error == -IOE_CONNRESET &&
+           self->reason == IO_REASON_SEND && self->error == -IOE_PIPE;
 }
 
 void connection_broke(io_connection *self, io_reason reason, int error, uint32_t os_error) {
@@ -235,7 +235,7 @@ bool io_connection_orphaned(io_connection *self, bool leaked) {
     connection_lock(self);
     self->leaked = leaked;
     if (self->phase != IO_CONNECTION_CLOSED) {
-        if (self->error == IOE_CANCELED && self->phase == IO_CONNECTION_OPEN)
+        if (self->error == -IOE_CANCELED && self->phase == IO_CONNECTION_OPEN)
             self->reason = IO_REASON_NONE; /* it was the port's end that cancelled it */
         (void)connection_set_reason(self, IO_REASON_PORT, io_lane_end(self->wakeup.lane), 0);
         connection_end_close_socket(self);

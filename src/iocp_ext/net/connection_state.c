@@ -50,7 +50,7 @@ static void connection_state_check_reason(const io_connection *self) {
     io_assert(self->reason <= IO_REASON_EMBEDDER);
     io_assert(self->phase == IO_CONNECTION_OPEN || self->reason != IO_REASON_NONE);
     io_assert(has_error || (self->error == 0 && self->os_error == 0));
-    io_assert(self->error >= 0);
+    io_assert(self->error <= 0);
 }
 
 static void connection_state_check_embedder(const io_connection *self) {

@@ -158,7 +158,7 @@ int io_group_adopt(io_group *self, io_member *member, io_native native, int fami
                    uint32_t *os_error) {
     io_port *port = self->lane->port;
     io_group_beginning beginning;
-    int error = -io_port_enter(port);
+    int error = io_port_enter(port);
     if (error == 0) {
         group_lock(self);
         error = io_group_enlist(self, member, native, family, NULL, &beginning, os_error);

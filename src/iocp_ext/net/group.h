@@ -64,7 +64,7 @@ typedef struct io_group_hooks {
     void (*empty)(io_group *group); /* the last member is gone */
     /* Clients that do not become connections. Their sockets are closed. */
     void (*refused)(io_group *group, const io_address *peer);
-    /* `error` is portable, above 0; 0: `make` has failed. */
+    /* 0: `make` has failed. */
     void (*lost)(io_group *group, const io_address *peer, int error, uint32_t os_error);
     void (*paused)(struct io_listener *listener, int error, uint32_t os_error);
     void (*release_listener)(struct io_listener *listener);

@@ -176,7 +176,7 @@ static void listener_turn_away(io_listener *self, const listener_client *client,
     if (outcome == REFUSED)
         group->hooks->refused(group, &client->peer);
     else if (outcome == NO_MEMORY)
-        group->hooks->lost(group, &client->peer, IOE_NOMEM, 0);
+        group->hooks->lost(group, &client->peer, -IOE_NOMEM, 0);
 }
 
 /* It was admitted, and cannot be served. */
@@ -197,7 +197,7 @@ static int listener_join(io_listener *self, const listener_client *client, io_me
                          bool post, uint32_t *os_error) {
     io_group *group = self->group;
     io_group_beginning beginning;
-    int error = -io_port_enter(listener_port_of(self));
+    int error = io_port_enter(listener_port_of(self));
     if (error)
         return error;
     listener_lock(group);
@@ -226,7 +226,7 @@ static io_member *listener_connect(io_listener *self, const listener_client *cli
             return member;
         hooks->release(member);
     }
-    listener_lose(self, client, -error, os_error);
+    listener_lose(self, client, error, os_error);
     return NULL;
 }
 
@@ -301,7 +301,7 @@ static bool listener_take(io_op *op) {
     listener_unlock(group);
     listener_release_op(self, op);
     if (pause_ns > 0)
-        hooks->paused(self, (int)-result, os_error);
+        hooks->paused(self, (int)result, os_error);
     if (outcome == ADMITTED)
         member = listener_connect(self, &client, false);
     else

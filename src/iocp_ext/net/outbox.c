@@ -206,7 +206,7 @@ static io_op *outbox_data_op(io_connection *self) {
 
 static void outbox_failed(io_connection *self, int error, uint32_t os_error) {
     connection_send_has_failed(self);
-    if (connection_peer_ended(self) && error != IOE_PIPE) /* a reset: see connection_received */
+    if (connection_peer_ended(self) && error != -IOE_PIPE) /* a reset: see connection_received */
         connection_receive_has_ended(self, true);
     (void)connection_set_reason(self, IO_REASON_SEND, error, os_error);
     outbox_drop(self);
@@ -216,7 +216,7 @@ static void outbox_account(io_connection *self, io_kind kind, int64_t result, ui
     self->idle_ticks = 0;
     self->sent_seen = 0;
     if (result < 0) {
-        outbox_failed(self, (int)-result, os_error);
+        outbox_failed(self, (int)result, os_error);
     } else {
         self->bytes_sent += (uint64_t)result;
         if (kind == IO_SEND)

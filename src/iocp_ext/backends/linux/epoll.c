@@ -20,8 +20,8 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -40,10 +40,9 @@ static int epoll_probe(char *reason, size_t size) {
         close(fd);
         return 0;
     }
-    int error = errno;
-    strncpy(reason, strerror(error), size - 1);
-    reason[size - 1] = '\0';
-    return -error;
+    int error = io_error_from_errno(errno);
+    snprintf(reason, size, "%s", io_error_text(error));
+    return error;
 }
 
 int epoll_state_open(epoll_lane *state) {
@@ -54,7 +53,7 @@ int epoll_state_open(epoll_lane *state) {
         state->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     /* Edge-triggered and never read: every write is a new edge. */
     if (state->wake < 0)
-        error = errno;
+        error = io_error_from_errno(errno);
     else
         error = epoll_watch(state, state->wake);
     if (error)
@@ -71,21 +70,23 @@ void epoll_state_close(epoll_lane *state) {
 
 int epoll_watch(const epoll_lane *state, int fd) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = EPOLL_TOKEN_WAKE};
-    return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+    return epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? io_error_from_errno(errno) : 0;
+}
+
+int epoll_lane_opened(io_lane *lane, void *state, int error, uint32_t *os_error) {
+    if (error) {
+        *os_error = io_error_to_system(error);
+        free(state);
+        return error;
+    }
+    lane->state = state;
+    return 0;
 }
 
 static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
     epoll_lane *state = malloc(sizeof *state);
-    if (state == NULL)
-        return -IOE_NOMEM;
-    int error = epoll_state_open(state);
-    if (error) {
-        *os_error = (uint32_t)error;
-        free(state);
-        return -error;
-    }
-    lane->state = state;
-    return 0;
+    int error = state == NULL ? -IOE_NOMEM : epoll_state_open(state);
+    return epoll_lane_opened(lane, state, error, os_error);
 }
 
 static void epoll_lane_close(io_lane *lane) {
@@ -123,20 +124,20 @@ static int epoll_interest_set(io_handle *handle) {
     /* It is there already if another handle was made of the same open file before. */
     if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 &&
         (errno != EEXIST || epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event) < 0))
-        return -errno;
+        return io_error_from_errno(errno);
     return 0;
 }
 
 int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
-    int error = posix_handle_open(handle, os_error);
+    int error = linux_handle_open(handle, os_error);
     if (error)
         return error;
     error = epoll_interest_set(handle);
-    if (error == -EPERM) /* a regular file is always ready: there are no events */
+    if (error == -IOE_PERM) /* a regular file is always ready: there are no events */
         return 0;
     if (error) {
-        *os_error = (uint32_t)-error;
-        posix_handle_close(handle);
+        *os_error = io_error_to_system(error);
+        linux_handle_close(handle);
     }
     return error;
 }
@@ -144,15 +145,15 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
 void epoll_handle_close(io_handle *handle, bool close_native) {
     epoll_lane *state = handle->lane->state;
     io_assert(handle->in_flight == 0);
-    posix_handle_close(handle);
-    if (handle->native_gone || !posix_same_file(handle))
+    linux_handle_close(handle);
+    if (handle->native_gone || !linux_same_file(handle))
         return;
     /* Closing the only descriptor of a file ends its registration, too. Of a connection's, only a
      * forked child may have another. Fails for regular files, which were never added. */
     if (!handle->owned || !close_native)
         (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
     if (close_native)
-        posix_close(handle->native);
+        linux_close(handle->native);
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -167,13 +168,13 @@ static int epoll_receive_when_ready(io_op *op) {
     return IO_DONE;
 }
 
-/* Whether a receive that found nothing is to be tried again: there is something (posix_readable),
+/* Whether a receive that found nothing is to be tried again: there is something (linux_readable),
  * and its edge has been used up. */
 static bool epoll_may_retry_receive(io_handle *handle) {
     io_assert(io_lock_is_mine(&handle->lock));
     if (!(handle->ready & IO_UNUSUAL))
         return false;
-    if (posix_readable(handle))
+    if (linux_readable(handle))
         return true;
     handle->ready &= (uint8_t) ~(IO_READABLE | IO_UNUSUAL);
     return false;
@@ -181,7 +182,7 @@ static bool epoll_may_retry_receive(io_handle *handle) {
 
 int epoll_receive_now(io_receive *receive) {
     io_handle *handle = receive->op.handle;
-    int answer = posix_perform(&receive->op);
+    int answer = linux_perform(&receive->op);
     bool filled =
         answer == IO_DONE && (receive->op.result == receive->capacity || handle->family == AF_UNIX);
     if (!filled && (answer != -IOE_AGAIN || !epoll_may_retry_receive(handle)))
@@ -193,14 +194,14 @@ int epoll_submit(io_op *op) {
     io_handle *handle = op->handle;
     io_assert(io_lock_is_mine(&handle->lock) && op->state == IO_OP_SUBMITTED);
     if (op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_SYNC) {
-        int error = io_file_pool_submit(op, posix_file_work);
+        int error = io_file_pool_submit(op, linux_file_work);
         return error ? error : IO_PENDING;
     }
-    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !posix_same_file(handle))
+    if (op->flags & (IO_OP_RESUBMITTED | IO_OP_YIELD) && !linux_same_file(handle))
         return -IOE_BADF;
     if (op->kind == IO_RECEIVE && !(op->flags & IO_OP_YIELD))
         return epoll_receive_when_ready(op);
-    int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : posix_perform(op);
+    int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : linux_perform(op);
     if (answer != -IOE_AGAIN)
         return answer;
     /* Reports it once more if it is ready now. */
@@ -253,7 +254,7 @@ int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, in
         maximum = EVENTS_MAX;
     int count = epoll_pwait_until(state->epoll, events, maximum, deadline_ns, mask);
     if (count < 0) /* EINTR also comes without a signal: a stop, or the kernel's own work */
-        return errno == EINTR && !wait->signals ? 0 : -errno;
+        return errno == EINTR && !wait->signals ? 0 : io_error_from_errno(errno);
     for (int i = 0; i < count; i++) {
         uint32_t happened = events[i].events;
         uint32_t ready = 0;
@@ -279,15 +280,15 @@ const io_backend io_backend_epoll = {
     .wake = epoll_wake,
     .handle_open = epoll_handle_open,
     .handle_close = epoll_handle_close,
-    .close_native = posix_close_native,
+    .close_native = linux_close_native,
     .submit = epoll_submit,
     .cancel = epoll_cancel,
-    .check_file = posix_check_file,
-    .hold_file = posix_hold_file,
+    .check_file = linux_check_file,
+    .hold_file = linux_hold_file,
     .receive_now = epoll_receive_now,
-    .shutdown = posix_shutdown,
-    .unsent = posix_unsent,
-    .send_now = posix_send_now,
-    .prepare_close = posix_prepare_close,
-    .address = posix_address,
+    .shutdown = linux_shutdown,
+    .unsent = linux_unsent,
+    .send_now = linux_send_now,
+    .prepare_close = linux_prepare_close,
+    .address = linux_address,
 };

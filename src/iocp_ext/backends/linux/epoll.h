@@ -13,10 +13,12 @@ typedef struct epoll_lane {
     _Atomic int wake; /* eventfd */
 } epoll_lane;
 
-/* 0 or an errno. */
 int epoll_state_open(epoll_lane *state);
 void epoll_state_close(epoll_lane *state);
-/* The wait ends, too, whenever this descriptor becomes readable. 0 or an errno. */
+/* The end of lane_open(): the lane keeps its new state, or, after an error, it is freed. Returns
+ * the error. */
+int epoll_lane_opened(io_lane *lane, void *state, int error, uint32_t *os_error);
+/* The wait ends, too, whenever this descriptor becomes readable. */
 int epoll_watch(const epoll_lane *state, int fd);
 
 /* The functions of struct io_backend. */

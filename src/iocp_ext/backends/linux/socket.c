@@ -1,4 +1,4 @@
-/* socket.c: what POSIX sockets do without blocking, told in the terms of the seam.
+/* socket.c: what Linux does with sockets and files without waiting, in the terms of core/backend.h.
  *
  * epoll.c does everything this way, for the backend io_uring too, and waits when it is told EAGAIN.
  *
@@ -22,19 +22,17 @@
 #include <unistd.h>
 
 enum {
-    INTERRUPTIONS_MAX = 64, /* of one call; the handle's lock is held meanwhile */
     SEND_FILE_PART = 1 << 20,
-    DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
 
-static int linux_socket_failed(io_op *op) {
-    op->os_error = (uint32_t)errno;
-    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno; /* portable codes are Linux's */
+static int linux_socket_failed(uint32_t *os_error) {
+    *os_error = (uint32_t)errno;
+    return io_error_from_errno(errno);
 }
 
 /* Whether a call is made again because a signal has interrupted it. */
 static bool linux_socket_interrupted(ssize_t result, int *count) {
-    return result < 0 && errno == EINTR && ++*count < INTERRUPTIONS_MAX;
+    return result < 0 && errno == EINTR && ++*count < IO_INTERRUPTIONS_MAX;
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -42,29 +40,28 @@ static bool linux_socket_interrupted(ssize_t result, int *count) {
 int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
     int fd = (int)native;
     socklen_t size = sizeof(int);
-    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) < 0)
-        return -errno;
+    bool told = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) == 0;
     size = sizeof(int);
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) < 0)
-        return -errno;
+    told = told && getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) == 0;
     size = sizeof(int);
-    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) < 0 ? -errno : 0;
+    told = told && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) == 0;
+    return told ? 0 : io_error_from_errno(errno);
 }
 
-void posix_close_native(io_lane *lane, io_native native, int family) {
+void linux_close_native(io_lane *lane, io_native native, int family) {
     (void)lane;
     (void)family;
     (void)shutdown((int)native, SHUT_RDWR); /* a forked child may have it, too */
-    posix_close(native);
+    linux_close(native);
 }
 
-void posix_close(io_native native) {
+void linux_close(io_native native) {
     /* Linux frees the number whatever close returns, EINTR included. */
     (void)close((int)native);
 }
 
 void io_native_close_file(io_native native) {
-    posix_close(native);
+    linux_close(native);
 }
 
 /* lseek alone would say yes for an eventfd and the like. */
@@ -73,11 +70,11 @@ static bool linux_socket_seeks(int fd, mode_t mode) {
            (S_ISCHR(mode) && lseek(fd, 0, SEEK_CUR) >= 0);
 }
 
-int posix_handle_open(io_handle *handle, uint32_t *os_error) {
+int linux_handle_open(io_handle *handle, uint32_t *os_error) {
     int fd = (int)handle->native;
     struct stat status;
     if (handle->owned) {
-        handle->backend.word[POSIX_FILE] = -1;
+        handle->backend.word[LINUX_FILE] = -1;
         return 0;
     }
     if (fstat(fd, &status) < 0)
@@ -85,18 +82,18 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     handle->identity[0] = (uint64_t)status.st_dev;
     handle->identity[1] = (uint64_t)status.st_ino;
     handle->type = IO_FILE;
-    handle->backend.word[POSIX_FILE] = -1;
+    handle->backend.word[LINUX_FILE] = -1;
     if (!S_ISSOCK(status.st_mode)) {
-        handle->backend.word[POSIX_SEEKS] = linux_socket_seeks(fd, status.st_mode);
-        handle->backend.word[POSIX_FILE] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-        if (handle->backend.word[POSIX_FILE] < 0)
+        handle->backend.word[LINUX_SEEKS] = linux_socket_seeks(fd, status.st_mode);
+        handle->backend.word[LINUX_FILE] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (handle->backend.word[LINUX_FILE] < 0)
             goto error;
         return 0;
     }
     int type, protocol;
     int described = io_socket_describe(fd, &handle->family, &type, &protocol);
     if (described < 0) {
-        *os_error = (uint32_t)-described;
+        *os_error = io_error_to_system(described);
         return described;
     }
     handle->type = type == SOCK_DGRAM || type == SOCK_RAW ? IO_DATAGRAM : IO_STREAM;
@@ -106,16 +103,15 @@ int posix_handle_open(io_handle *handle, uint32_t *os_error) {
     return 0;
 
 error:
-    *os_error = (uint32_t)errno;
-    return -errno;
+    return linux_socket_failed(os_error);
 }
 
-void posix_handle_close(io_handle *handle) {
-    if (handle->backend.word[POSIX_FILE] >= 0)
-        posix_close(handle->backend.word[POSIX_FILE]);
+void linux_handle_close(io_handle *handle) {
+    if (handle->backend.word[LINUX_FILE] >= 0)
+        linux_close(handle->backend.word[LINUX_FILE]);
 }
 
-bool posix_same_file(const io_handle *handle) {
+bool linux_same_file(const io_handle *handle) {
     struct stat status;
     if (handle->owned)
         return true;
@@ -124,17 +120,17 @@ bool posix_same_file(const io_handle *handle) {
            handle->identity[1] == (uint64_t)status.st_ino;
 }
 
-bool posix_readable(const io_handle *handle) {
+bool linux_readable(const io_handle *handle) {
     struct pollfd asked = {.fd = (int)handle->native, .events = POLLIN | POLLRDHUP};
     return poll(&asked, 1, 0) == 1 && asked.revents & (POLLIN | POLLRDHUP);
 }
 
-int posix_shutdown(io_handle *handle) {
-    return shutdown((int)handle->native, SHUT_WR) < 0 ? -errno : 0;
+int linux_shutdown(io_handle *handle) {
+    return shutdown((int)handle->native, SHUT_WR) < 0 ? io_error_from_errno(errno) : 0;
 }
 
 /* What a unix socket has sent is in its peer's hands already. */
-uint32_t posix_unsent(io_handle *handle, bool only_here) {
+uint32_t linux_unsent(io_handle *handle, bool only_here) {
     int left = 0, fd = (int)handle->native;
     unsigned long which = only_here ? SIOCOUTQNSD : SIOCOUTQ;
     if (handle->family == AF_UNIX || ioctl(fd, which, &left) < 0 || left < 0)
@@ -153,7 +149,7 @@ static void linux_socket_reset_now(io_handle *handle) {
         (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
 }
 
-void posix_prepare_close(io_handle *handle, bool reset) {
+void linux_prepare_close(io_handle *handle, bool reset) {
     int fd = (int)handle->native;
     if (reset) {
         linux_socket_reset_now(handle);
@@ -162,16 +158,16 @@ void posix_prepare_close(io_handle *handle, bool reset) {
     (void)shutdown(fd, SHUT_WR);
     char discarded[4096];
     int interruptions = 0;
-    for (size_t total = 0; total < DISCARDED_MAX;) {
+    for (size_t total = 0; total < IO_DISCARDED_MAX;) {
         ssize_t moved = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-        bool behind_urgent = moved < 0 && errno == EAGAIN && posix_readable(handle);
+        bool behind_urgent = moved < 0 && errno == EAGAIN && linux_readable(handle);
         if (moved <= 0 && !behind_urgent && !linux_socket_interrupted(moved, &interruptions))
             return;
         total += moved > 0 ? (size_t)moved : sizeof discarded;
     }
 }
 
-void posix_address(io_handle *handle, bool peer, io_address *address) {
+void linux_address(io_handle *handle, bool peer, io_address *address) {
     int fd = (int)handle->native;
     address->length = sizeof address->storage;
     int failed = peer ? getpeername(fd, (struct sockaddr *)&address->storage, &address->length)
@@ -184,7 +180,7 @@ void posix_address(io_handle *handle, bool peer, io_address *address) {
 
 static int linux_socket_finish(io_op *op, ssize_t moved) {
     if (moved < 0)
-        return linux_socket_failed(op);
+        return linux_socket_failed(&op->os_error);
     op->result = moved;
     return IO_DONE;
 }
@@ -270,33 +266,31 @@ static int linux_socket_send_vecs(io_op *op, io_address *to) {
                                                          transfer->vec_count, to, 0));
 }
 
-int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
+int64_t linux_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                        uint32_t *os_error) {
     ssize_t moved =
         linux_socket_send_message((int)handle->native, vecs, count, to, last ? MSG_MORE : 0);
-    if (moved >= 0)
-        return moved;
-    *os_error = (uint32_t)errno;
-    return errno == EWOULDBLOCK ? -IOE_AGAIN : -errno;
+    return moved >= 0 ? moved : linux_socket_failed(os_error);
 }
 
-int posix_check_file(io_native file) {
+int linux_check_file(io_native file) {
     int fd = (int)file;
     struct stat status;
     char nothing;
     if (fstat(fd, &status) < 0)
-        return -errno;
+        return io_error_from_errno(errno);
     if (S_ISDIR(status.st_mode))
         return -IOE_ISDIR;
     if (!linux_socket_seeks(fd, status.st_mode))
         return -IOE_SPIPE;
-    return pread(fd, &nothing, 0, 0) < 0 ? -errno : 0; /* such as: not opened for reading */
+    /* Fails if it was not opened for reading, for example. */
+    return pread(fd, &nothing, 0, 0) < 0 ? io_error_from_errno(errno) : 0;
 }
 
-int posix_hold_file(io_send_file *op) {
+int linux_hold_file(io_send_file *op) {
     int file = fcntl((int)op->file, F_DUPFD_CLOEXEC, 0);
     if (file < 0)
-        return linux_socket_failed(&op->op);
+        return linux_socket_failed(&op->op.os_error);
     op->file = file;
     op->held = true;
     return 0;
@@ -354,9 +348,9 @@ static int linux_socket_accept_one(io_op *op) {
         accept->peer.length = sizeof accept->peer.storage;
         fd = accept4((int)op->handle->native, (struct sockaddr *)&accept->peer.storage,
                      &accept->peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    } while (fd < 0 && io_accept_again(accept, errno));
+    } while (fd < 0 && io_accept_again(accept, io_error_from_errno(errno)));
     if (fd < 0)
-        return linux_socket_failed(op);
+        return linux_socket_failed(&op->os_error);
     accept->accepted = fd;
     op->result = 0;
     return IO_DONE;
@@ -386,8 +380,8 @@ static int linux_socket_connect(io_op *op) {
     if (errno == EAGAIN) /* a unix listener whose backlog is full */
         return -IOE_NOBUFS;
     op->flags |= IO_OP_CONNECTING;
-    return errno == EINPROGRESS || errno == EALREADY || errno == EINTR ? -IOE_AGAIN
-                                                                       : linux_socket_failed(op);
+    bool under_way = errno == EINPROGRESS || errno == EALREADY || errno == EINTR;
+    return under_way ? -IOE_AGAIN : linux_socket_failed(&op->os_error);
 }
 
 static int linux_socket_poll_once(io_op *op) {
@@ -397,7 +391,7 @@ static int linux_socket_poll_once(io_op *op) {
     return poll->ready ? IO_DONE : -IOE_AGAIN;
 }
 
-int posix_perform(io_op *op) {
+int linux_perform(io_op *op) {
     switch ((io_kind)op->kind) {
     case IO_RECV:
         return linux_socket_receive(op, NULL);
@@ -424,13 +418,13 @@ int posix_perform(io_op *op) {
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-int64_t posix_file_work(io_op *op, uint32_t *os_error) {
+int64_t linux_file_work(io_op *op, uint32_t *os_error) {
     io_transfer *transfer = (io_transfer *)op;
-    int fd = (int)op->handle->backend.word[POSIX_FILE];
+    int fd = (int)op->handle->backend.word[LINUX_FILE];
     off_t offset = (off_t)transfer->offset;
     ssize_t moved;
     int interruptions = 0;
-    if (!op->handle->backend.word[POSIX_SEEKS] && op->kind != IO_SYNC)
+    if (!op->handle->backend.word[LINUX_SEEKS] && op->kind != IO_SYNC)
         return -IOE_SPIPE;
     if (op->kind == IO_READ && !io_transfer_acquire(transfer))
         return -IOE_NOMEM;
@@ -444,6 +438,6 @@ int64_t posix_file_work(io_op *op, uint32_t *os_error) {
     } while (linux_socket_interrupted(moved, &interruptions));
     if (moved >= 0)
         return moved;
-    *os_error = (uint32_t)errno;
-    return errno == EAGAIN ? -IOE_NOBUFS : -errno;
+    int error = linux_socket_failed(os_error);
+    return error == -IOE_AGAIN ? -IOE_NOBUFS : error;
 }

@@ -1,4 +1,4 @@
-/* socket.h: sockets and files on POSIX systems, shared by epoll.c and uring.c. */
+/* socket.h: sockets and files on Linux, shared by epoll.c and uring.c. */
 #ifndef IOCPCORE_BACKENDS_LINUX_SOCKET_H
 #define IOCPCORE_BACKENDS_LINUX_SOCKET_H
 
@@ -6,33 +6,33 @@
 
 /* What io_handle.backend.word holds. */
 enum {
-    POSIX_FILE,  /* of a file: a descriptor of our own, which stays when the user closes his */
-    POSIX_SEEKS, /* it has offsets */
+    LINUX_FILE,  /* of a file: a descriptor of our own, which stays when the user closes his */
+    LINUX_SEEKS, /* it has offsets */
 };
 
 /* Finds out what the descriptor is, makes a socket non-blocking, duplicates a file's descriptor. 0
  * or a portable error. */
-int posix_handle_open(io_handle *handle, uint32_t *os_error);
-void posix_handle_close(io_handle *handle); /* gives the duplicate back */
-int64_t posix_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
+int linux_handle_open(io_handle *handle, uint32_t *os_error);
+void linux_handle_close(io_handle *handle); /* gives the duplicate back */
+int64_t linux_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                        uint32_t *os_error);
-int posix_shutdown(io_handle *handle);
-uint32_t posix_unsent(io_handle *handle, bool only_here);
-void posix_prepare_close(io_handle *handle, bool reset);
-void posix_address(io_handle *handle, bool peer, io_address *address);
+int linux_shutdown(io_handle *handle);
+uint32_t linux_unsent(io_handle *handle, bool only_here);
+void linux_prepare_close(io_handle *handle, bool reset);
+void linux_address(io_handle *handle, bool peer, io_address *address);
 /* False: the descriptor has been closed, or is another file by now. */
-bool posix_same_file(const io_handle *handle);
-void posix_close(io_native native);
-void posix_close_native(io_lane *lane, io_native native, int family);
+bool linux_same_file(const io_handle *handle);
+void linux_close(io_native native);
+void linux_close_native(io_lane *lane, io_native native, int family);
 
 /* Tries a socket operation or poll without blocking: IO_DONE, -IOE_AGAIN, or another error. */
-int posix_perform(io_op *op);
+int linux_perform(io_op *op);
 /* Whether there is something to receive, or the end of the stream. An error alone does not count.
  */
-bool posix_readable(const io_handle *handle);
-int posix_check_file(io_native file);
-int posix_hold_file(io_send_file *op);
+bool linux_readable(const io_handle *handle);
+int linux_check_file(io_native file);
+int linux_hold_file(io_send_file *op);
 /* The work of a file operation on a pool thread, blocking. */
-int64_t posix_file_work(io_op *op, uint32_t *os_error);
+int64_t linux_file_work(io_op *op, uint32_t *os_error);
 
 #endif

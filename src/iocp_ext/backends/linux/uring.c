@@ -27,7 +27,6 @@
 #include "backends/linux/socket.h"
 #include "backends/linux/uring_ring.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +54,7 @@ _Static_assert(offsetof(uring_lane, readiness) == 0, "layout");
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
 
-/* From any thread. 0 or an errno: not submitted. */
+/* From any thread. On an error it is not submitted. */
 static int uring_submit_entry(uring_lane *state, const struct uring_sqe *entry) {
     io_mutex_lock(&state->submit_lock);
     int error = uring_ring_submit(&state->ring, entry);
@@ -90,16 +89,8 @@ static void uring_state_close(uring_lane *state) {
 
 static int uring_lane_open(io_lane *lane, uint32_t *os_error) {
     uring_lane *state = malloc(sizeof *state);
-    if (state == NULL)
-        return -IOE_NOMEM;
-    int error = uring_state_open(state);
-    if (error) {
-        *os_error = (uint32_t)error;
-        free(state);
-        return -error;
-    }
-    lane->state = state;
-    return 0;
+    int error = state == NULL ? -IOE_NOMEM : uring_state_open(state);
+    return epoll_lane_opened(lane, state, error, os_error);
 }
 
 static void uring_lane_close(io_lane *lane) {
@@ -137,13 +128,13 @@ static int uring_submit(io_op *op) {
     if (!uring_on_file(op))
         return epoll_submit(op);
     /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
-    if (op->kind != IO_SYNC && !handle->backend.word[POSIX_SEEKS])
+    if (op->kind != IO_SYNC && !handle->backend.word[LINUX_SEEKS])
         return -IOE_SPIPE;
     if (op->kind == IO_READ && !io_transfer_acquire((io_transfer *)op))
         return -IOE_NOMEM;
     struct uring_sqe entry;
     memset(&entry, 0, sizeof entry);
-    entry.fd = (int32_t)handle->backend.word[POSIX_FILE];
+    entry.fd = (int32_t)handle->backend.word[LINUX_FILE];
     entry.user_data = io_op_token(op);
     uring_prepare(&entry, op);
     /* From here the thread that waits may touch it: it acquires what this releases. */
@@ -151,8 +142,8 @@ static int uring_submit(io_op *op) {
     int error = uring_submit_entry(op->lane->state, &entry);
     if (error == 0)
         return IO_PENDING;
-    op->os_error = (uint32_t)error;
-    return error == EAGAIN ? -IOE_NOMEM : -error;
+    op->os_error = io_error_to_system(error);
+    return error == -IOE_AGAIN ? -IOE_NOMEM : error;
 }
 
 /* ---- cancelling ------------------------------------------------------------------------------ */
@@ -202,12 +193,18 @@ static void uring_retry_deferred(io_handle *handle, void *context) {
 
 /* Nothing bounds how often these two come. A cancellation that nobody asked for comes once for each
  * thread that ends. */
-static bool uring_is_transient(int32_t result) {
-    return result == -EINTR || result == -EAGAIN;
+static bool uring_is_transient(int result) {
+    return result == -IOE_INTR || result == -IOE_AGAIN;
+}
+
+/* The kernel returns -errno here. */
+static int uring_result_of(const struct uring_cqe *completion) {
+    int32_t result = completion->result;
+    return result < 0 ? io_error_from_errno(-result) : result;
 }
 
 static void uring_complete(const struct uring_cqe *completion, io_list *done) {
-    int32_t result = completion->result;
+    int result = uring_result_of(completion);
     if (completion->user_data == URING_TOKEN_CANCEL)
         return; /* the operation's own completion tells */
     io_op *op = io_op_from_token(completion->user_data);
@@ -215,13 +212,13 @@ static void uring_complete(const struct uring_cqe *completion, io_list *done) {
         fprintf(stderr, "iocpcore: io_uring completed an operation that had been released\n");
         abort();
     }
-    if (result == -ECANCELED || (uring_is_transient(result) && op->retries++ < RETRIES_MAX)) {
+    if (result == -IOE_CANCELED || (uring_is_transient(result) && op->retries++ < RETRIES_MAX)) {
         io_op_retry(op, done); /* ends it if a cancel was asked for */
         return;
     }
-    if (result == -EAGAIN)
-        result = -ENOBUFS; /* something is lacking, and goes on being so */
-    io_op_reported(op, result, result < 0 ? (uint32_t)-result : 0, done);
+    if (result == -IOE_AGAIN)
+        result = -IOE_NOBUFS; /* something is lacking, and goes on being so */
+    io_op_reported(op, result, result < 0 ? io_error_to_system(result) : 0, done);
 }
 
 static int uring_reap(uring_lane *state, int maximum, io_list *done) {
@@ -239,7 +236,7 @@ static int uring_collect(uring_lane *state, int maximum, io_list *done) {
     if (count > 0 || !uring_ring_overflown(&state->ring))
         return count;
     int error = uring_ring_flush(&state->ring);
-    return error ? -error : uring_reap(state, maximum, done);
+    return error ? error : uring_reap(state, maximum, done);
 }
 
 static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
@@ -270,8 +267,8 @@ static int uring_probe_wait(uring_lane *state) {
     if (error)
         return error;
     if (poll(&asked, 1, PROBE_MS) != 1 || uring_ring_reap(&state->ring, &completion, 1) != 1)
-        return ENOSYS;
-    return completion.user_data == URING_TOKEN_CANCEL ? -completion.result : EINVAL;
+        return -IOE_NOSYS;
+    return completion.user_data == URING_TOKEN_CANCEL ? uring_result_of(&completion) : -IOE_INVAL;
 }
 
 static int uring_probe(char *reason, size_t size) {
@@ -288,8 +285,8 @@ static int uring_probe(char *reason, size_t size) {
     }
     works = error == 0;
     if (error)
-        snprintf(reason, size, "%s: %s", what, strerror(error));
-    return -error;
+        snprintf(reason, size, "%s: %s", what, io_error_text(error));
+    return error;
 }
 
 const io_backend io_backend_uring = {
@@ -301,15 +298,15 @@ const io_backend io_backend_uring = {
     .wake = epoll_wake,
     .handle_open = epoll_handle_open,
     .handle_close = epoll_handle_close,
-    .close_native = posix_close_native,
+    .close_native = linux_close_native,
     .submit = uring_submit,
     .cancel = uring_cancel,
-    .check_file = posix_check_file,
-    .hold_file = posix_hold_file,
+    .check_file = linux_check_file,
+    .hold_file = linux_hold_file,
     .receive_now = epoll_receive_now,
-    .shutdown = posix_shutdown,
-    .unsent = posix_unsent,
-    .send_now = posix_send_now,
-    .prepare_close = posix_prepare_close,
-    .address = posix_address,
+    .shutdown = linux_shutdown,
+    .unsent = linux_unsent,
+    .send_now = linux_send_now,
+    .prepare_close = linux_prepare_close,
+    .address = linux_address,
 };

@@ -41,10 +41,10 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     params.cq_entries = cq_entries;
     ring->fd = uring_sys_setup(sq_entries, &params); /* close-on-exec by itself */
     if (ring->fd < 0)
-        return errno;
+        return io_error_from_errno(errno);
     int error = 0;
     if ((params.features & uring_ring_features_needed) != uring_ring_features_needed) {
-        error = ENOSYS;
+        error = -IOE_NOSYS;
         goto failed;
     }
     size_t sq_bytes = params.sq.array + params.sq_entries * sizeof(uint32_t);
@@ -52,13 +52,13 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     ring->rings_bytes = sq_bytes > cq_bytes ? sq_bytes : cq_bytes;
     ring->rings = uring_ring_map(ring->fd, ring->rings_bytes, URING_OFFSET_RINGS);
     if (ring->rings == NULL) {
-        error = errno;
+        error = io_error_from_errno(errno);
         goto failed;
     }
     ring->sqes_bytes = params.sq_entries * sizeof(struct uring_sqe);
     ring->sqes = uring_ring_map(ring->fd, ring->sqes_bytes, URING_OFFSET_SQES);
     if (ring->sqes == NULL) {
-        error = errno;
+        error = io_error_from_errno(errno);
         goto failed;
     }
     char *base = ring->rings;
@@ -99,11 +99,12 @@ int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry) {
         int entered = uring_sys_enter(ring->fd, 1, 0, 0);
         if (entered == 1)
             return 0;
-        error = entered < 0 ? errno : EAGAIN;
-        int refused = error == EBUSY ? uring_ring_flush(ring) : 0; /* completions wait for room */
+        error = entered < 0 ? io_error_from_errno(errno) : -IOE_AGAIN;
+        int refused =
+            error == -IOE_BUSY ? uring_ring_flush(ring) : 0; /* completions wait for room */
         if (refused)
             error = refused;
-        if (error != EINTR && error != EAGAIN && error != EBUSY)
+        if (error != -IOE_INTR && error != -IOE_AGAIN && error != -IOE_BUSY)
             break;
     }
     /* An entry that the kernel refused has been taken from the queue, and has a completion. */
@@ -132,7 +133,9 @@ bool uring_ring_overflown(const uring_ring *ring) {
 int uring_ring_flush(uring_ring *ring) {
     int error;
     do
-        error = uring_sys_enter(ring->fd, 0, 0, URING_ENTER_GETEVENTS) < 0 ? errno : 0;
-    while (error == EINTR);
+        error = uring_sys_enter(ring->fd, 0, 0, URING_ENTER_GETEVENTS) < 0
+                    ? io_error_from_errno(errno)
+                    : 0;
+    while (error == -IOE_INTR);
     return error;
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "backends/linux/uring_sys.h"
+#include "core/error.h"
 
 typedef struct uring_ring {
     int fd;
@@ -20,16 +21,16 @@ typedef struct uring_ring {
     struct uring_cqe *cqes;
 } uring_ring;
 
-/* 0 or an errno. */
 int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries);
 void uring_ring_close(uring_ring *ring);
-/* Submits one entry, now. The caller keeps other submitters out. 0 or an errno: not submitted. */
+/* Submits one entry, now. The caller keeps other submitters out. On an error it is not submitted.
+ */
 int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry);
 /* Takes up to `maximum` completions. One thread at a time. */
 int uring_ring_reap(uring_ring *ring, struct uring_cqe *completions, int maximum);
 /* Whether the kernel holds back completions for which there was no room. */
 bool uring_ring_overflown(const uring_ring *ring);
-/* Has it deliver them, as far as there is room now. 0 or an errno. */
+/* Has it deliver them, as far as there is room now. */
 int uring_ring_flush(uring_ring *ring);
 
 #endif

@@ -30,13 +30,7 @@
 #define SIM_SIGNAL_CHECK_NS (20 * IO_NS_PER_MS)
 
 static uint32_t sim_os_error_of(int64_t result) {
-    if (result >= 0)
-        return 0;
-#ifdef _WIN32
-    return io_error_to_windows((int)-result);
-#else
-    return (uint32_t)-result;
-#endif
+    return result < 0 ? io_error_to_system((int)result) : 0;
 }
 
 /* ---- chance -----------------------------------------------------------------------------------
@@ -149,7 +143,7 @@ static bool sim_fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t 
 /* Tries it; true when it has a result, possibly an error. */
 static bool sim_attempt_or_fail(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
     while (sim_fails(sim, file, op, result))
-        if (op->kind != IO_ACCEPT || !io_accept_again((io_accept *)op, (int)-*result))
+        if (op->kind != IO_ACCEPT || !io_accept_again((io_accept *)op, (int)*result))
             return true;
     return sim_attempt(sim, file, op, result);
 }
@@ -448,7 +442,7 @@ static int sim_handle_open(io_handle *handle, uint32_t *os_error) {
     sim_file *file = sim_file_of(sim, handle->native);
     if (file == NULL) {
         error = -IOE_BADF;
-        *os_error = sim_os_error_of(-IOE_BADF);
+        *os_error = io_error_to_system(-IOE_BADF);
     } else {
         handle->type = file->type == SIM_FILE       ? IO_FILE
                        : file->type == SIM_DATAGRAM ? IO_DATAGRAM

@@ -557,37 +557,37 @@ bool sim_attempt(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
 
 int64_t sim_error(sim_kernel *sim, sim_file *file, io_kind kind) {
     static const int errors[IO_KINDS][4] = {
-        [IO_POLL] = {IOE_NOMEM, IOE_NOMEM, IOE_NOBUFS, IOE_NOMEM},
-        [IO_RECV] = {IOE_CONNRESET, IOE_TIMEDOUT, IOE_HOSTUNREACH, IOE_NETRESET},
-        [IO_RECEIVE] = {IOE_CONNRESET, IOE_TIMEDOUT, IOE_HOSTUNREACH, IOE_NETRESET},
-        [IO_SEND] = {IOE_CONNRESET, IOE_PIPE, IOE_TIMEDOUT, IOE_HOSTUNREACH},
-        [IO_ACCEPT] = {IOE_NOBUFS, IOE_MFILE, IOE_CONNABORTED, IOE_NFILE},
-        [IO_CONNECT] = {IOE_CONNREFUSED, IOE_TIMEDOUT, IOE_HOSTUNREACH, IOE_NETUNREACH},
-        [IO_RECV_FROM] = {IOE_CONNREFUSED, IOE_NOMEM, IOE_NETDOWN, IOE_CONNRESET},
-        [IO_SEND_TO] = {IOE_NOBUFS, IOE_HOSTUNREACH, IOE_PERM, IOE_NETUNREACH},
-        [IO_SEND_FILE] = {IOE_CONNRESET, IOE_PIPE, IOE_IO, IOE_TIMEDOUT},
-        [IO_READ] = {IOE_IO, IOE_IO, IOE_NOMEM, IOE_IO},
-        [IO_WRITE] = {IOE_NOSPC, IOE_IO, IOE_FBIG, IOE_NOSPC},
-        [IO_SYNC] = {IOE_IO, IOE_NOSPC, IOE_IO, IOE_IO},
+        [IO_POLL] = {-IOE_NOMEM, -IOE_NOMEM, -IOE_NOBUFS, -IOE_NOMEM},
+        [IO_RECV] = {-IOE_CONNRESET, -IOE_TIMEDOUT, -IOE_HOSTUNREACH, -IOE_NETRESET},
+        [IO_RECEIVE] = {-IOE_CONNRESET, -IOE_TIMEDOUT, -IOE_HOSTUNREACH, -IOE_NETRESET},
+        [IO_SEND] = {-IOE_CONNRESET, -IOE_PIPE, -IOE_TIMEDOUT, -IOE_HOSTUNREACH},
+        [IO_ACCEPT] = {-IOE_NOBUFS, -IOE_MFILE, -IOE_CONNABORTED, -IOE_NFILE},
+        [IO_CONNECT] = {-IOE_CONNREFUSED, -IOE_TIMEDOUT, -IOE_HOSTUNREACH, -IOE_NETUNREACH},
+        [IO_RECV_FROM] = {-IOE_CONNREFUSED, -IOE_NOMEM, -IOE_NETDOWN, -IOE_CONNRESET},
+        [IO_SEND_TO] = {-IOE_NOBUFS, -IOE_HOSTUNREACH, -IOE_PERM, -IOE_NETUNREACH},
+        [IO_SEND_FILE] = {-IOE_CONNRESET, -IOE_PIPE, -IOE_IO, -IOE_TIMEDOUT},
+        [IO_READ] = {-IOE_IO, -IOE_IO, -IOE_NOMEM, -IOE_IO},
+        [IO_WRITE] = {-IOE_NOSPC, -IOE_IO, -IOE_FBIG, -IOE_NOSPC},
+        [IO_SYNC] = {-IOE_IO, -IOE_NOSPC, -IOE_IO, -IOE_IO},
     };
     int error = errors[kind][sim_random(sim, 4)];
     if (kind == IO_RECV || kind == IO_RECEIVE || kind == IO_SEND ||
-        (kind == IO_SEND_FILE && error != IOE_IO))
+        (kind == IO_SEND_FILE && error != -IOE_IO))
         sim_net_break_stream(sim, file);
-    if (kind == IO_ACCEPT && error == IOE_CONNABORTED && !io_list_empty(&file->queue)) {
+    if (kind == IO_ACCEPT && error == -IOE_CONNABORTED && !io_list_empty(&file->queue)) {
         sim_file *connection = IO_CONTAINER(io_list_pop_front(&file->queue), sim_file, link);
         file->queued--;
         sim_net_leave_peer(sim, connection, true);
         sim_file_unref(sim, connection);
     }
-    return -error;
+    return error;
 }
 
 bool sim_accept_fails(sim_file *file, int64_t *result) {
     if (file->accept_failures == 0 || ++file->accept_attempts % file->accept_period != 0)
         return false;
     file->accept_failures--;
-    *result = -file->accept_error;
+    *result = file->accept_error;
     return true;
 }
 

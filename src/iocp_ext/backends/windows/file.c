@@ -65,7 +65,7 @@ int winfile_hold(io_send_file *op) {
     HANDLE self = GetCurrentProcess(), file;
     if (!DuplicateHandle(self, (HANDLE)op->file, self, &file, 0, FALSE, DUPLICATE_SAME_ACCESS)) {
         op->op.os_error = GetLastError();
-        return -io_error_from_windows(op->op.os_error);
+        return io_error_from_windows(op->op.os_error);
     }
     op->file = (io_native)file;
     op->held = true;
@@ -78,7 +78,7 @@ int winfile_open(io_handle *handle, uint32_t *os_error) {
     DWORD type = GetFileType(file);
     if (type == FILE_TYPE_UNKNOWN && GetLastError() != ERROR_SUCCESS) {
         *os_error = GetLastError();
-        return -io_error_from_windows(*os_error);
+        return io_error_from_windows(*os_error);
     }
     ACCESS_MASK granted = file_granted_access(file);
     handle->type = IO_FILE;
@@ -136,7 +136,7 @@ static int64_t file_transfer_now(io_op *op, uint32_t *os_error, const io_vec *ve
     if (op->kind == IO_READ && code == ERROR_MORE_DATA)
         return bytes;
     *os_error = code;
-    return code ? -(int64_t)io_error_from_windows(code) : bytes;
+    return code ? io_error_from_windows(code) : (int64_t)bytes;
 }
 
 /* The first with something in it; an empty one would look like the end of the operation. */
@@ -157,7 +157,7 @@ static int64_t file_sync_work(io_op *op, uint32_t *os_error) {
         return 0;
     *os_error = GetLastError();
     /* Not opened for writing: there is nothing of ours to be flushed. */
-    return *os_error == ERROR_ACCESS_DENIED ? 0 : -(int64_t)io_error_from_windows(*os_error);
+    return *os_error == ERROR_ACCESS_DENIED ? 0 : io_error_from_windows(*os_error);
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -233,7 +233,7 @@ void winfile_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
         io_lock_acquire(&op->handle->lock);
         uint32_t code = op->os_error;
         io_lock_release(&op->handle->lock);
-        io_op_reported(op, -io_error_from_windows(code), code, done);
+        io_op_reported(op, io_error_from_windows(code), code, done);
         return;
     }
     bool ended = status == IOCP_STATUS_END_OF_FILE || status == IOCP_STATUS_PIPE_BROKEN;

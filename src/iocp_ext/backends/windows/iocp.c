@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <winternl.h>
 
-enum { BATCH = 64, POST_RETRY_MS = 10, NT_SEVERITY_SHIFT = 30, NT_WARNING = 2 };
+enum { BATCH = 64, POST_RETRY_MS = 10 };
 
 uint32_t iocp_status_code(uint32_t status) {
     return RtlNtStatusToDosError((NTSTATUS)status);
@@ -31,7 +31,7 @@ static uint32_t iocp_post_packet(iocp_lane *state, ULONG_PTR key, OVERLAPPED *ov
 
 static int iocp_post(io_op *op) {
     uint32_t code = iocp_post_packet(op->lane->state, IOCP_KEY_POSTED, &op->overlapped);
-    return code ? -io_error_from_windows(code) : 0;
+    return code ? io_error_from_windows(code) : 0;
 }
 
 static void iocp_retry_later(iocp_lane *state, PTP_TIMER timer) {
@@ -212,7 +212,7 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
         if (state->port != NULL)
             CloseHandle(state->port);
         free(state);
-        return -io_error_from_windows(*os_error);
+        return io_error_from_windows(*os_error);
     }
     io_mutex_init(&state->lock);
     lane->state = state;
@@ -249,7 +249,7 @@ static void iocp_lane_close(io_lane *lane) {
 void iocp_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     int error = io_error_from_ntstatus(status);
     if (error)
-        io_op_reported(op, -error, iocp_status_code(status), done);
+        io_op_reported(op, error, iocp_status_code(status), done);
     else
         io_op_reported(op, bytes, 0, done);
 }
@@ -300,7 +300,7 @@ static int iocp_wait_failed(uint32_t code, bool shortened) {
         return shortened ? -IOE_INTR : 0;
     if (code == WAIT_IO_COMPLETION) /* an APC: winsignal's, or somebody else's */
         return winsignal_take() ? -IOE_INTR : 0;
-    return -io_error_from_windows(code);
+    return io_error_from_windows(code);
 }
 
 static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
@@ -362,7 +362,7 @@ int iocp_associate(io_lane *lane, io_native native, uint32_t *os_error) {
     if (bound || (code == ERROR_INVALID_PARAMETER && ours))
         return 0;
     *os_error = code;
-    return code == ERROR_INVALID_PARAMETER ? -IOE_EXIST : -io_error_from_windows(code);
+    return code == ERROR_INVALID_PARAMETER ? -IOE_EXIST : io_error_from_windows(code);
 }
 
 void iocp_dissociated(io_lane *lane, io_native native) {
@@ -430,7 +430,7 @@ static void iocp_address(io_handle *handle, bool peer, io_address *answer) {
 
 int iocp_refused(io_op *op, uint32_t code) {
     op->os_error = code;
-    return -io_error_from_windows(code);
+    return io_error_from_windows(code);
 }
 
 /* The kernel queues a packet for whatever is not an error. A warning, such as a datagram that was
@@ -446,7 +446,7 @@ int iocp_started(io_op *op, bool succeeded, uint32_t code) {
     }
     if (succeeded || code == ERROR_IO_PENDING)
         return IO_PENDING;
-    bool warned = (uint32_t)op->overlapped.Internal >> NT_SEVERITY_SHIFT == NT_WARNING;
+    bool warned = io_nt_severity((uint32_t)op->overlapped.Internal) == IO_NT_WARNING;
     return warned ? IO_PENDING : iocp_refused(op, code);
 }
 

@@ -69,7 +69,7 @@ int io_pipe_listen(io_lane *lane, const wchar_t *name, io_handle **handle, uint3
         uint32_t code = *os_error;
         free(listener);
         bool taken = code == ERROR_ACCESS_DENIED || code == ERROR_PIPE_BUSY;
-        return taken ? -IOE_ADDRINUSE : -io_error_from_windows(code);
+        return taken ? -IOE_ADDRINUSE : io_error_from_windows(code);
     }
     int error = io_handle_adopt(lane, IO_NATIVE_NONE, IO_FAMILY_PIPE, handle, os_error);
     if (error) {
@@ -137,7 +137,7 @@ static void pipe_report_accept(io_accept *accept, uint32_t status, io_list *done
     if (error && io_accept_again(accept, error))
         io_op_retry(&accept->op, done);
     else
-        io_op_reported(&accept->op, -error, error ? iocp_status_code(status) : 0, done);
+        io_op_reported(&accept->op, error, error ? iocp_status_code(status) : 0, done);
 }
 
 /* ---- connecting ------------------------------------------------------------------------------ */
@@ -160,7 +160,7 @@ int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error) 
                     FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | SECURITY_IDENTIFICATION, NULL);
     *os_error = pipe_code_of(pipe != INVALID_HANDLE_VALUE);
     if (*os_error)
-        return *os_error == ERROR_PIPE_BUSY ? -IOE_AGAIN : -io_error_from_windows(*os_error);
+        return *os_error == ERROR_PIPE_BUSY ? -IOE_AGAIN : io_error_from_windows(*os_error);
     *native = (io_native)pipe;
     return 0;
 }
@@ -168,7 +168,7 @@ int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error) 
 int io_pipe_wait(const wchar_t *name, uint32_t ms, uint32_t *os_error) {
     /* 0 would mean the time that the server thinks right. */
     *os_error = pipe_code_of(WaitNamedPipeW(name, ms ? ms : 1));
-    return -io_error_from_windows(*os_error);
+    return io_error_from_windows(*os_error);
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -225,7 +225,7 @@ static void pipe_report_receive(io_receive *receive, uint32_t status, uint32_t b
     if (status == IOCP_STATUS_PIPE_BROKEN)
         io_op_reported(op, 0, 0, done);
     else if (error)
-        io_op_reported(op, pipe_receive_error(-error, status == IOCP_STATUS_PIPE_DISCONNECTED),
+        io_op_reported(op, pipe_receive_error(error, status == IOCP_STATUS_PIPE_DISCONNECTED),
                        iocp_status_code(status), done);
     else if (bytes == 0)
         io_op_retry(op, done);

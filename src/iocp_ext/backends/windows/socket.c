@@ -83,7 +83,7 @@ int winsock_start(uint32_t *os_error) {
     if (InitOnceExecuteOnce(&once, windows_socket_start_once, &code, NULL))
         return 0;
     *os_error = code;
-    return -io_error_from_windows(code);
+    return io_error_from_windows(code);
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -116,7 +116,7 @@ static uint32_t windows_socket_describe(SOCKET socket, int *family, int *type, i
 }
 
 int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
-    return -io_error_from_windows(windows_socket_describe((SOCKET)native, family, type, protocol));
+    return io_error_from_windows(windows_socket_describe((SOCKET)native, family, type, protocol));
 }
 
 int winsock_open(io_handle *handle, uint32_t *os_error) {
@@ -135,7 +135,7 @@ int winsock_open(io_handle *handle, uint32_t *os_error) {
     if (code == 0)
         return iocp_associate(handle->lane, handle->native, os_error);
     *os_error = code;
-    return -io_error_from_windows(code);
+    return io_error_from_windows(code);
 }
 
 void winsock_close(io_handle *handle, bool close_native) {
@@ -260,8 +260,8 @@ static void windows_socket_drop_accepted(io_accept *accept) {
 
 /* What else the end of one client is called here. Nobody but a client can time out. */
 static int windows_socket_accept_error(int error) {
-    bool lost = error == IOE_CONNREFUSED || error == IOE_NOTCONN || error == IOE_TIMEDOUT;
-    return lost ? IOE_CONNABORTED : error;
+    bool lost = error == -IOE_CONNREFUSED || error == -IOE_NOTCONN || error == -IOE_TIMEDOUT;
+    return lost ? -IOE_CONNABORTED : error;
 }
 
 /* AcceptEx on a socket that does not listen fails on Windows, but never ends under Wine. */
@@ -297,7 +297,7 @@ static int windows_socket_start_accept(io_accept *accept) {
                                                   0, ADDRESS_ROOM, ADDRESS_ROOM, &accept->received,
                                                   &op->overlapped);
         code = windows_socket_code_of(succeeded);
-    } while (code == WSAECONNRESET && io_accept_again(accept, IOE_CONNRESET));
+    } while (code == WSAECONNRESET && io_accept_again(accept, -IOE_CONNRESET));
     int answer = iocp_started(op, code == 0, code);
     if (answer < 0)
         windows_socket_drop_accepted(accept);
@@ -346,7 +346,7 @@ static void windows_socket_report_accept(io_accept *accept, uint32_t status, io_
     if (error && io_accept_again(accept, error))
         io_op_retry(op, done);
     else
-        io_op_reported(op, -error, code, done);
+        io_op_reported(op, error, code, done);
 }
 
 /* ---- connecting ------------------------------------------------------------------------------ */
@@ -407,7 +407,7 @@ static void windows_socket_report_connect(io_op *op, uint32_t status, io_list *d
         setsockopt(windows_socket_of(op), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) == 0);
     if (code == WSAENOTCONN) /* the peer was quicker to reset it */
         code = WSAECONNRESET;
-    io_op_reported(op, -io_error_from_windows(code), code, done);
+    io_op_reported(op, io_error_from_windows(code), code, done);
 }
 
 /* ---- the backend's parts --------------------------------------------------------------------- */
@@ -423,7 +423,7 @@ static void windows_socket_report_receive(io_transfer *transfer, uint32_t status
     if (status == IOCP_STATUS_BUFFER_OVERFLOW) /* a datagram that was cut off */
         status = 0;
     int error = io_error_from_ntstatus(status);
-    if (error == IOE_CONNABORTED)
+    if (error == -IOE_CONNABORTED)
         io_op_reported(&transfer->op, -IOE_CONNRESET, iocp_status_code(status), done);
     else
         iocp_report(&transfer->op, status, bytes > room ? (uint32_t)room : bytes, done);
@@ -436,7 +436,7 @@ static void windows_socket_report_send(io_op *op, uint32_t status, uint32_t byte
     }
     int error = io_error_from_ntstatus(status);
     if (error)
-        io_op_reported(op, windows_socket_send_error(op, -error), iocp_status_code(status), done);
+        io_op_reported(op, windows_socket_send_error(op, error), iocp_status_code(status), done);
     else
         io_op_reported(op, bytes, 0, done);
 }

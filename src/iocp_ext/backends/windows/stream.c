@@ -13,7 +13,6 @@
 enum {
     QUIET_ROOM = 4096,
     GROWTH = 4,
-    DISCARDED_MAX = 1 << 20, /* of what nobody reads any more; then it is a reset after all */
 };
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -55,7 +54,7 @@ int winstream_open(io_handle *handle, uint32_t *os_error) {
 int winstream_shutdown(io_handle *handle) {
     if (shutdown((SOCKET)handle->native, SD_SEND) == 0)
         return 0;
-    return -io_error_from_windows((uint32_t)WSAGetLastError());
+    return io_error_from_windows((uint32_t)WSAGetLastError());
 }
 
 void winstream_prepare_close(io_handle *handle, bool reset) {
@@ -67,7 +66,7 @@ void winstream_prepare_close(io_handle *handle, bool reset) {
         return;
     }
     char discarded[4096];
-    for (int total = 0, moved; total < DISCARDED_MAX; total += moved) {
+    for (int total = 0, moved; total < IO_DISCARDED_MAX; total += moved) {
         moved = recv(socket, discarded, sizeof discarded, 0);
         if (moved <= 0)
             return;
@@ -142,7 +141,7 @@ int winstream_receive(io_receive *receive) {
 void winstream_report(io_receive *receive, uint32_t status, uint32_t bytes, io_list *done) {
     int error = io_error_from_ntstatus(status);
     winstream_received(receive, error ? 0 : bytes);
-    if (error == IOE_CONNABORTED)
+    if (error == -IOE_CONNABORTED)
         io_op_reported(&receive->op, -IOE_CONNRESET, iocp_status_code(status), done);
     else
         iocp_report(&receive->op, status, bytes, done);

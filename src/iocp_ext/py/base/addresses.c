@@ -56,7 +56,7 @@ static bool addresses_parse_unix(PyObject *value, const char *name, io_address *
         return false; /* else there is no encoding it, or it is a released memoryview */
     int error =
         path == NULL || PyBytes_GET_SIZE(path) == 0
-            ? IOE_INVAL
+            ? -IOE_INVAL
             : io_address_unix(address, PyBytes_AS_STRING(path), (size_t)PyBytes_GET_SIZE(path));
     Py_XDECREF(path);
     if (error) {

@@ -6,34 +6,35 @@
 
 #include <errno.h>
 
-static PyObject *errors_os_error_object(int portable, uint32_t os_error, PyObject *text) {
+static PyObject *errors_os_error_object(int error, uint32_t os_error, PyObject *text) {
 #ifdef _WIN32
-    uint32_t code = io_error_to_windows(portable);
+    uint32_t code = io_error_to_windows(error);
     if (code == 0)
         code = os_error;
-    if (portable != IOE_CANCELED && code != 0) /* CPython knows no errno for Windows' code of it */
+    if (error != -IOE_CANCELED && code != 0) /* CPython knows no errno for Windows' code of it */
         return PyObject_CallFunction(PyExc_OSError, "iOOk", 0, text, Py_None, (unsigned long)code);
-    return PyObject_CallFunction(PyExc_OSError, "iO", portable == IOE_CANCELED ? ECANCELED : EIO,
+    return PyObject_CallFunction(PyExc_OSError, "iO", error == -IOE_CANCELED ? ECANCELED : EIO,
                                  text);
 #else
-    int number = portable == IOE_OTHER && os_error != 0 ? (int)os_error : portable;
+    int number = error == -IOE_OTHER && os_error != 0 ? (int)os_error : io_error_to_errno(error);
     return PyObject_CallFunction(PyExc_OSError, "iO", number, text);
 #endif
 }
 
-PyObject *py_error_object(int portable, uint32_t os_error, const char *what) {
-    PyObject *text = PyUnicode_FromFormat("%s: %s", what, io_error_text(portable));
+PyObject *py_error_object(int error, uint32_t os_error, const char *what) {
+    io_assert(error < 0);
+    PyObject *text = PyUnicode_FromFormat("%s: %s", what, io_error_text(error));
     if (text == NULL)
         return NULL;
-    PyObject *error = errors_os_error_object(portable, os_error, text);
+    PyObject *object = errors_os_error_object(error, os_error, text);
     Py_DECREF(text);
-    return error;
+    return object;
 }
 
-PyObject *py_error_raise(int portable, uint32_t os_error, const char *what) {
-    PyObject *error = py_error_object(portable, os_error, what);
-    if (error != NULL)
-        PyErr_SetRaisedException(error);
+PyObject *py_error_raise(int error, uint32_t os_error, const char *what) {
+    PyObject *object = py_error_object(error, os_error, what);
+    if (object != NULL)
+        PyErr_SetRaisedException(object);
     return NULL;
 }
 
@@ -50,7 +51,7 @@ PyObject *py_error_of(const char *name, const io_op *op) {
         PyOS_snprintf(what, sizeof what, op->kind == IO_CONNECT ? "%s to %s" : "%s %s", name, text);
         name = what;
     }
-    return py_error_object((int)-op->result, op->os_error, name);
+    return py_error_object((int)op->result, op->os_error, name);
 }
 
 PyObject *py_error_take(void) {
@@ -63,7 +64,7 @@ PyObject *py_error_take(void) {
 }
 
 PyObject *py_error_entering(int error) {
-    if (error == IOE_FORKED)
+    if (error == -IOE_FORKED)
         PyErr_SetString(PyExc_RuntimeError, "the port belongs to the parent process");
     else
         PyErr_SetString(PyExc_ValueError, "port is closed");

@@ -110,8 +110,8 @@ PyObject *py_address_object(const io_address *address);
  */
 
 /* The exception for a portable error: "[Errno 111] connect to 127.0.0.1:9: Connection refused". */
-PyObject *py_error_object(int portable, uint32_t os_error, const char *what);
-PyObject *py_error_raise(int portable, uint32_t os_error, const char *what); /* NULL */
+PyObject *py_error_object(int error, uint32_t os_error, const char *what);
+PyObject *py_error_raise(int error, uint32_t os_error, const char *what); /* NULL */
 /* ... that an operation of this name has ended with. */
 PyObject *py_error_of(const char *name, const io_op *op);
 /* The exception that is set, which is the caller's from now on: nothing of Python is called while

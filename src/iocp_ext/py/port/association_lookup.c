@@ -239,7 +239,7 @@ static bool association_lookup_enter(py_port *port, PyObject *object, const char
     if (error == -IOE_BADF)
         association_lookup_refuse_closed(name);
     else if (error)
-        py_error_raise(-error, os_error, "associate");
+        py_error_raise(error, os_error, "associate");
     bool alone = !added || py_port_own_natives(port) ||
                  association_lookup_unknown_elsewhere(port, name, native);
     if (!alone)

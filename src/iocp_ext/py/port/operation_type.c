@@ -69,7 +69,7 @@ static PyObject *operation_type_make_socket(py_operation *self, io_native native
         return PyLong_FromLongLong(native);
     int error = io_socket_describe(native, &family, &type, &protocol);
     if (error)
-        return py_error_raise(-error, 0, "accept");
+        return py_error_raise(error, 0, "accept");
     PyObject *socket = PyObject_CallFunction(state->socket_class, "iiiL", family, type, protocol,
                                              (long long)native);
     if (socket == NULL)
@@ -155,7 +155,7 @@ static PyObject *operation_type_cancel(PyObject *object, PyObject *Py_UNUSED(unu
     py_operation *self = operation_type_self_of(object);
     io_port *port = self->port->port;
     int error = io_port_enter(port);
-    if (error == IOE_FORKED)
+    if (error == -IOE_FORKED)
         return py_error_entering(error);
     bool asked = false;
     if (error == 0) {

@@ -36,7 +36,7 @@ static PyObject *pipe_api_connect_until(const wchar_t *name, const char *text,
         if (error != -IOE_AGAIN || left_ns == 0) {
             char what[288];
             PyOS_snprintf(what, sizeof what, "connect to %s", text);
-            return py_error_raise(error == -IOE_AGAIN ? IOE_TIMEDOUT : -error, os_error, what);
+            return py_error_raise(error == -IOE_AGAIN ? -IOE_TIMEDOUT : error, os_error, what);
         }
         if (PyErr_CheckSignals() < 0)
             return NULL;

@@ -25,7 +25,7 @@ static int port_get_take(py_port *self, uint64_t timeout_ns, io_op **ops, int ma
         return count;
     int error = io_port_enter(self->port);
     if (error)
-        return -error;
+        return error;
     uint64_t now_ns = io_lane_now(&self->port->lane);
     py_port_leave(self);
     return py_wait_until(&getter, timeout_ns < IO_NEVER - now_ns ? now_ns + timeout_ns : IO_NEVER);
@@ -104,7 +104,7 @@ PyObject *py_port_get(PyObject *object, PyObject *const *args, Py_ssize_t count,
     io_op *op;
     int taken = port_get_take_operations(self, timeout_ns, &op, 1);
     if (taken < 0)
-        return py_raise_wait_error(-taken);
+        return py_raise_wait_error(taken);
     return taken == 0 ? Py_NewRef(Py_None) : (PyObject *)py_hand_out(op);
 }
 
@@ -139,5 +139,5 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
     io_op *ops[GET_MANY_MAX];
     int taken = port_get_take_operations(self, timeout_ns, ops,
                                          maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);
-    return taken < 0 ? py_raise_wait_error(-taken) : port_get_hand_out_all(self, ops, taken);
+    return taken < 0 ? py_raise_wait_error(taken) : port_get_hand_out_all(self, ops, taken);
 }

@@ -47,10 +47,10 @@ static PyObject *port_run_leave(py_waiter *self, int answer) {
     if (raised)
         return NULL;
     if (forked)
-        return py_error_entering(IOE_FORKED);
+        return py_error_entering(-IOE_FORKED);
     bool expected = self->port->closer == PyThread_get_thread_ident() || self->port->state->ending;
     return answer >= 0 || (answer == -IOE_CLOSED && expected) ? Py_NewRef(Py_None)
-                                                              : py_raise_wait_error(-answer);
+                                                              : py_raise_wait_error(answer);
 }
 
 const char py_port_run_doc[] =
@@ -72,12 +72,12 @@ PyObject *py_port_run(PyObject *object, PyObject *const *args, Py_ssize_t count,
         return NULL;
     int error = io_port_enter(self->port);
     if (error)
-        return error == IOE_CLOSED && self->state->ending ? Py_NewRef(Py_None)
-                                                          : py_error_entering(error);
+        return error == -IOE_CLOSED && self->state->ending ? Py_NewRef(Py_None)
+                                                           : py_error_entering(error);
     error = io_worker_enter(&worker, &self->port->lane);
     py_port_leave(self);
     if (error)
-        return py_error_raise(-error, 0, "run");
+        return py_error_raise(error, 0, "run");
     py_waiter runner = {.port = self, .worker = &worker};
     int answer;
     do

@@ -97,7 +97,7 @@ static bool port_type_open(py_port *self, const io_backend *backend, uint32_t co
     int error = io_port_open(&self->port, backend, concurrency, &os_error);
     if (error) {
         self->port = NULL;
-        py_error_raise(-error, os_error, "open the port");
+        py_error_raise(error, os_error, "open the port");
         return false;
     }
     return port_type_list(self);
@@ -158,13 +158,13 @@ static bool port_type_forked(py_port *self) {
     int error = io_port_enter(self->port);
     if (error == 0)
         io_port_leave(self->port);
-    return error == IOE_FORKED;
+    return error == -IOE_FORKED;
 }
 
 static bool port_type_refuse_forked(py_port *self) {
     if (!port_type_forked(self))
         return true;
-    py_error_entering(IOE_FORKED);
+    py_error_entering(-IOE_FORKED);
     return false;
 }
 

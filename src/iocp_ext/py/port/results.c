@@ -87,7 +87,7 @@ static void results_collect(io_op *op, bool leaked) {
     if (op->kind == IO_ACCEPT && !leaked && op->result >= 0) /* nobody will take it */
         io_port_close_native(self->port->port, ((io_accept *)op)->accepted, IO_FAMILY_SOCKET);
     self->cancelled = true;
-    self->error = py_error_object(IOE_CANCELED, 0, py_kinds[self->kind].name);
+    self->error = py_error_object(-IOE_CANCELED, 0, py_kinds[self->kind].name);
     if (self->error == NULL)
         results_keep_exception(self);
     results_mark_done(self);

@@ -38,7 +38,7 @@ static PyObject *sim_api_pair(PyObject *module, PyObject *object) {
     int error = io_sim_pair(&port->port->lane, natives);
     py_port_leave(port);
     if (error)
-        return py_error_raise(-error, 0, "sim_pair");
+        return py_error_raise(error, 0, "sim_pair");
     return Py_BuildValue("(nn)", (Py_ssize_t)natives[0], (Py_ssize_t)natives[1]);
 }
 
@@ -50,7 +50,7 @@ static PyObject *sim_api_listener(PyObject *module, PyObject *object) {
         return NULL;
     int error = io_sim_listener(&port->port->lane, &native, &number);
     py_port_leave(port);
-    return error ? py_error_raise(-error, 0, "sim_listener") : sim_api_bound(native, number);
+    return error ? py_error_raise(error, 0, "sim_listener") : sim_api_bound(native, number);
 }
 
 static PyObject *sim_api_datagram(PyObject *module, PyObject *object) {
@@ -61,7 +61,7 @@ static PyObject *sim_api_datagram(PyObject *module, PyObject *object) {
         return NULL;
     int error = io_sim_datagram(&port->port->lane, &native, &number);
     py_port_leave(port);
-    return error ? py_error_raise(-error, 0, "sim_datagram") : sim_api_bound(native, number);
+    return error ? py_error_raise(error, 0, "sim_datagram") : sim_api_bound(native, number);
 }
 
 static PyObject *sim_api_socket(PyObject *module, PyObject *object) {
@@ -71,7 +71,7 @@ static PyObject *sim_api_socket(PyObject *module, PyObject *object) {
         return NULL;
     int error = io_sim_socket(&port->port->lane, &native);
     py_port_leave(port);
-    return error ? py_error_raise(-error, 0, "sim_socket") : PyLong_FromSsize_t(native);
+    return error ? py_error_raise(error, 0, "sim_socket") : PyLong_FromSsize_t(native);
 }
 
 static PyObject *sim_api_file(PyObject *module, PyObject *args) {
@@ -88,7 +88,7 @@ static PyObject *sim_api_file(PyObject *module, PyObject *args) {
     int error = io_sim_file(&port->port->lane, data.buf, (size_t)data.len, &native);
     py_port_leave(port);
     PyBuffer_Release(&data);
-    return error ? py_error_raise(-error, 0, "sim_file") : PyLong_FromSsize_t(native);
+    return error ? py_error_raise(error, 0, "sim_file") : PyLong_FromSsize_t(native);
 }
 
 static PyObject *sim_api_on_handle(PyObject *module, PyObject *args, const char *format,
@@ -102,7 +102,7 @@ static PyObject *sim_api_on_handle(PyObject *module, PyObject *args, const char 
         return NULL;
     int error = act(&port->port->lane, (io_native)handle);
     py_port_leave(port);
-    return error ? py_error_raise(-error, 0, "sim handle") : Py_NewRef(Py_None);
+    return error ? py_error_raise(error, 0, "sim handle") : Py_NewRef(Py_None);
 }
 
 static PyObject *sim_api_close(PyObject *module, PyObject *args) {
@@ -129,9 +129,9 @@ static PyObject *sim_api_fail_accepts(PyObject *module, PyObject *args, PyObject
     py_port *port = sim_api_enter(module, object);
     if (port == NULL)
         return NULL;
-    int failed = io_sim_fail_accepts(&port->port->lane, (io_native)handle, error, times, period);
+    int failed = io_sim_fail_accepts(&port->port->lane, (io_native)handle, -error, times, period);
     py_port_leave(port);
-    return failed ? py_error_raise(-failed, 0, "sim_fail_accepts") : Py_NewRef(Py_None);
+    return failed ? py_error_raise(failed, 0, "sim_fail_accepts") : Py_NewRef(Py_None);
 }
 
 static PyObject *sim_api_configure(PyObject *module, PyObject *args, PyObject *keywords) {

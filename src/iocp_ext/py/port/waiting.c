@@ -26,7 +26,7 @@ static int waiting_wait_in_core(const py_waiter *self, const io_wait *wait) {
 }
 
 static int waiting_wait_detached(const py_waiter *self, const io_wait *wait) {
-    int answer = self->worker == NULL ? -io_port_enter(self->port->port) : 0;
+    int answer = self->worker == NULL ? io_port_enter(self->port->port) : 0;
     if (answer)
         return answer;
     PyThreadState *thread = PyEval_SaveThread();
@@ -116,7 +116,7 @@ int py_wait_until(const py_waiter *self, uint64_t deadline_ns) {
 PyObject *py_raise_wait_error(int error) {
     if (PyErr_Occurred())
         return NULL;
-    if (error == IOE_CLOSED || error == IOE_FORKED)
+    if (error == -IOE_CLOSED || error == -IOE_FORKED)
         return py_error_entering(error);
     return py_error_raise(error, 0, "wait");
 }

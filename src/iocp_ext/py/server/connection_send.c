@@ -124,8 +124,8 @@ static void connection_send_refuse_file(PyObject *file, int error) {
         return;
     }
     PyObject *exception = PyObject_CallFunction(
-        PyExc_OSError, "iNO", error, PyUnicode_FromFormat("send_file: %s", io_error_text(error)),
-        name != NULL ? name : file);
+        PyExc_OSError, "iNO", io_error_to_errno(error),
+        PyUnicode_FromFormat("send_file: %s", io_error_text(error)), name != NULL ? name : file);
     if (exception != NULL)
         PyErr_SetRaisedException(exception);
     Py_DECREF(attribute);
@@ -141,7 +141,7 @@ static bool connection_send_take_file(py_connection *self, PyObject *file, io_na
         return false;
     int error = io_connection_check_file(&self->io, *native);
     if (error)
-        connection_send_refuse_file(file, -error);
+        connection_send_refuse_file(file, error);
     return error == 0;
 }
 
@@ -167,7 +167,7 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
         length == 0 ? 1 : io_connection_send_file(&self->io, native, offset, length, &os_error);
     py_pieces_release_spent(&self->io);
     if (sent < 0)
-        return py_error_raise(-sent, os_error, "send_file");
+        return py_error_raise(sent, os_error, "send_file");
     return PyBool_FromLong(sent);
 }
 

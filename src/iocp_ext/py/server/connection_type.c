@@ -154,7 +154,7 @@ void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
 }
 
 void py_connection_time_out(py_connection *self, bool tell_stage) {
-    connection_type_fail_with(self, IO_REASON_TIMEOUT, IOE_TIMEDOUT, tell_stage);
+    connection_type_fail_with(self, IO_REASON_TIMEOUT, -IOE_TIMEDOUT, tell_stage);
 }
 
 PyDoc_STRVAR(connection_type_close_doc,

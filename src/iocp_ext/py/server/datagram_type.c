@@ -251,7 +251,7 @@ static PyObject *datagram_type_receive_error(const py_datagram_socket *self, con
         return py_error_of("recv_from", op);
     io_address_text(&self->remote, text, sizeof text);
     PyOS_snprintf(what, sizeof what, "recv_from %s", text);
-    return py_error_object((int)-op->result, op->os_error, what);
+    return py_error_object((int)op->result, op->os_error, what);
 }
 
 /* What the receive has brought. True: the next one is to be asked for here. */
@@ -342,7 +342,7 @@ static PyObject *datagram_type_send(py_datagram_socket *self, py_buffers *buffer
     bool dropped = true, failed = false;
     bool entered = datagram_type_enter(self);
     if (datagram_type_forked(self))
-        return py_error_entering(IOE_FORKED);
+        return py_error_entering(-IOE_FORKED);
     datagram_type_lock(self);
     if (entered && self->handle != NULL &&
         (self->pending == 0 || self->pending + buffers->length <= self->max_write_buffer)) {
@@ -462,7 +462,7 @@ static PyObject *datagram_type_open(PyObject *object, PyObject *args) {
     self->max_write_buffer = max_write_buffer;
     int error = datagram_type_open_handle(self, (size_t)max_size, &os_error);
     py_port_leave(self->port);
-    return error ? py_error_raise(-error, os_error, "associate") : Py_NewRef(Py_None);
+    return error ? py_error_raise(error, os_error, "associate") : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(datagram_type_receive_doc, "_receive($self, /)\n--\n\n"

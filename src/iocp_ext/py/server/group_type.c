@@ -105,7 +105,7 @@ static void group_type_refused(io_group *group, const io_address *peer) {
 }
 
 static void group_type_raise_not_opened(int error, uint32_t os_error) {
-    if (error == IOE_CLOSED || error == IOE_FORKED)
+    if (error == -IOE_CLOSED || error == -IOE_FORKED)
         py_error_entering(error);
     else
         py_error_raise(error, os_error, "open the connection");
@@ -325,7 +325,7 @@ static bool group_type_open_connection(py_connection *connection, io_native nati
     int error = io_group_adopt(&self->io, &connection->member, native, family, &os_error);
     if (error) {
         Py_DECREF((PyObject *)connection);
-        group_type_raise_not_opened(-error, os_error);
+        group_type_raise_not_opened(error, os_error);
     }
     return error == 0;
 }

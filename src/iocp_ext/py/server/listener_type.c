@@ -49,7 +49,7 @@ static PyObject *listener_type_open(py_listener *self, io_handle *handle, int fa
     if (error == 0)
         return (PyObject *)self;
     Py_DECREF((PyObject *)self);
-    return py_error_raise(-error, os_error, "listen");
+    return py_error_raise(error, os_error, "listen");
 }
 
 PyObject *py_listener_new(py_group *group, io_native native, int family) {

@@ -18,7 +18,7 @@ void py_pieces_release_spent(io_connection *connection) {
 bool py_stream_check_fork(const io_connection *connection) {
     if (!io_port_forked(connection->wakeup.lane->port))
         return true;
-    py_error_entering(IOE_FORKED);
+    py_error_entering(-IOE_FORKED);
     return false;
 }
 

@@ -28,7 +28,7 @@ static PyObject *reason_of_overflow(const io_connection *connection, const py_st
 
 PyObject *py_reason_object(const io_connection *connection, const py_state *state,
                            const io_address *peer, const char *timeout) {
-    bool closed = connection->error == IOE_CANCELED;
+    bool closed = connection->error == -IOE_CANCELED;
     switch ((io_reason)connection->reason) {
     case IO_REASON_RECEIVE:
         return reason_of_system(connection, peer, "receive", "from");
