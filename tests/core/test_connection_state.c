@@ -78,6 +78,7 @@ static void closed_with_a_socket(io_connection *self) {
 }
 
 static void gone_before_it_is_closed(io_connection *self) {
+    self->send_side = IO_SEND_SIDE_ENDING;
     self->notified = IO_NOTIFIED_CLOSED;
 }
 
@@ -115,8 +116,127 @@ static void established_twice(io_connection *self) {
     connection_is_established(self);
 }
 
+/* What comes before the breach is in order. */
+static void close_in_order(io_connection *self) {
+    CHECK(connection_set_reason(self, IO_REASON_CLOSE, 0, 0));
+    connection_end_sending(self, IO_SEND_SIDE_ENDING);
+    connection_drain(self);
+    connection_begin_closing(self);
+}
+
 static void delivered_without_an_end(io_connection *self) {
+    close_in_order(self);
     connection_send_was_delivered(self);
+}
+
+static void timer_that_has_expired(io_connection *self) {
+    close_in_order(self);
+    self->timer = (io_timer *)(uintptr_t)64;
+    self->timer_expired = true;
+}
+
+static void gone_without_an_end(io_connection *self) {
+    closed_with_a_socket(self);
+    self->handle = NULL;
+    self->notified = IO_NOTIFIED_CLOSED;
+}
+
+static void failed_with_something_queued(io_connection *self) {
+    self->send_side = IO_SEND_SIDE_FAILED;
+    self->queue_head = self->queue_tail = (io_chunk *)(uintptr_t)64;
+}
+
+static void reason_of_no_kind(io_connection *self) {
+    self->reason = IO_REASON_EMBEDDER + 1;
+}
+
+static void error_that_is_none(io_connection *self) {
+    self->reason = IO_REASON_SEND;
+    self->error = IOE_PIPE;
+}
+
+static void backlog_of_no_kind(io_connection *self) {
+    self->backlog = IO_BACKLOG_DRAINED + 1;
+}
+
+static void throttled_early(io_connection *self) {
+    self->holds_early = IO_HOLD_THROTTLED;
+}
+
+static void jobs_without_a_first(io_connection *self) {
+    static io_job job;
+    self->jobs_tail = &job;
+}
+
+static void run_by_nobody(io_connection *self) {
+    self->running = true;
+    self->runner = 0;
+}
+
+static void established_before_it_started(io_connection *self) {
+    self->notified = IO_NOTIFIED_NOTHING;
+    connection_is_established(self);
+}
+
+static void ended_without_being_asked(io_connection *self) {
+    connection_send_has_ended(self);
+}
+
+static void failed_after_its_end(io_connection *self) {
+    connection_end_sending(self, IO_SEND_SIDE_ENDING);
+    connection_send_has_ended(self);
+    connection_send_has_failed(self);
+}
+
+static void asked_for_a_loss(io_connection *self) {
+    connection_end_sending(self, IO_SEND_SIDE_LOST);
+}
+
+static void resumes_what_is_closing(io_connection *self) {
+    connection_end_sending(self, IO_SEND_SIDE_LAST);
+    connection_clear_hold(self, IO_HOLD_CLOSING);
+}
+
+static void reason_for_nothing(io_connection *self) {
+    (void)connection_set_reason(self, IO_REASON_NONE, 0, 0);
+}
+
+/* Each change needs the lock. */
+
+static void holds_unlocked(io_connection *self) {
+    io_lock_release(&self->lock);
+    connection_set_hold(self, IO_HOLD_PAUSED);
+    io_lock_acquire(&self->lock);
+}
+
+static void resumes_unlocked(io_connection *self) {
+    io_lock_release(&self->lock);
+    connection_clear_hold(self, IO_HOLD_PAUSED);
+    io_lock_acquire(&self->lock);
+}
+
+static void ends_sending_unlocked(io_connection *self) {
+    io_lock_release(&self->lock);
+    connection_end_sending(self, IO_SEND_SIDE_ENDING);
+    io_lock_acquire(&self->lock);
+}
+
+static void peer_ends_unlocked(io_connection *self) {
+    io_lock_release(&self->lock);
+    connection_receive_has_ended(self, false);
+    io_lock_acquire(&self->lock);
+}
+
+static void has_a_reason_unlocked(io_connection *self) {
+    io_lock_release(&self->lock);
+    (void)connection_set_reason(self, IO_REASON_CLOSE, 0, 0);
+    io_lock_acquire(&self->lock);
+}
+
+static void runs_unlocked(io_connection *self) {
+    io_lock_release(&self->lock);
+    (void)connection_run(self);
+    io_lock_acquire(&self->lock);
 }
 
 static void closing_without_being_asked(io_connection *self) {
@@ -168,6 +288,27 @@ static const breach breaches[] = {
     BREACH(lingers_while_open),
     BREACH(established_twice),
     BREACH(delivered_without_an_end),
+    BREACH(timer_that_has_expired),
+    BREACH(gone_without_an_end),
+    BREACH(failed_with_something_queued),
+    BREACH(reason_of_no_kind),
+    BREACH(error_that_is_none),
+    BREACH(backlog_of_no_kind),
+    BREACH(throttled_early),
+    BREACH(jobs_without_a_first),
+    BREACH(run_by_nobody),
+    BREACH(established_before_it_started),
+    BREACH(ended_without_being_asked),
+    BREACH(failed_after_its_end),
+    BREACH(asked_for_a_loss),
+    BREACH(resumes_what_is_closing),
+    BREACH(reason_for_nothing),
+    BREACH(holds_unlocked),
+    BREACH(resumes_unlocked),
+    BREACH(ends_sending_unlocked),
+    BREACH(peer_ends_unlocked),
+    BREACH(has_a_reason_unlocked),
+    BREACH(runs_unlocked),
     BREACH(closing_without_being_asked),
     BREACH(open_again),
     BREACH(told_of_no_end),

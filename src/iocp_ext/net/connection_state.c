@@ -55,7 +55,6 @@ static void connection_state_check_reason(const io_connection *self) {
 
 static void connection_state_check_embedder(const io_connection *self) {
     const uint8_t of_embedder = IO_HOLD_PAUSED | IO_HOLD_SERIAL;
-    io_assert(connection_notified(self) <= IO_NOTIFIED_CLOSED);
     io_assert(!connection_gone(self) || self->phase == IO_CONNECTION_CLOSED);
     io_assert(!connection_gone(self) || io_connection_end_requested(self));
     io_assert(io_connection_is_known(self) || (self->hold & of_embedder) == 0);
