@@ -46,6 +46,8 @@ void io_chunk_free(io_connection *self, io_chunk *chunk) {
 }
 
 void outbox_append_chunk(io_connection *self, io_chunk *chunk) {
+    io_assert(io_lock_is_mine(&self->lock) && chunk->next == NULL);
+    io_assert(connection_send_side(self) <= IO_SEND_SIDE_LAST);
     if (chunk->file != NULL)
         self->files_queued++;
     if (self->queue_tail != NULL)
@@ -131,6 +133,8 @@ bool outbox_append(io_connection *self, io_piece *pieces, size_t count) {
 
 static void outbox_pop(io_connection *self) {
     io_chunk *chunk = self->queue_head;
+    io_assert(io_lock_is_mine(&self->lock) && chunk != NULL);
+    io_assert(chunk->file == NULL || self->files_queued > 0);
     self->queue_head = chunk->next;
     if (self->queue_head == NULL)
         self->queue_tail = NULL;
@@ -146,6 +150,7 @@ static void outbox_pop(io_connection *self) {
 
 /* Takes what was sent out of the queue. */
 static void outbox_consume(io_connection *self, uint64_t bytes) {
+    io_assert(bytes <= self->bytes_queued);
     self->bytes_queued -= bytes;
     while (bytes > 0) {
         io_chunk *chunk = self->queue_head;
@@ -230,6 +235,8 @@ static void outbox_account(io_connection *self, io_kind kind, int64_t result, ui
 }
 
 void outbox_sent(io_connection *self, io_op *op) {
+    io_assert(io_lock_is_mine(&self->lock) && op == self->send);
+    io_assert(op->kind != IO_SEND_FILE || self->files_queued > 0);
     self->send = NULL;
     if (op->kind == IO_SEND_FILE)
         self->files_queued--;
@@ -260,6 +267,7 @@ static bool outbox_send_at_once(io_connection *self) {
 }
 
 void outbox_flush(io_connection *self) {
+    io_assert(io_lock_is_mine(&self->lock));
     uint64_t share_end = self->bytes_sent + SHARE_BYTES;
     while (outbox_has_more(self) && self->bytes_sent < share_end) {
         if (outbox_send_at_once(self))
