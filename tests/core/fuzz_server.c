@@ -69,7 +69,7 @@ static void member_does_something(void) {
         (void)io_connection_abort(&member->io.io);
         break;
     case 2:
-        if (member->started && !io_connection_is_known(&member->io.io))
+        if (member->started && member->io.io.notified == IO_NOTIFIED_STARTED)
             io_connection_establish(&member->io.io);
         break;
     default:

@@ -127,7 +127,7 @@ static void time_out(io_member *member) {
     CHECK(io_no_lock_is_mine());
     if (group->on_time_out != NULL)
         group->on_time_out(member_of(member));
-    (void)io_connection_fail(&member->io, IO_CAUSE_TIMEOUT, -IOE_TIMEDOUT);
+    (void)io_connection_fail(&member->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT);
 }
 
 static void release(io_member *member) {

@@ -81,7 +81,7 @@ static void end_open(talk_end *end) {
     CHECK_INT(io_connection_open(&end->io, end->talk->world.lane, end->native, AF_INET,
                                  &end->talk->limits, NULL, &os_error),
               0);
-    io_post_submit(&end->io.strand);
+    io_post_submit(&end->io.wakeup);
 }
 
 talk_end *talk_pair(talk *self) {
@@ -207,7 +207,7 @@ static void check_hold(const talk_end *end, io_connection_event event) {
     if (event == IO_CONNECTION_ROOM)
         CHECK(end->io.bytes_queued <= end->talk->limits.write_low);
     if (event == IO_CONNECTION_JOBS || event == IO_CONNECTION_DRAINED)
-        CHECK(end->io.established);
+        CHECK(io_connection_is_known(&end->io));
 }
 
 static void on_event(talk_end *end, io_connection_event event) {
@@ -388,18 +388,21 @@ bool talk_post_job(talk_end *end) {
 }
 
 void talk_end_somehow(talk_end *end, test_random *random) {
-    switch (test_below(random, 8)) {
+    switch (test_below(random, 10)) {
     case 0:
         (void)io_connection_abort(&end->io);
         break;
     case 1:
-        (void)io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, -5);
+        (void)io_connection_fail(&end->io, IO_REASON_EMBEDDER, -5);
         break;
     case 2:
-        io_connection_silence(&end->io, test_below(random, 3) != 0);
+        io_connection_begin_end(&end->io, test_below(random, 3) != 0, test_below(random, 3) != 0);
         break;
     case 3:
         io_connection_shutdown(&end->io);
+        break;
+    case 4:
+        (void)io_connection_give_up(&end->io, test_below(random, 2) == 0);
         break;
     default:
         io_connection_close(&end->io, test_below(random, 3) != 0);

@@ -96,7 +96,7 @@ void talk_release_spent(talk_end *end);
 void talk_pause(talk_end *end, bool paused);
 /* False: it is closed, and takes none. */
 bool talk_post_job(talk_end *end);
-/* Closes, aborts, fails, shuts down or silences it. */
+/* Closes, aborts, gives up, fails or shuts it down, or begins to. */
 void talk_end_somehow(talk_end *end, test_random *random);
 /* Resumes it if it is paused, and waits a little. */
 void talk_resume_step(talk_end *end);

@@ -38,8 +38,8 @@ static void echo(const char *backend) {
         talk_close(&both);
         CHECK_INT(server->came[IO_CONNECTION_EOF], 1);
         CHECK_INT(client->came[IO_CONNECTION_EOF], 0);
-        CHECK_INT(client->io.cause, IO_CAUSE_NONE);
-        CHECK_INT(server->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(client->io.reason, IO_REASON_CLOSE);
+        CHECK_INT(server->io.reason, IO_REASON_CLOSE);
     }
 }
 
@@ -501,7 +501,7 @@ static void jobs(const char *backend) {
 }
 
 static void establish_in_input(talk_end *end, io_connection_event event) {
-    if (event == IO_CONNECTION_INPUT)
+    if (event == IO_CONNECTION_INPUT && !io_connection_is_known(&end->io))
         io_connection_establish(&end->io);
 }
 

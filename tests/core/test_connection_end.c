@@ -13,7 +13,7 @@ static void open_blocked(const char *backend, uint64_t seed) {
 
 static void check_reset(const talk_end *end) {
     CHECK_INT(end->came[IO_CONNECTION_EOF], 0);
-    CHECK_INT(end->io.cause, IO_CAUSE_RECEIVE);
+    CHECK_INT(end->io.reason, IO_REASON_RECEIVE);
     CHECK_INT(end->io.error, -IOE_CONNRESET);
 }
 
@@ -42,7 +42,7 @@ static void flushed(const char *backend, bool linger) {
         TALK_UNTIL(&both, atomic_load(&end->gone));
         CHECK_INT(end->came[IO_CONNECTION_DRAINED], 0);
         talk_close(&both);
-        CHECK_INT(end->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(end->io.reason, IO_REASON_CLOSE);
     }
 }
 
@@ -63,7 +63,7 @@ static void close_does_not_wait_for_ever(const char *backend) {
         uint64_t began_ns = io_lane_now(both.world.lane);
         talk_end *end = &both.ends[0], *peer = &both.ends[1];
         if (linger == NOT_SINCE_SILENCED)
-            io_connection_silence(&end->io, false);
+            io_connection_begin_end(&end->io, true, false);
         CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
         io_connection_close(&end->io, linger != NOT_AT_ALL);
         TALK_UNTIL(&both, atomic_load(&end->gone));
@@ -73,7 +73,7 @@ static void close_does_not_wait_for_ever(const char *backend) {
         CHECK_INT(peer->in, 10);
         io_connection_close(&peer->io, true);
         talk_close(&both);
-        CHECK_INT(peer->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(peer->io.reason, IO_REASON_CLOSE);
     }
 }
 
@@ -94,7 +94,7 @@ static void close_with_unread_input(const char *backend) {
     CHECK_INT(end->in, before); /* nothing was handed on */
     CHECK_INT(peer->in, end->out);
     CHECK_INT(peer->came[IO_CONNECTION_EOF], 1);
-    CHECK_INT(peer->io.cause, IO_CAUSE_NONE);
+    CHECK_INT(peer->io.reason, IO_REASON_CLOSE);
 }
 
 static void close_all_ways(talk_end *end, io_connection_event event) {
@@ -119,7 +119,7 @@ static void close_in_an_event(const char *backend) {
     talk_close(&both);
     CHECK_INT(end->came[IO_CONNECTION_INPUT], 1);
     CHECK_INT(peer->in, 100);
-    CHECK_INT(peer->io.cause, IO_CAUSE_NONE);
+    CHECK_INT(peer->io.reason, IO_REASON_CLOSE);
 }
 
 /* ---- half-close ------------------------------------------------------------------------------ */
@@ -142,8 +142,8 @@ static void shutdown_then_receive(const char *backend) {
         io_connection_shutdown(&peer->io); /* the other half: that is all */
         TALK_UNTIL(&both, end->came[IO_CONNECTION_EOF] == 1);
         talk_close(&both);
-        CHECK_INT(end->io.cause, IO_CAUSE_NONE);
-        CHECK_INT(peer->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(end->io.reason, IO_REASON_PEER);
+        CHECK_INT(peer->io.reason, IO_REASON_PEER);
     }
 }
 
@@ -159,7 +159,7 @@ static void embedder_ends_input(const char *backend) {
     TALK_UNTIL(&both, end->came[IO_CONNECTION_EOF] == 1);
     end->peer = NULL; /* it need not have had all */
     talk_close(&both);
-    CHECK_INT(end->io.cause, IO_CAUSE_NONE);
+    CHECK_INT(end->io.reason, IO_REASON_CLOSE);
 }
 
 static void peer_ends_with_unread_input(const char *backend) {
@@ -178,7 +178,7 @@ static void peer_ends_with_unread_input(const char *backend) {
         TALK_UNTIL(&both, end->came[IO_CONNECTION_EOF] == 1);
         io_connection_close(&end->io, true);
         talk_close(&both);
-        CHECK_INT(end->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(end->io.reason, IO_REASON_CLOSE);
     }
 }
 
@@ -196,7 +196,7 @@ static void abort_is_a_reset(const char *backend) {
         CHECK(!io_connection_abort(&end->io));
         TALK_UNTIL(&both, atomic_load(&end->gone));
         CHECK_INT(atomic_load(&talk_owned), 0);
-        CHECK_INT(end->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(end->io.reason, seed % 2 == 1 ? IO_REASON_CLOSE : IO_REASON_ABORT);
         talk_pause(peer, false);
         talk_close(&both);
         check_reset(peer);
@@ -208,7 +208,8 @@ static void abort_while_lingering(const char *backend) {
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
     io_connection_close(&end->io, true);
     TALK_UNTIL(&both, peer->came[IO_CONNECTION_EOF] == 1 && end->io.timer != NULL);
-    CHECK_INT(end->io.phase, IO_CONNECTION_LINGERING);
+    CHECK_INT(end->io.phase, IO_CONNECTION_CLOSING);
+    CHECK_INT(end->io.send_side, IO_SEND_SIDE_ENDED);
     CHECK(io_connection_abort(&end->io));
     TALK_UNTIL(&both, atomic_load(&end->gone));
     io_connection_close(&peer->io, true);
@@ -229,7 +230,7 @@ static void give_up(const char *backend) {
         CHECK_INT(io_connection_give_up(&end->io, way == 3), loses);
         CHECK(!io_connection_give_up(&end->io, true));
         TALK_UNTIL(&both, atomic_load(&end->gone));
-        CHECK_INT(end->io.cause, IO_CAUSE_NONE);
+        CHECK_INT(end->io.reason, way == 1 ? IO_REASON_CLOSE : IO_REASON_ABORT);
         talk_pause(peer, false);
         if (!loses) {
             TALK_UNTIL(&both, peer->came[IO_CONNECTION_EOF] == 1);
@@ -259,12 +260,12 @@ static void fail_has_a_limit(const char *backend) {
         talk_settle(&both);
     }
     uint64_t began_ns = io_lane_now(both.world.lane);
-    CHECK(io_connection_fail(&end->io, IO_CAUSE_TIMEOUT, -IOE_TIMEDOUT) == !closing);
-    CHECK(!io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, 0));
+    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT) == !closing);
+    CHECK(!io_connection_fail(&end->io, IO_REASON_EMBEDDER, 0));
     TALK_UNTIL(&both, atomic_load(&end->gone));
     uint64_t took_ns = io_lane_now(both.world.lane) - began_ns;
     CHECK(took_ns >= 1900 * IO_NS_PER_MS && took_ns < 9 * IO_NS_PER_SECOND);
-    CHECK_INT(end->io.cause, closing ? IO_CAUSE_NONE : IO_CAUSE_TIMEOUT);
+    CHECK_INT(end->io.reason, closing ? IO_REASON_CLOSE : IO_REASON_TIMEOUT);
     CHECK_INT(atomic_load(&talk_owned), 0);
     talk_pause(peer, false);
     talk_close(&both);
@@ -274,13 +275,13 @@ static void fail_has_a_limit(const char *backend) {
 static void fail_flushes(const char *backend) {
     open_blocked(backend, 0);
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
-    CHECK(io_connection_fail(&end->io, IO_CAUSE_EMBEDDER, -5));
+    CHECK(io_connection_fail(&end->io, IO_REASON_EMBEDDER, -5));
     peer->answers = true;
     talk_pause(peer, false);
     talk_close(&both);
     CHECK_INT(peer->in, end->out);
     CHECK_INT(peer->came[IO_CONNECTION_EOF], 1);
-    CHECK_INT(end->io.cause, IO_CAUSE_EMBEDDER);
+    CHECK_INT(end->io.reason, IO_REASON_EMBEDDER);
     CHECK_INT(end->io.error, -5);
 }
 
@@ -291,7 +292,7 @@ static void overflow(const char *backend) {
     CHECK_INT(talk_send(end, 1, TALK_COPIED), 0);
     CHECK_INT(talk_send(end, 1, TALK_FILE), 0);
     TALK_UNTIL(&both, atomic_load(&end->gone));
-    CHECK_INT(end->io.cause, IO_CAUSE_OVERFLOW);
+    CHECK_INT(end->io.reason, IO_REASON_OVERFLOW);
     CHECK_INT(end->io.error, -IOE_NOBUFS);
     talk_pause(peer, false);
     talk_close(&both);
@@ -310,18 +311,18 @@ static void send_error_with_unread_input(const char *backend) {
         talk_settle(&both);
         CHECK(io_connection_abort(&peer->io));
         talk_settle(&both);
-        for (int i = 0; i < 5 && !end->io.send_failed; i++) { /* not one that is refused */
+        for (int i = 0; i < 5 && end->io.send_side == IO_SEND_SIDE_OPEN; i++) {
             CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
-            if (!end->io.send_failed)
+            if (end->io.send_side == IO_SEND_SIDE_OPEN)
                 talk_settle(&both);
         }
         talk_settle(&both);
-        CHECK(end->io.send_failed && !atomic_load(&end->gone));
+        CHECK(end->io.send_side == IO_SEND_SIDE_FAILED && !atomic_load(&end->gone));
         io_connection_hold(&end->io, hold, false);
         talk_close(&both);
         /* On io_uring a receive may have been told of the reset before. */
-        bool told = end->io.cause == IO_CAUSE_RECEIVE && end->io.error == -IOE_CONNRESET;
-        CHECK(end->io.cause == IO_CAUSE_SEND || told);
+        bool told = end->io.reason == IO_REASON_RECEIVE && end->io.error == -IOE_CONNRESET;
+        CHECK(end->io.reason == IO_REASON_SEND || told);
         CHECK_INT(end->came[IO_CONNECTION_EOF], 0); /* nor was it an orderly end */
 #ifndef _WIN32                                      /* there a reset destroys it */
         CHECK_INT(end->in, 1000);
@@ -356,7 +357,7 @@ static void silence(const char *backend) {
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
     CHECK_INT(talk_send(peer, 50000, TALK_OWNED), 1);
-    io_connection_silence(&end->io, true);
+    io_connection_begin_end(&end->io, true, true);
     CHECK_INT(talk_send(peer, 200000, TALK_OWNED), 1); /* is thrown away */
     TALK_UNTIL(&both, peer->io.bytes_sent == 250000);
     CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
@@ -365,7 +366,7 @@ static void silence(const char *backend) {
     io_connection_close(&end->io, true);
     peer->answers = true;
     talk_close(&both);
-    CHECK_INT(peer->io.cause, IO_CAUSE_NONE);
+    CHECK_INT(peer->io.reason, IO_REASON_CLOSE);
 }
 
 /* The end of the peer's stream was not told; that sending fails ends it all the same. */
@@ -373,15 +374,15 @@ static void silenced_and_broken(const char *backend) {
     talk_open(&both, backend, 0);
     talk_end *end = &both.ends[0], *peer = &both.ends[1];
     TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && peer->came[IO_CONNECTION_STARTED]);
-    io_connection_silence(&end->io, true);
+    io_connection_begin_end(&end->io, true, true);
     io_connection_shutdown(&peer->io);
-    TALK_UNTIL(&both, end->io.eof);
+    TALK_UNTIL(&both, end->io.receive_side == IO_RECEIVE_SIDE_DRAINED);
     CHECK(io_connection_abort(&peer->io));
     TALK_UNTIL(&both, atomic_load(&peer->gone));
     for (int i = 0; i < 5 && talk_send(end, 10, TALK_COPIED) == 1; i++)
         talk_settle(&both);
     talk_close(&both);
-    CHECK_INT(end->io.cause, IO_CAUSE_SEND);
+    CHECK_INT(end->io.reason, IO_REASON_SEND);
     CHECK_INT(end->came[IO_CONNECTION_EOF], 0);
 }
 
@@ -409,7 +410,7 @@ static void bring_to(talk_end *end, enum phase phase) {
     if (phase == FLUSHING || phase == LINGERING || phase == GONE)
         io_connection_close(&end->io, true);
     if (phase == FAILED)
-        CHECK(io_connection_fail(&end->io, IO_CAUSE_TIMEOUT, -IOE_TIMEDOUT));
+        CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT));
     if (phase == LINGERING)
         TALK_UNTIL(&both, end->io.timer != NULL);
     if (phase == GONE)
@@ -431,12 +432,13 @@ static void closed_in_phase(const char *backend, enum phase phase, uint64_t seed
     }
     CHECK_INT(end->came[IO_CONNECTION_STARTED], phase != UNBORN);
     CHECK_INT(atomic_load(&talk_owned), 0);
-    io_connection_cause cause = phase == FAILED                          ? IO_CAUSE_TIMEOUT
-                                : phase == FLUSHING || phase == GONE     ? IO_CAUSE_NONE
-                                : phase == LINGERING || phase == ABORTED ? IO_CAUSE_NONE
-                                                                         : IO_CAUSE_PORT;
-    CHECK_INT(end->io.cause, cause);
-    if (cause == IO_CAUSE_PORT)
+    io_reason reason = phase == FAILED                      ? IO_REASON_TIMEOUT
+                       : phase == FLUSHING || phase == GONE ? IO_REASON_CLOSE
+                       : phase == LINGERING                 ? IO_REASON_CLOSE
+                       : phase == ABORTED                   ? IO_REASON_ABORT
+                                                            : IO_REASON_PORT;
+    CHECK_INT(end->io.reason, reason);
+    if (reason == IO_REASON_PORT)
         CHECK_INT(end->io.error, -IOE_CANCELED);
     io_port_destroy(both.world.port);
 }
@@ -464,7 +466,7 @@ static void port_closed_in_an_event(const char *backend) {
     end->on_event = close_port;
     CHECK(job != NULL && io_connection_post(&end->io, job));
     io_op *op = world_get(&both.world, 10000);
-    CHECK(op == &end->io.strand);
+    CHECK(op == &end->io.wakeup);
     talk_take(op);
     CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
     talk_check_gone(end);
@@ -518,7 +520,7 @@ static void port_closed_with_a_leak(void) {
     CHECK_INT(talk_close_port(&both, 0), 1);
     CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
     CHECK_INT(end->peer->came[IO_CONNECTION_GONE], 1);
-    CHECK_INT(end->io.cause, IO_CAUSE_PORT);
+    CHECK_INT(end->io.reason, IO_REASON_PORT);
     CHECK_INT(atomic_load(&talk_owned), 2);
     talk_check_gone(end->peer);
     /* It really is gone for good; this test leaks on purpose, so what it can reach stays there. */

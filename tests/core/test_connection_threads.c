@@ -99,7 +99,8 @@ static bool wine_forgot(talk_end *end) {
         !atomic_load(&end->peer->gone))
         return false;
     io_lock_acquire(&self->lock);
-    bool waits = self->phase == IO_CONNECTION_FLUSHING && self->eof && self->send != NULL;
+    bool waits = self->phase == IO_CONNECTION_CLOSING &&
+                 self->receive_side == IO_RECEIVE_SIDE_DRAINED && self->send != NULL;
     io_lock_release(&self->lock);
     return waits;
 #else

@@ -1,23 +1,37 @@
 /* connection.h: a connected stream as a state machine, built on io.h.
  *
- * A connection has one receive and at most one send in the kernel; the rest waits here. It is its
- * own *strand*: whatever happens to it, on whatever thread, only one thread at a time *runs* it:
+ * A connection has one receive and at most one send in the kernel; the rest waits here. It is a
+ * *strand*: whatever happens to it, on whatever thread, only one thread at a time *runs* it:
  *
- *      event = io_connection_taken(connection, op);    an operation of its came out of the queue
+ *      event = io_connection_taken(connection, op);    one of its operations was taken
  *      for (; event != IO_CONNECTION_IDLE; event = io_connection_next(connection))
  *          ...tell the user...
  *
- * While one thread runs it, others only leave word of what they want, and io_connection_next sees
- * to it. Whoever leaves word while nobody runs it has a worker come (`strand`). The lock is held
- * across calls that do not block, such as a send; it is taken before a handle's.
+ * While one thread runs it, others only record what they want, and io_connection_next acts on it.
+ * If nobody runs it they post `wakeup`, which schedules a worker. The lock is held across calls
+ * that do not block, such as a send; it is taken before a handle's.
  *
- *      OPEN ──close──► FLUSHING ──queue empty: our stream ends──► LINGERING ──peer's end──► ENDING
- *        └──abort, broken──────────────────────────────────────────────────────────────────►│
- *                                              nothing in flight: the socket is closed ◄────┘
- *                                                             CLOSED
+ * How it ends. The phase is that of the connection as a whole; each direction has a side:
  *
- * Receiving goes on in FLUSHING and LINGERING, and what comes is thrown away: closing a socket with
- * unread input sends a reset, which would destroy what the peer has not read yet. */
+ *      OPEN ──close, fail──► CLOSING ──delivered, and the peer has ended──► TEARDOWN ──► CLOSED
+ *        └──abort, error, both streams have ended───────────────────────────►│
+ *
+ * In CLOSING the queue is flushed, our stream ends, and we wait until the peer has everything and
+ * has ended its stream too. In TEARDOWN whatever is in flight is cancelled; the socket is closed
+ * when nothing is left.
+ *
+ *      phase      send side                                   receive side
+ *      OPEN       OPEN, FAILED                                OPEN, EOF, ENDED
+ *                 LAST, ENDING, ENDED, LOST                   any
+ *      CLOSING    ENDING, ENDED, DELIVERED, LOST              DRAINING, DRAINED
+ *      TEARDOWN   OPEN, FAILED                                OPEN, EOF, ENDED
+ *                 LAST, ENDING, ENDED, DELIVERED, LOST        any
+ *      CLOSED     as TEARDOWN
+ *
+ * No other combination exists (connection_check in net/connection_state.c). An end that somebody
+ * has asked for shows in the sides; one that just happened, such as a reset by the peer, shows in
+ * the phase only. Receiving goes on in CLOSING, and what arrives is thrown away: closing a socket
+ * with unread input sends a reset, which would destroy what the peer has not read yet. */
 #ifndef IOCPCORE_NET_CONNECTION_H
 #define IOCPCORE_NET_CONNECTION_H
 
@@ -54,76 +68,107 @@ typedef struct io_job {
 
 typedef enum io_connection_phase {
     IO_CONNECTION_OPEN,
-    IO_CONNECTION_FLUSHING,
-    IO_CONNECTION_LINGERING,
-    IO_CONNECTION_ENDING,
+    IO_CONNECTION_CLOSING,
+    IO_CONNECTION_TEARDOWN,
     IO_CONNECTION_CLOSED,
 } io_connection_phase;
+
+/* The stream that we send. */
+typedef enum io_send_side {
+    IO_SEND_SIDE_OPEN,
+    IO_SEND_SIDE_LAST,      /* only the embedder's own closing handshake may still be sent */
+    IO_SEND_SIDE_ENDING,    /* takes no more; ends once the queue is empty */
+    IO_SEND_SIDE_ENDED,     /* everything is in the system's hands, our end included */
+    IO_SEND_SIDE_DELIVERED, /* the peer has acknowledged it */
+    IO_SEND_SIDE_FAILED,    /* cannot send any more, and nobody has asked for the end yet */
+    IO_SEND_SIDE_LOST,      /* ending, and something was lost */
+} io_send_side;             /* from FAILED on, the socket is closed with a reset */
+
+/* The stream that the peer sends. */
+typedef enum io_receive_side {
+    IO_RECEIVE_SIDE_OPEN,
+    IO_RECEIVE_SIDE_EOF,      /* has ended; EOF follows the input that is still to be handed on */
+    IO_RECEIVE_SIDE_ENDED,    /* has ended, and the embedder knows, or is not to be told */
+    IO_RECEIVE_SIDE_DRAINING, /* open, but what arrives is thrown away */
+    IO_RECEIVE_SIDE_DRAINED,  /* was drained, and has ended */
+} io_receive_side;
 
 /* Why input is not handed on. */
 enum {
     IO_HOLD_PAUSED = 1u << 0,
     IO_HOLD_THROTTLED = 1u << 1, /* the peer does not read what we send */
     IO_HOLD_SERIAL = 1u << 2,    /* the embedder's: nothing but jobs is handed on */
-    IO_HOLD_CLOSING = 1u << 3,
+    IO_HOLD_CLOSING = 1u << 3,   /* draining, or TEARDOWN and later */
 };
 
-typedef enum io_connection_cause {
-    IO_CAUSE_NONE,     /* we closed it, or the peer ended its stream */
-    IO_CAUSE_RECEIVE,  /* `error` of a receive */
-    IO_CAUSE_SEND,     /* `error` of a send */
-    IO_CAUSE_TIMEOUT,  /* idle, or not established, for too long */
-    IO_CAUSE_OVERFLOW, /* more than max_write_buffer */
-    IO_CAUSE_PORT,     /* its port was closed */
-    IO_CAUSE_EMBEDDER, /* it knows */
-} io_connection_cause;
+/* Why the connection ended: the first reason counts. */
+typedef enum io_reason {
+    IO_REASON_NONE,     /* it has not */
+    IO_REASON_CLOSE,    /* we closed it */
+    IO_REASON_ABORT,    /* we aborted it, or its time for a graceful end was up */
+    IO_REASON_PEER,     /* the peer ended its stream after we had ended ours, or before */
+    IO_REASON_RECEIVE,  /* `error` of a receive */
+    IO_REASON_SEND,     /* `error` of a send */
+    IO_REASON_TIMEOUT,  /* idle, or not established, for too long */
+    IO_REASON_OVERFLOW, /* more than max_write_buffer was queued */
+    IO_REASON_PORT,     /* its port was closed */
+    IO_REASON_EMBEDDER, /* a failure of the embedder's, such as an exception of a callback */
+} io_reason;
+
+/* What the embedder's user knows. */
+typedef enum io_notified {
+    IO_NOTIFIED_NOTHING,
+    IO_NOTIFIED_STARTED,   /* the embedder knows, its user does not */
+    IO_NOTIFIED_CONNECTED, /* see io_connection_establish */
+    IO_NOTIFIED_FAILED,    /* gone without having been connected */
+    IO_NOTIFIED_CLOSED,    /* gone */
+} io_notified;
+
+/* How full the write queue is. */
+typedef enum io_backlog {
+    IO_BACKLOG_LOW,
+    IO_BACKLOG_HIGH,    /* exceeded write_high, and has not fallen to write_low yet */
+    IO_BACKLOG_DRAINED, /* has fallen to write_low, and DRAINED is due */
+} io_backlog;
 
 typedef struct io_connection {
     io_lock lock;
     io_handle *handle;
-    io_op strand;       /* brings a worker */
+    io_op wakeup;       /* schedules a worker */
     io_receive receive; /* its buffer: input that has not been handed on */
     io_op *send;        /* in flight */
-    io_timer *timer;    /* of lingering */
+    io_timer *timer;    /* of CLOSING */
     io_chunk *queue_head, *queue_tail;
     _Atomic(io_chunk *) spent; /* sent: the owners are to be released */
     io_job *jobs_head, *jobs_tail;
     const io_connection_limits *limits;
     uint64_t bytes_queued; /* without files */
     uint64_t bytes_received, bytes_sent;
-    uint64_t sent_seen; /* io_connection_tick's last look at the send under way */
+    uint64_t sent_seen; /* what was unsent, or sent, when progress was last checked */
     uintptr_t runner;   /* the thread that runs it, if `running` */
     uint32_t input_start;
     uint32_t files_queued; /* each holds a descriptor; the one that is being sent counts */
     uint32_t idle_ticks;
-    int32_t error; /* portable; `cause` says of what */
+    int32_t error; /* portable; `reason` says of what */
     uint32_t os_error;
-    uint8_t cause;        /* io_connection_cause */
-    uint8_t phase;        /* io_connection_phase */
-    uint8_t looks;        /* lingering: in a row, that found as much unsent as before */
-    _Atomic uint8_t hold; /* IO_HOLD_..., changed under the lock */
-    uint8_t holds_early;  /* the same, asked for before it was established */
+    uint8_t phase;                /* io_connection_phase */
+    _Atomic uint8_t send_side;    /* io_send_side; all atomics are changed under the lock */
+    _Atomic uint8_t receive_side; /* io_receive_side */
+    _Atomic uint8_t notified;     /* io_notified */
+    _Atomic uint8_t hold;         /* IO_HOLD_... */
+    uint8_t holds_early;          /* the same, asked for before it was established */
+    uint8_t reason;               /* io_reason */
+    uint8_t backlog;              /* io_backlog */
+    uint8_t delivery_polls;       /* in a row, that found as much unsent as before */
     bool running : 1;
-    bool scheduled : 1; /* `strand` is on its way */
-    bool started : 1;
-    bool established : 1; /* it exists for its user: see io_connection_establish */
+    bool scheduled : 1; /* `wakeup` is on its way */
     bool receiving : 1;
-    bool input_kept : 1; /* the embedder has input of its own left */
-    bool eof : 1;        /* the peer has ended its stream */
-    bool eof_told : 1;
-    bool end_asked : 1; /* our stream ends when the queue is empty */
-    bool ended : 1;     /* it has */
-    bool send_failed : 1;
-    bool above : 1; /* more than write_high was queued, and is not write_low yet */
-    bool drain_due : 1;
-    bool room_asked : 1; /* the embedder has more to send when there is room */
-    bool aborted : 1;
-    bool limited : 1; /* flushing may not take for ever */
-    bool no_linger : 1;
-    bool linger_over : 1; /* its timer has expired */
-    bool delivered : 1;   /* lingering: the peer has everything */
-    bool closed_told : 1;
-    bool leaked : 1; /* see io_connection_orphaned */
+    bool input_kept : 1;    /* the embedder has input of its own left */
+    bool room_asked : 1;    /* the embedder has more to send when there is room */
+    bool limited : 1;       /* flushing may not take for ever */
+    bool no_linger : 1;     /* do not wait for the peer to end its stream */
+    bool timer_expired : 1; /* of CLOSING */
+    bool leaked : 1;        /* see io_connection_orphaned */
 } io_connection;
 
 typedef enum io_connection_event {
@@ -134,11 +179,11 @@ typedef enum io_connection_event {
     IO_CONNECTION_EOF,
     IO_CONNECTION_DRAINED,
     IO_CONNECTION_ROOM, /* asked for by io_connection_ask_for_room */
-    IO_CONNECTION_GONE, /* the last event. `error` and `cause` say why */
+    IO_CONNECTION_GONE, /* the last event. `reason` and `error` say why */
 } io_connection_event;
 
 /* Takes over a connected, non-blocking stream, which stays the caller's if it fails. 0 or a
- * portable error. The first event follows when `strand` is taken: the caller either posts it, for a
+ * portable error. The first event follows when `wakeup` is taken: the caller either posts it, for a
  * worker, or takes it at once. */
 int io_connection_open(io_connection *self, io_lane *lane, io_native native, int family,
                        const io_connection_limits *limits, const io_owner_ops *owner_ops,
@@ -150,12 +195,14 @@ io_connection_event io_connection_taken(io_connection *self, io_op *op);
 io_connection_event io_connection_next(io_connection *self);
 
 /* It exists for its user from now on. Until then jobs wait, drains are not told, and what is held
- * by io_connection_hold is received all the same. Whoever handles STARTED or a later event says it,
- * before the user's first callback. */
+ * by io_connection_hold is received all the same. Whoever handles STARTED or a later event calls
+ * this once, before the user's first callback. */
 void io_connection_establish(io_connection *self);
-
 /* Whether it was established. Also afterwards, when it is gone. */
-bool io_connection_is_known(io_connection *self);
+static inline bool io_connection_is_known(const io_connection *self) {
+    uint8_t notified = atomic_load_explicit(&self->notified, memory_order_relaxed);
+    return notified == IO_NOTIFIED_CONNECTED || notified == IO_NOTIFIED_CLOSED;
+}
 
 /* Input, while INPUT is handled. Bytes up to `used` are not handed on again. */
 const char *io_connection_input(io_connection *self, size_t *length);
@@ -185,10 +232,12 @@ void io_connection_ask_for_room(io_connection *self);
 io_chunk *io_connection_take_spent(io_connection *self);
 void io_chunk_free(io_connection *self, io_chunk *chunk);
 
+/* Takes no more from the user, and with `whole` hands on no more input, as if it was closing; only
+ * the embedder has its own closing handshake to send first. It calls io_connection_shutdown or,
+ * with `whole`, io_connection_close or _fail later; without `linger` that does not linger either.
+ */
+void io_connection_begin_end(io_connection *self, bool whole, bool linger);
 void io_connection_close(io_connection *self, bool linger);
-/* Hands on no more input, as if it was closing; only the embedder is not ready for that yet. It
- * closes it later, and that does not linger either if this says so. */
-void io_connection_silence(io_connection *self, bool linger);
 void io_connection_shutdown(io_connection *self); /* ends our stream after what is queued */
 /* False: it was ending already. */
 bool io_connection_abort(io_connection *self);
@@ -197,7 +246,21 @@ bool io_connection_abort(io_connection *self);
 bool io_connection_give_up(io_connection *self, bool more);
 /* Closes because of an error. What is queued is sent, for at most a moment. False: it was closing
  * already, and this is not why. */
-bool io_connection_fail(io_connection *self, io_connection_cause cause, int error);
+bool io_connection_fail(io_connection *self, io_reason reason, int error);
+/* Whether somebody here has asked for the end of our stream (close, shutdown, abort, fail). */
+static inline bool io_connection_end_requested(const io_connection *self) {
+    uint8_t side = atomic_load_explicit(&self->send_side, memory_order_relaxed);
+    return side != IO_SEND_SIDE_OPEN && side != IO_SEND_SIDE_FAILED;
+}
+/* The same for the end of the whole connection (close, abort, fail). */
+static inline bool io_connection_close_requested(const io_connection *self) {
+    return atomic_load_explicit(&self->receive_side, memory_order_relaxed) >=
+           IO_RECEIVE_SIDE_DRAINING;
+}
+/* Whether no more input is handed on, because of such an end or another. */
+static inline bool io_connection_is_closing(const io_connection *self) {
+    return (atomic_load_explicit(&self->hold, memory_order_relaxed) & IO_HOLD_CLOSING) != 0;
+}
 void io_connection_hold(io_connection *self, uint8_t holds, bool held);
 /* A job for the strand. False: it is closed, and nobody will do it. */
 bool io_connection_post(io_connection *self, io_job *job);

@@ -5,6 +5,8 @@
  * and every byte is searched for a delimiter once, however the stream was cut into pieces. */
 #include "net/framing.h"
 
+#include "core/assert.h"
+
 #include <string.h>
 
 #define NOWHERE SIZE_MAX
@@ -93,6 +95,7 @@ static int framing_wrap_by_length(const io_framing *framing, size_t size, char *
 /* Where the first delimiter begins. Looks for its last byte: what a delimiter ends with ("\n") is
  * at least as rare in messages as what it begins with. */
 static size_t framing_find(const io_framing *framing, const char *data, size_t length) {
+    io_assert(framing->delimiter_length >= 1 && framing->delimiter_length <= IO_DELIMITER_MAX);
     size_t before = (size_t)framing->delimiter_length - 1;
     for (size_t at = before; at < length;) {
         const char *last = memchr(data + at, framing->delimiter[before], length - at);
@@ -128,6 +131,7 @@ static void framing_border_of(const io_framing *framing, const char *first, size
 static bool framing_may_end(const io_framing *framing, size_t come, const char *tail,
                             size_t tail_length) {
     size_t most = framing_smaller(tail_length, (size_t)framing->delimiter_length - 1);
+    io_assert(come > framing->max_size);
     for (size_t part = come - framing->max_size; part <= most; part++)
         if (memcmp(tail + (tail_length - part), framing->delimiter, part) == 0)
             return true;
@@ -135,6 +139,7 @@ static bool framing_may_end(const io_framing *framing, size_t come, const char *
 }
 
 static void framing_delimited(const io_framing *framing, size_t total, io_frame *frame) {
+    io_assert(total >= framing->delimiter_length);
     frame->start = 0;
     frame->size = framing->keep ? total : total - framing->delimiter_length;
     frame->total = total;
@@ -158,6 +163,7 @@ static int64_t framing_join_by_delimiter(const io_framing *framing, const char *
                                          size_t held_length, const char *more, size_t more_length,
                                          bool *complete, size_t *wanted) {
     size_t largest = framing->max_size + framing->delimiter_length;
+    io_assert(held_length < largest); /* else it is complete, or too large */
     size_t come = held_length + more_length;
     size_t in_time = framing_smaller(more_length, largest - held_length);
     size_t end = 0;
@@ -223,6 +229,7 @@ int64_t io_framing_join(const io_framing *framing, const char *held, size_t held
     if (framing->kind == IO_FRAMING_DELIMITER)
         return framing_join_by_delimiter(framing, held, held_length, more, more_length, complete,
                                          wanted);
+    io_assert(framing->kind == IO_FRAMING_FIXED && held_length < framing->max_size);
     size_t missing = framing->max_size - held_length;
     *wanted = framing->max_size;
     *complete = more_length >= missing;
@@ -236,6 +243,7 @@ void io_framing_whole(const io_framing *framing, const char *data, size_t length
         return;
     }
     frame->start = framing->kind == IO_FRAMING_LENGTH ? framing->header_size : 0;
+    io_assert(length >= frame->start);
     frame->size = length - frame->start;
     frame->total = length;
 }

@@ -151,7 +151,7 @@ void io_group_begin(io_group *self, io_member *member, io_group_beginning beginn
     if (beginning.shut) /* shutdown has walked already, and did not see it */
         (void)self->hooks->give_up(member);
     if (post)
-        io_post_submit(&member->io.strand);
+        io_post_submit(&member->io.wakeup);
 }
 
 int io_group_adopt(io_group *self, io_member *member, io_native native, int family,

@@ -319,7 +319,7 @@ static bool listener_take(io_op *op) {
         listener_turn_away(self, &client, outcome);
     io_assert(io_no_lock_is_mine());
     if (member != NULL)
-        return hooks->run(member, io_connection_taken(&member->io, &member->io.strand));
+        return hooks->run(member, io_connection_taken(&member->io, &member->io.wakeup));
     listener_go_on(self, pause_ns);
     if (outcome == ADMITTED)
         listener_resume_all(group); /* another may wait for the place it was to have */

@@ -6,6 +6,7 @@
  * and only if the socket is full does it wait in the kernel; then what is queued meanwhile goes out
  * with the next send. */
 #include "net/outbox.h"
+#include "net/connection_state.h"
 
 #include "core/backend.h"
 
@@ -24,7 +25,7 @@ enum {
 /* ---- the queue ------------------------------------------------------------------------------- */
 
 static io_buffer_pool *outbox_pool_of(const io_connection *self) {
-    return &self->strand.lane->port->buffers;
+    return &self->wakeup.lane->port->buffers;
 }
 
 io_chunk *outbox_new_chunk(io_connection *self, size_t room) {
@@ -45,6 +46,8 @@ void io_chunk_free(io_connection *self, io_chunk *chunk) {
 }
 
 void outbox_append_chunk(io_connection *self, io_chunk *chunk) {
+    io_assert(io_lock_is_mine(&self->lock) && chunk->next == NULL);
+    io_assert(connection_send_side(self) <= IO_SEND_SIDE_LAST);
     if (chunk->file != NULL)
         self->files_queued++;
     if (self->queue_tail != NULL)
@@ -130,6 +133,8 @@ bool outbox_append(io_connection *self, io_piece *pieces, size_t count) {
 
 static void outbox_pop(io_connection *self) {
     io_chunk *chunk = self->queue_head;
+    io_assert(io_lock_is_mine(&self->lock) && chunk != NULL);
+    io_assert(chunk->file == NULL || self->files_queued > 0);
     self->queue_head = chunk->next;
     if (self->queue_head == NULL)
         self->queue_tail = NULL;
@@ -145,6 +150,7 @@ static void outbox_pop(io_connection *self) {
 
 /* Takes what was sent out of the queue. */
 static void outbox_consume(io_connection *self, uint64_t bytes) {
+    io_assert(bytes <= self->bytes_queued);
     self->bytes_queued -= bytes;
     while (bytes > 0) {
         io_chunk *chunk = self->queue_head;
@@ -189,7 +195,7 @@ static uint32_t outbox_gather(const io_connection *self, io_vec *vecs, uint64_t 
 }
 
 static io_op *outbox_data_op(io_connection *self) {
-    io_op *op = io_op_new(self->strand.lane, IO_SEND, self->strand.owner_ops, self);
+    io_op *op = io_op_new(self->wakeup.lane, IO_SEND, self->wakeup.owner_ops, self);
     io_transfer *transfer = (io_transfer *)op;
     io_vec vecs[VECS_MAX];
     if (op == NULL)
@@ -204,14 +210,10 @@ static io_op *outbox_data_op(io_connection *self) {
 }
 
 static void outbox_failed(io_connection *self, int error, uint32_t os_error) {
-    self->send_failed = true;
-    if (self->eof && error != -IOE_PIPE) /* it was none, see received() */
-        self->eof_told = true;
-    if (self->cause == IO_CAUSE_NONE && self->phase == IO_CONNECTION_OPEN) {
-        self->cause = IO_CAUSE_SEND;
-        self->error = error;
-        self->os_error = os_error;
-    }
+    connection_send_has_failed(self);
+    if (connection_peer_ended(self) && error != -IOE_PIPE) /* a reset: see connection_received */
+        connection_receive_has_ended(self, true);
+    (void)connection_set_reason(self, IO_REASON_SEND, error, os_error);
     outbox_drop(self);
 }
 
@@ -225,15 +227,16 @@ static void outbox_account(io_connection *self, io_kind kind, int64_t result, ui
         if (kind == IO_SEND)
             outbox_consume(self, (uint64_t)result);
     }
-    if (self->above && self->bytes_queued <= self->limits->write_low &&
+    if (self->backlog == IO_BACKLOG_HIGH && self->bytes_queued <= self->limits->write_low &&
         self->files_queued <= FILES_LOW) {
-        self->above = false;
-        atomic_fetch_and_explicit(&self->hold, (uint8_t)~IO_HOLD_THROTTLED, memory_order_relaxed);
-        self->drain_due = !self->send_failed;
+        self->backlog = connection_send_lost(self) ? IO_BACKLOG_LOW : IO_BACKLOG_DRAINED;
+        connection_clear_hold(self, IO_HOLD_THROTTLED);
     }
 }
 
 void outbox_sent(io_connection *self, io_op *op) {
+    io_assert(io_lock_is_mine(&self->lock) && op == self->send);
+    io_assert(op->kind != IO_SEND_FILE || self->files_queued > 0);
     self->send = NULL;
     if (op->kind == IO_SEND_FILE)
         self->files_queued--;
@@ -243,12 +246,12 @@ void outbox_sent(io_connection *self, io_op *op) {
 
 /* Nothing but the stream's end comes behind what is queued. */
 static bool outbox_ends_behind(const io_connection *self) {
-    return (self->phase == IO_CONNECTION_FLUSHING || self->end_asked) && !self->ended;
+    return connection_send_side(self) == IO_SEND_SIDE_ENDING;
 }
 
 /* Without an operation, which most sends do not need. False: that does not do. */
 static bool outbox_send_at_once(io_connection *self) {
-    const io_backend *backend = self->strand.lane->backend;
+    const io_backend *backend = self->wakeup.lane->backend;
     io_vec vecs[VECS_MAX];
     uint64_t length;
     uint32_t os_error = 0;
@@ -264,6 +267,7 @@ static bool outbox_send_at_once(io_connection *self) {
 }
 
 void outbox_flush(io_connection *self) {
+    io_assert(io_lock_is_mine(&self->lock));
     uint64_t share_end = self->bytes_sent + SHARE_BYTES;
     while (outbox_has_more(self) && self->bytes_sent < share_end) {
         if (outbox_send_at_once(self))
@@ -279,7 +283,7 @@ void outbox_flush(io_connection *self) {
     }
     if (!outbox_high(self))
         return;
-    self->above = true;
+    self->backlog = IO_BACKLOG_HIGH;
     if (!self->limits->reads_on)
-        atomic_fetch_or_explicit(&self->hold, IO_HOLD_THROTTLED, memory_order_relaxed);
+        connection_set_hold(self, IO_HOLD_THROTTLED);
 }

@@ -1,4 +1,6 @@
-/* outbox.h: a connection's write queue, for connection.c and outbox.c only. All under its lock. */
+/* outbox.h: a connection's write queue, for net/connection*.c and outbox.c only. All under its
+ * lock.
+ */
 #ifndef IOCPCORE_NET_OUTBOX_H
 #define IOCPCORE_NET_OUTBOX_H
 
@@ -24,7 +26,7 @@ static inline bool outbox_high(const io_connection *self) {
 
 /* After a flush: it had its share, and there is more that can be sent. */
 static inline bool outbox_has_more(const io_connection *self) {
-    return self->queue_head != NULL && self->send == NULL && self->phase < IO_CONNECTION_ENDING;
+    return self->queue_head != NULL && self->send == NULL && self->phase < IO_CONNECTION_TEARDOWN;
 }
 
 static inline bool outbox_empty(const io_connection *self) {

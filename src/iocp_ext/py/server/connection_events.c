@@ -6,8 +6,8 @@
  *      receive buffer ──► stage (TLS; if any) ──► framing (if any) ──► on_message, on_data
  *
  * and stops anywhere when the connection is paused; what is left is handed on later. Framing in C
- * works on the receive buffer itself, and only the beginning of a message whose end has not come is
- * copied (`carry`). */
+ * works on the receive buffer itself, and only the beginning of a message whose end has not come
+ * is copied (`carry`). */
 #include "py/server/server.h"
 
 #include <assert.h>
@@ -22,12 +22,12 @@ typedef struct turn {
     bool last; /* on_close is called: nothing comes after it */
 } turn;
 
-/* Who is to hear of an exception, besides on_close. */
-typedef enum blame {
-    USER,  /* a callback raised it: on_error, or else the world */
-    PEER,  /* what it sent is not in the framing: on_error, if there is one */
-    STAGE, /* TLS failed, and cannot say goodbye any more: nobody */
-} blame;
+/* Where an exception comes from, which says who is told of it besides on_close. */
+typedef enum error_origin {
+    USER,  /* a callback: on_error, otherwise sys.unraisablehook */
+    PEER,  /* what the peer sent is not in the framing: on_error, if there is one */
+    STAGE, /* TLS failed, and can send no closing handshake: nobody */
+} error_origin;
 
 /* ---- exceptions ------------------------------------------------------------------------------ */
 
@@ -41,10 +41,11 @@ static void connection_events_leave(turn *at, PyObject *error) {
         at->leaving = Py_NewRef(error);
 }
 
-static void connection_events_tell_error(turn *at, PyObject *error, blame whose, PyObject *source) {
+static void connection_events_tell_error(turn *at, PyObject *error, error_origin origin,
+                                         PyObject *source) {
     py_connection *self = at->self;
     PyObject *on_error = at->last ? NULL : self->group->callbacks[PY_ON_ERROR];
-    if (on_error == NULL && whose == PEER)
+    if (on_error == NULL && origin == PEER)
         return;
     if (on_error == NULL) {
         PyErr_SetRaisedException(Py_NewRef(error));
@@ -66,19 +67,20 @@ static void connection_events_tell_error(turn *at, PyObject *error, blame whose,
 }
 
 /* This exception, which it takes over, ends this connection, and no other. */
-static void connection_events_failed(turn *at, PyObject *error, blame whose, PyObject *source) {
+static void connection_events_failed(turn *at, PyObject *error, error_origin origin,
+                                     PyObject *source) {
     py_connection *self = at->self;
     if (connection_events_is_leaving(error)) {
         connection_events_leave(at, error);
-    } else if (self->told && whose != STAGE) {
-        connection_events_tell_error(at, error, whose, source);
+    } else if (io_connection_is_known(&self->io) && origin != STAGE) {
+        connection_events_tell_error(at, error, origin, source);
     }
-    py_connection_fail(self, error, whose != STAGE);
+    py_connection_fail(self, error, origin != STAGE);
 }
 
 /* The same with the exception that is set. */
-static void connection_events_raised(turn *at, blame whose, PyObject *source) {
-    connection_events_failed(at, py_error_take(), whose, source);
+static void connection_events_raised(turn *at, error_origin origin, PyObject *source) {
+    connection_events_failed(at, py_error_take(), origin, source);
 }
 
 static void connection_events_call_back(turn *at, py_callback which, PyObject *argument) {
@@ -237,11 +239,11 @@ static void connection_events_framer_raised(turn *at) {
 }
 
 /* Keeps what a stage or the socket has given, to be handed on. It takes `data` over; NULL is an
- * exception, whose this is. */
-static void connection_events_keep(turn *at, PyObject *data, blame whose) {
+ * exception of this origin. */
+static void connection_events_keep(turn *at, PyObject *data, error_origin origin) {
     py_connection *self = at->self;
     if (data == NULL) {
-        connection_events_raised(at, whose, (PyObject *)self);
+        connection_events_raised(at, origin, (PyObject *)self);
         return;
     }
     if (self->framer != NULL && PyBytes_GET_SIZE(data) > 0) {
@@ -303,36 +305,17 @@ static void connection_events_hand_on_kept(turn *at) {
 
 static void connection_events_establish(turn *at) {
     py_connection *self = at->self;
-    if (self->established && !self->told) {
-        self->told = true;
+    if (self->stage.ready && !io_connection_is_known(&self->io)) {
         io_connection_establish(&self->io);
         connection_events_call_back(at, PY_ON_CONNECT, NULL);
     }
-}
-
-/* What the stage makes of raw bytes, as bytes; NULL with an exception. */
-static PyObject *connection_events_through_stage(py_connection *self, const char *data,
-                                                 size_t length) {
-    PyObject *raw = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
-    if (raw == NULL)
-        return NULL;
-    PyObject *stage = Py_NewRef(self->stage);
-    PyObject *plain = PyObject_CallMethodOneArg(stage, self->group->port->state->str_receive, raw);
-    Py_DECREF(raw);
-    if (plain != NULL && !PyBytes_Check(plain)) {
-        PyErr_Format(PyExc_TypeError, "%.200s.receive() must return bytes, not %.200s",
-                     Py_TYPE(stage)->tp_name, Py_TYPE(plain)->tp_name);
-        Py_CLEAR(plain);
-    }
-    Py_DECREF(stage);
-    return plain;
 }
 
 /* The bytes may end the handshake and be damaged behind it: the connection exists first, and then
  * fails. */
 static void connection_events_receive_through_stage(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
-    PyObject *plain = connection_events_through_stage(self, data, length);
+    PyObject *plain = py_stage_receive(&self->stage, self->group->port->state, data, length);
     PyObject *error = plain == NULL ? py_error_take() : NULL;
     io_connection_used(&self->io, length);
     connection_events_establish(at);
@@ -342,24 +325,13 @@ static void connection_events_receive_through_stage(turn *at, const char *data, 
         connection_events_keep(at, plain, STAGE);
 }
 
-static bool connection_events_attribute_is_true(PyObject *object, PyObject *name) {
-    PyObject *value = NULL;
-    int is_true = PyObject_GetOptionalAttr(object, name, &value);
-    if (value != NULL)
-        is_true = PyObject_IsTrue(value);
-    Py_XDECREF(value);
-    if (is_true < 0)
-        PyErr_WriteUnraisable(object);
-    return is_true > 0;
-}
-
 static void connection_events_on_input(turn *at) {
     py_connection *self = at->self;
     bool kept = self->input != NULL;
     if (!kept) {
         size_t length;
         const char *data = io_connection_input(&self->io, &length);
-        if (self->stage != NULL) {
+        if (self->stage.object != NULL) {
             connection_events_receive_through_stage(at, data, length);
         } else if (self->group->frames != NULL) {
             io_connection_used(&self->io, connection_events_cut(at, data, length));
@@ -376,28 +348,24 @@ static void connection_events_on_input(turn *at) {
         connection_events_hand_on_kept(at);
     if (kept != (self->input != NULL))
         io_connection_keep_input(&self->io, self->input != NULL);
-    if (self->stage != NULL && self->input == NULL &&
-        connection_events_attribute_is_true(self->stage, self->group->port->state->str_peer_ended))
+    if (self->stage.object != NULL && self->input == NULL &&
+        py_stage_peer_ended(&self->stage, self->group->port->state))
         io_connection_end_input(&self->io);
 }
 
 static void connection_events_on_eof(turn *at) {
     py_connection *self = at->self;
     py_state *state = self->group->port->state;
-    if (self->stage != NULL) {
-        PyObject *answer = PyObject_CallMethodNoArgs(self->stage, state->str_eof);
-        if (answer == NULL) {
-            connection_events_raised(at, STAGE, self->stage);
-            return;
-        }
-        bool later = answer == Py_True;
-        Py_DECREF(answer);
-        if (later)
+    if (self->stage.object != NULL) {
+        int later = py_stage_eof(&self->stage, state);
+        if (later < 0)
+            connection_events_raised(at, STAGE, (PyObject *)self);
+        if (later != 0)
             return;
     }
-    if (self->closing)
+    if (io_connection_close_requested(&self->io))
         return;
-    if (!self->told) {
+    if (!io_connection_is_known(&self->io)) {
         PyErr_SetString(PyExc_ConnectionResetError,
                         "the peer closed the connection before it was established");
         connection_events_raised(at, STAGE, (PyObject *)self);
@@ -428,7 +396,8 @@ bool py_connection_equip(py_connection *self) {
     PyObject *stage = PyObject_CallOneArg(group->make_stage, (PyObject *)self);
     if (stage == NULL)
         return false;
-    bool set = stage == Py_None || py_connection_set_stage(self, stage);
+    bool set =
+        stage == Py_None || py_stage_set(&self->stage, (PyObject *)self, group->port->state, stage);
     Py_DECREF(stage);
     return set;
 }
@@ -440,21 +409,13 @@ void py_connection_unequip(py_connection *self) {
     self->framer = NULL;
     Py_END_CRITICAL_SECTION();
     Py_XDECREF(framer);
-    (void)py_connection_set_stage(self, NULL);
+    (void)py_stage_set(&self->stage, (PyObject *)self, self->group->port->state, NULL);
 }
 
 static bool connection_events_start(py_connection *self) {
     if (!self->equipped && !py_connection_equip(self))
         return false;
-    if (self->stage == NULL) {
-        self->established = true;
-        return true;
-    }
-    PyObject *stage = Py_NewRef(self->stage);
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->group->port->state->str_start);
-    Py_DECREF(stage);
-    Py_XDECREF(answer);
-    return answer != NULL;
+    return py_stage_start(&self->stage, self->group->port->state);
 }
 
 static void connection_events_on_start(turn *at) {
@@ -467,14 +428,8 @@ static void connection_events_on_start(turn *at) {
 /* Stages that have more to send. */
 static void connection_events_on_room(turn *at) {
     py_connection *self = at->self;
-    if (self->stage == NULL)
-        return;
-    PyObject *stage = Py_NewRef(self->stage);
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, self->group->port->state->str_room);
-    if (answer == NULL)
-        connection_events_raised(at, STAGE, stage);
-    Py_XDECREF(answer);
-    Py_DECREF(stage);
+    if (self->stage.object != NULL && !py_stage_room(&self->stage, self->group->port->state))
+        connection_events_raised(at, STAGE, (PyObject *)self);
 }
 
 /* Once it is closing, they are only dropped. */
@@ -484,7 +439,7 @@ static void connection_events_on_jobs(turn *at) {
         PyObject *function = ((py_job *)job)->function, *answer = NULL;
         next = job->next;
         PyMem_RawFree(job);
-        if (!self->closing) {
+        if (!io_connection_close_requested(&self->io)) {
             answer = PyObject_CallNoArgs(function);
             if (answer == NULL)
                 connection_events_raised(at, USER, function);
@@ -530,10 +485,10 @@ static void connection_events_on_gone(turn *at) {
     PyObject *reason = py_connection_reason(self);
     if (reason == NULL)
         reason = py_error_take();
-    self->ending = self->closing = true;
     connection_events_drop(at);
     at->last = true;
-    connection_events_call_back(at, self->told ? PY_ON_CLOSE : PY_ON_FAILED, reason);
+    connection_events_call_back(at, io_connection_is_known(&self->io) ? PY_ON_CLOSE : PY_ON_FAILED,
+                                reason);
     Py_DECREF(reason);
     connection_events_forget_error(self);
     py_connection_unequip(self);
@@ -573,7 +528,7 @@ static void connection_events_handle(turn *at, io_connection_event event) {
 /* Whether the event is nobody's but ours; its time is none of callbacks. */
 static bool connection_events_is_internal(const py_connection *self, io_connection_event event) {
     const py_group *group = self->group;
-    if (self->stage != NULL)
+    if (self->stage.object != NULL)
         return false;
     switch (event) {
     case IO_CONNECTION_STARTED:
@@ -582,7 +537,8 @@ static bool connection_events_is_internal(const py_connection *self, io_connecti
     case IO_CONNECTION_EOF:
         return group->callbacks[PY_ON_EOF] == NULL && self->carry == NULL;
     case IO_CONNECTION_GONE:
-        return group->callbacks[self->told ? PY_ON_CLOSE : PY_ON_FAILED] == NULL;
+        return group->callbacks[io_connection_is_known(&self->io) ? PY_ON_CLOSE : PY_ON_FAILED] ==
+               NULL;
     default:
         return false;
     }
@@ -608,9 +564,9 @@ bool py_connection_run(py_connection *self, io_connection_event event) {
         if (began_ns == 0 && !connection_events_is_internal(self, event))
             began_ns = io_clock_ns();
         connection_events_handle(&at, event);
-        py_connection_release_spent(self);
+        py_pieces_release_spent(&self->io);
     } while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE);
-    py_connection_release_spent(self);
+    py_pieces_release_spent(&self->io);
     if (began_ns != 0)
         connection_events_count(group, &at, io_clock_ns() - began_ns);
     Py_DECREF((PyObject *)self);
@@ -625,7 +581,7 @@ bool py_connection_take(io_op *op) {
     py_connection *self = IO_CONTAINER(io, py_connection, io);
     Py_INCREF((PyObject *)self);
     bool go_on = py_connection_run(self, io_connection_taken(io, op));
-    py_connection_release_spent(self);
+    py_pieces_release_spent(&self->io);
     Py_DECREF((PyObject *)self);
     return go_on;
 }

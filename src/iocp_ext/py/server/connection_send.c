@@ -1,12 +1,10 @@
 /* connection_send.c: what Connection sends: data, messages in its framing, files.
  *
- * Bytes objects are kept until they are sent, small ones and other buffers copied. What goes
- * through a stage (TLS) is given to it as a list, to be sent as one; the stage calls _write. */
+ * What goes through a stage (TLS) is given to it as a list, to be sent as one; the stage calls
+ * _write. */
 #include "py/server/server.h"
 
 #include <string.h>
-
-enum { PIECES_MAX = 64 };
 
 static py_connection *connection_send_self_of(PyObject *object) {
     return (py_connection *)object;
@@ -17,124 +15,6 @@ static py_state *connection_send_state_of(const py_connection *self) {
 }
 
 /* ---- sending --------------------------------------------------------------------------------- */
-
-void py_connection_release_spent(py_connection *self) {
-    for (io_chunk *next, *chunk = io_connection_take_spent(&self->io); chunk != NULL;
-         chunk = next) {
-        PyObject *owner = chunk->owner;
-        next = chunk->next;
-        io_chunk_free(&self->io, chunk);
-        Py_XDECREF(owner);
-    }
-}
-
-static bool connection_send_check_fork(const py_connection *self) {
-    if (!io_port_forked(self->group->port->port))
-        return true;
-    py_error_entering(-IOE_FORKED);
-    return false;
-}
-
-static bool connection_send_is_bytes_like(PyObject *data, const char *name) {
-    if (PyObject_CheckBuffer(data))
-        return true;
-    PyErr_Format(PyExc_TypeError, "%s must be a bytes-like object, not %.200s", name,
-                 Py_TYPE(data)->tp_name);
-    return false;
-}
-
-/* Bytes objects may be kept; other buffers are copied, since they may change. */
-static bool connection_send_view(PyObject *data, const char *name, io_piece *piece,
-                                 Py_buffer *buffer) {
-    buffer->obj = NULL;
-    if (PyBytes_CheckExact(data)) {
-        *piece = (io_piece){PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), data};
-        return true;
-    }
-    if (!connection_send_is_bytes_like(data, name) ||
-        PyObject_GetBuffer(data, buffer, PyBUF_SIMPLE) < 0)
-        return false;
-    *piece = (io_piece){buffer->buf, (size_t)buffer->len, NULL};
-    return true;
-}
-
-/* Takes a reference for each piece that is kept. */
-static PyObject *connection_send_pieces(py_connection *self, io_piece *pieces, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        Py_XINCREF((PyObject *)pieces[i].owner);
-    int sent = connection_send_check_fork(self) ? io_connection_send(&self->io, pieces, count) : -1;
-    for (size_t i = 0; i < count; i++)
-        Py_XDECREF((PyObject *)pieces[i].owner);
-    py_connection_release_spent(self);
-    if (sent == -IOE_NOMEM && !PyErr_Occurred())
-        PyErr_NoMemory();
-    return sent < 0 ? NULL : PyBool_FromLong(sent);
-}
-
-static PyObject *connection_send_one(py_connection *self, PyObject *data) {
-    io_piece piece;
-    Py_buffer buffer;
-    if (!connection_send_view(data, "data", &piece, &buffer))
-        return NULL;
-    PyObject *answer = connection_send_pieces(self, &piece, 1);
-    PyBuffer_Release(&buffer);
-    return answer;
-}
-
-/* A sequence of buffers, as one. */
-static PyObject *connection_send_several(py_connection *self, PyObject *sequence) {
-    io_piece pieces[PIECES_MAX];
-    Py_buffer buffers[PIECES_MAX];
-    PyObject *items = PySequence_Tuple(sequence);
-    PyObject *answer = NULL;
-    if (items == NULL)
-        return NULL;
-    Py_ssize_t count = PyTuple_GET_SIZE(items), viewed = 0;
-    if (count > PIECES_MAX) {
-        PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
-        PyObject *joined = empty == NULL ? NULL : PyObject_CallMethod(empty, "join", "(O)", items);
-        answer = joined == NULL ? NULL : connection_send_one(self, joined);
-        Py_XDECREF(empty);
-        Py_XDECREF(joined);
-        Py_DECREF(items);
-        return answer;
-    }
-    while (viewed < count && connection_send_view(PyTuple_GET_ITEM(items, viewed), "data",
-                                                  &pieces[viewed], &buffers[viewed]))
-        viewed++;
-    if (viewed == count)
-        answer = connection_send_pieces(self, pieces, (size_t)count);
-    while (viewed > 0)
-        PyBuffer_Release(&buffers[--viewed]);
-    Py_DECREF(items);
-    return answer;
-}
-
-static bool connection_send_is_sequence(PyObject *data) {
-    return PyList_Check(data) || PyTuple_Check(data);
-}
-
-static PyObject *connection_send_raw(py_connection *self, PyObject *data) {
-    return connection_send_is_sequence(data) ? connection_send_several(self, data)
-                                             : connection_send_one(self, data);
-}
-
-/* The stage is given a list of buffers, to be sent as one. */
-static PyObject *connection_send_through_stage(py_connection *self, PyObject *data) {
-    PyObject *stage = py_connection_stage(self), *answer = NULL;
-    if (stage == NULL) /* it has ended meanwhile */
-        return Py_NewRef(Py_False);
-    PyObject *list =
-        connection_send_is_sequence(data) ? PySequence_List(data) : Py_BuildValue("[O]", data);
-    bool good = list != NULL;
-    for (Py_ssize_t i = 0; good && i < PyList_GET_SIZE(list); i++)
-        good = connection_send_is_bytes_like(PyList_GET_ITEM(list, i), "data");
-    if (good)
-        answer = PyObject_CallMethodOneArg(stage, connection_send_state_of(self)->str_send, list);
-    Py_XDECREF(list);
-    Py_DECREF(stage);
-    return answer;
-}
 
 const char py_connection_send_doc[] =
     "send($self, data, /)\n--\n\n"
@@ -147,12 +27,11 @@ const char py_connection_send_doc[] =
 
 PyObject *py_connection_send(PyObject *object, PyObject *data) {
     py_connection *self = connection_send_self_of(object);
-    if (self->ending)
-        return connection_send_is_sequence(data) || connection_send_is_bytes_like(data, "data")
-                   ? Py_NewRef(Py_False)
-                   : NULL;
-    return self->stage_sends ? connection_send_through_stage(self, data)
-                             : connection_send_raw(self, data);
+    if (io_connection_end_requested(&self->io))
+        return py_is_pieces(data) || py_is_bytes_like(data, "data") ? Py_NewRef(Py_False) : NULL;
+    return self->stage.sends
+               ? py_stage_send(&self->stage, (PyObject *)self, connection_send_state_of(self), data)
+               : py_pieces_send_data(&self->io, data);
 }
 
 static PyObject *connection_send_framed(py_connection *self, io_piece *message) {
@@ -168,10 +47,10 @@ static PyObject *connection_send_framed(py_connection *self, io_piece *message) 
             PyErr_SetRaisedException(exception);
         return NULL;
     }
-    if (!self->stage_sends) {
+    if (!self->stage.sends) {
         io_piece pieces[3] = {
             {header, header_size, NULL}, *message, {frames->delimiter, trailer_size, NULL}};
-        return connection_send_pieces(self, pieces, 3);
+        return py_pieces_send(&self->io, pieces, 3);
     }
     PyObject *whole =
         PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(header_size + message->length + trailer_size));
@@ -181,7 +60,8 @@ static PyObject *connection_send_framed(py_connection *self, io_piece *message) 
     memcpy(place, header, header_size);
     memcpy(place + header_size, message->data, message->length);
     memcpy(place + header_size + message->length, frames->delimiter, trailer_size);
-    PyObject *answer = connection_send_through_stage(self, whole);
+    PyObject *answer =
+        py_stage_send(&self->stage, (PyObject *)self, connection_send_state_of(self), whole);
     Py_DECREF(whole);
     return answer;
 }
@@ -215,11 +95,11 @@ PyObject *py_connection_send_message(PyObject *object, PyObject *message) {
         PyErr_SetString(PyExc_TypeError, "send_message() needs a connection with framing=");
         return NULL;
     }
-    if (self->ending)
+    if (io_connection_end_requested(&self->io))
         Py_RETURN_FALSE;
     if (self->group->frames == NULL)
         return connection_send_by_framer(self, message);
-    if (!connection_send_view(message, "message", &piece, &buffer))
+    if (!py_piece_view(message, "message", &piece, &buffer))
         return NULL;
     PyObject *answer = connection_send_framed(self, &piece);
     PyBuffer_Release(&buffer);
@@ -255,7 +135,7 @@ static void connection_send_refuse_file(PyObject *file, int error) {
 /* A stage reads the file itself: a Python object, also where natives are not the system's. */
 static bool connection_send_take_file(py_connection *self, PyObject *file, io_native *native) {
     py_port *port = self->group->port;
-    if (self->stage_sends && py_port_own_natives(port))
+    if (self->stage.sends && py_port_own_natives(port))
         return true;
     if (!py_handle_native(port, file, "file", native))
         return false;
@@ -265,39 +145,27 @@ static bool connection_send_take_file(py_connection *self, PyObject *file, io_na
     return error == 0;
 }
 
-static PyObject *connection_send_file_through_stage(py_connection *self, PyObject *file,
-                                                    uint64_t offset, PyObject *count) {
-    PyObject *stage = py_connection_stage(self);
-    if (stage == NULL)
-        return Py_NewRef(Py_False);
-    PyObject *answer =
-        PyObject_CallMethod(stage, "send_file", "OKO", file, (unsigned long long)offset,
-                            count == NULL ? Py_None : count);
-    Py_DECREF(stage);
-    return answer;
-}
-
 PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                   PyObject *keywords) {
     static const py_signature signature = {"send_file", {"file", "offset", "count"}, 3, 1};
     py_connection *self = connection_send_self_of(object);
     PyObject *values[3];
     uint64_t offset = 0, length = UINT64_MAX;
-    if (!py_parse(&signature, args, count, keywords, values) || !connection_send_check_fork(self) ||
+    if (!py_parse(&signature, args, count, keywords, values) || !py_stream_check_fork(&self->io) ||
         (values[1] != NULL && !py_arg_offset(values[1], "offset", &offset)) ||
         (values[2] != NULL && values[2] != Py_None && !py_arg_offset(values[2], "count", &length)))
         return NULL;
-    if (self->ending)
+    if (io_connection_end_requested(&self->io))
         Py_RETURN_FALSE;
     io_native native = IO_NATIVE_NONE;
     uint32_t os_error = 0;
     if (!connection_send_take_file(self, values[0], &native))
         return NULL;
-    if (self->stage_sends)
-        return connection_send_file_through_stage(self, values[0], offset, values[2]);
+    if (self->stage.sends)
+        return py_stage_send_file(&self->stage, object, values[0], offset, values[2]);
     int sent =
         length == 0 ? 1 : io_connection_send_file(&self->io, native, offset, length, &os_error);
-    py_connection_release_spent(self);
+    py_pieces_release_spent(&self->io);
     if (sent < 0)
         return py_error_raise(sent, os_error, "send_file");
     return PyBool_FromLong(sent);
@@ -306,5 +174,5 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
 const char py_connection_write_doc[] = "_write($self, data, /)\n--\n\nSend around the stage.";
 
 PyObject *py_connection_write(PyObject *object, PyObject *data) {
-    return connection_send_raw(connection_send_self_of(object), data);
+    return py_pieces_send_data(&connection_send_self_of(object)->io, data);
 }

@@ -39,7 +39,7 @@ static int connection_type_traverse(PyObject *object, visitproc visit, void *arg
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->group);
     Py_VISIT(self->context);
-    Py_VISIT(self->stage);
+    Py_VISIT(self->stage.object);
     Py_VISIT(self->framer);
     Py_VISIT(self->error);
     Py_VISIT(self->timers);
@@ -50,7 +50,7 @@ static int connection_type_traverse(PyObject *object, visitproc visit, void *arg
 static int connection_type_clear(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     Py_CLEAR(self->context);
-    Py_CLEAR(self->stage);
+    Py_CLEAR(self->stage.object);
     Py_CLEAR(self->framer);
     Py_CLEAR(self->error);
     Py_CLEAR(self->timers);
@@ -64,7 +64,7 @@ static void connection_type_dealloc(PyObject *object) {
     PyObject_GC_UnTrack(object);
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
-    py_connection_release_spent(self);
+    py_pieces_release_spent(&self->io);
     (void)connection_type_clear(object);
     Py_CLEAR(self->peername);
     PyMem_RawFree(self->carry);
@@ -101,137 +101,47 @@ PyObject *py_connection_peername(py_connection *self) {
     return name;
 }
 
-/* "receive from 127.0.0.1:80", or "receive" where peers have no addresses. */
-static void connection_type_what_with_peer(py_connection *self, const char *verb,
-                                           const char *preposition, char *text, size_t size) {
-    io_address address;
-    char peer[160];
-    connection_type_peer_address(self, &address);
-    if (address.length == 0) {
-        PyOS_snprintf(text, size, "%s", verb);
-        return;
-    }
-    io_address_text(&address, peer, sizeof peer);
-    PyOS_snprintf(text, size, "%s %s %s", verb, preposition, peer);
-}
-
-static PyObject *connection_type_os_reason(py_connection *self, int error, const char *verb,
-                                           const char *preposition) {
-    char what[224];
-    connection_type_what_with_peer(self, verb, preposition, what, sizeof what);
-    return py_error_object(error, self->io.os_error, what);
-}
-
-static PyObject *connection_type_overflow_reason(const py_connection *self) {
-    return PyObject_CallFunction(
-        connection_type_state_of(self)->slow_reader_error, "N",
-        PyUnicode_FromFormat("more than max_write_buffer, %llu bytes, waited to be sent",
-                             (unsigned long long)self->group->io.limits.max_write_buffer));
-}
-
+/* A handshake that takes too long stays the reason, also if the connection is idle as well. */
 PyObject *py_connection_reason(py_connection *self) {
-    switch ((io_connection_cause)self->io.cause) {
-    case IO_CAUSE_RECEIVE:
-        return connection_type_os_reason(self, self->io.error, "receive", "from");
-    case IO_CAUSE_SEND:
-        return connection_type_os_reason(self, self->io.error, "send", "to");
-    case IO_CAUSE_TIMEOUT:
-        return PyObject_CallFunction(PyExc_TimeoutError, "s",
-                                     self->member.entry.handshake_ticks <=
-                                             self->group->io.handshake_ticks
-                                         ? "idle for longer than idle_timeout"
-                                         : "not established within handshake_timeout");
-    case IO_CAUSE_OVERFLOW:
-        return connection_type_overflow_reason(self);
-    case IO_CAUSE_PORT:
-        return self->io.error == -IOE_CANCELED
-                   ? connection_type_os_reason(self, -IOE_CANCELED,
-                                               "the port was closed; connection", "with")
-                   : connection_type_os_reason(self, self->io.error, "the port failed; connection",
-                                               "with");
-    case IO_CAUSE_EMBEDDER:
-        if (self->error != NULL)
-            return Py_NewRef(self->error);
-        break;
-    case IO_CAUSE_NONE:
-        break;
-    }
-    return Py_NewRef(Py_None);
+    io_address peer;
+    if (self->io.reason == IO_REASON_EMBEDDER && self->error != NULL)
+        return Py_NewRef(self->error);
+    bool idle = self->member.entry.handshake_ticks <= self->group->io.handshake_ticks;
+    connection_type_peer_address(self, &peer);
+    return py_reason_object(&self->io, connection_type_state_of(self), &peer,
+                            idle ? "idle for longer than idle_timeout"
+                                 : "not established within handshake_timeout");
 }
 
 /* ---- ending ---------------------------------------------------------------------------------- */
 
-PyObject *py_connection_stage(py_connection *self) {
-    PyObject *stage;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    stage = Py_XNewRef(self->stage);
-    Py_END_CRITICAL_SECTION();
-    return stage;
-}
-
-bool py_connection_set_stage(py_connection *self, PyObject *stage) {
-    PyObject *old = NULL, *send = NULL;
-    if (stage != NULL &&
-        PyObject_GetOptionalAttr(stage, connection_type_state_of(self)->str_send, &send) < 0)
-        return false; /* to take it for one that does not send would send plain text */
-    Py_BEGIN_CRITICAL_SECTION(self);
-    old = self->stage;
-    self->stage = Py_XNewRef(stage);
-    Py_END_CRITICAL_SECTION();
-    self->stage_sends = send != NULL;
-    Py_XDECREF(send);
-    Py_XDECREF(old);
-    return true;
-}
-
-/* The stage's last words, said once. True: it will call _finish. */
-static bool connection_type_say_goodbye(py_connection *self, bool whole) {
-    uint8_t none = PY_GOODBYE_NONE;
-    uint8_t waits = whole ? PY_GOODBYE_CLOSE : PY_GOODBYE_SHUTDOWN;
-    if (!self->stage_sends)
-        return false;
-    if (!atomic_compare_exchange_strong(&self->goodbye, &none, waits)) {
-        uint8_t shutdown = PY_GOODBYE_SHUTDOWN;
-        if (whole)
-            (void)atomic_compare_exchange_strong(&self->goodbye, &shutdown, PY_GOODBYE_CLOSE);
-        return self->goodbye != PY_GOODBYE_SAID;
-    }
-    PyObject *stage = py_connection_stage(self);
-    if (stage == NULL) { /* it is gone */
-        self->goodbye = PY_GOODBYE_SAID;
-        return false;
-    }
-    PyObject *answer = PyObject_CallMethodNoArgs(stage, connection_type_state_of(self)->str_close);
-    int later = answer == NULL ? -1 : PyObject_IsTrue(answer);
-    if (later < 0)
-        PyErr_WriteUnraisable(stage);
-    Py_XDECREF(answer);
-    Py_DECREF(stage);
-    if (later <= 0)
-        self->goodbye = PY_GOODBYE_SAID;
-    return later > 0;
-}
-
-bool py_connection_withholds(const py_connection *self) {
-    uint8_t goodbye = self->goodbye;
-    return goodbye == PY_GOODBYE_CLOSE || goodbye == PY_GOODBYE_SHUTDOWN;
+static bool connection_type_close_stage(py_connection *self, bool whole) {
+    return py_stage_close(&self->stage, (PyObject *)self, connection_type_state_of(self), whole);
 }
 
 void py_connection_end(py_connection *self, bool whole, bool linger) {
-    self->ending = true;
-    if (whole)
-        self->closing = true;
-    if (whole && self->stage_sends)
-        io_connection_silence(&self->io, linger); /* not only when the goodbye has been said */
-    if (connection_type_say_goodbye(self, whole))
-        return;
+    if (self->stage.sends) {
+        io_connection_begin_end(&self->io, whole, linger);
+        if (connection_type_close_stage(self, whole))
+            return;
+    }
     if (whole)
         io_connection_close(&self->io, linger);
     else
         io_connection_shutdown(&self->io);
 }
 
-void py_connection_fail(py_connection *self, PyObject *error, bool polite) {
+/* What the stage has not written when this returns is lost. */
+static void connection_type_fail_with(py_connection *self, io_reason reason, int error,
+                                      bool tell_stage) {
+    if (tell_stage && self->stage.sends) {
+        io_connection_begin_end(&self->io, true, true);
+        (void)connection_type_close_stage(self, true);
+    }
+    (void)io_connection_fail(&self->io, reason, error);
+}
+
+void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
     bool first = false;
     Py_BEGIN_CRITICAL_SECTION(self);
     first = self->error == NULL;
@@ -240,17 +150,11 @@ void py_connection_fail(py_connection *self, PyObject *error, bool polite) {
     Py_END_CRITICAL_SECTION();
     if (!first)
         Py_DECREF(error);
-    self->ending = self->closing = true;
-    if (polite)
-        (void)connection_type_say_goodbye(self, true);
-    (void)io_connection_fail(&self->io, IO_CAUSE_EMBEDDER, 0);
+    connection_type_fail_with(self, IO_REASON_EMBEDDER, 0, tell_stage);
 }
 
-void py_connection_time_out(py_connection *self, bool politely) {
-    self->ending = self->closing = true;
-    if (politely)
-        (void)connection_type_say_goodbye(self, true);
-    (void)io_connection_fail(&self->io, IO_CAUSE_TIMEOUT, -IOE_TIMEDOUT);
+void py_connection_time_out(py_connection *self, bool tell_stage) {
+    connection_type_fail_with(self, IO_REASON_TIMEOUT, -IOE_TIMEDOUT, tell_stage);
 }
 
 PyDoc_STRVAR(connection_type_close_doc,
@@ -282,9 +186,7 @@ PyDoc_STRVAR(connection_type_abort_doc,
              "on_close(conn, None) follows. May be called from any thread, and more than once.");
 
 static PyObject *connection_type_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    py_connection *self = connection_type_self_of(object);
-    self->ending = self->closing = true;
-    (void)io_connection_abort(&self->io);
+    (void)io_connection_abort(&connection_type_self_of(object)->io);
     Py_RETURN_NONE;
 }
 
@@ -357,7 +259,7 @@ PyDoc_STRVAR(connection_type_established_doc,
              "_established($self, /)\n--\n\nThe stage is through.");
 
 static PyObject *connection_type_established(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    connection_type_self_of(object)->established = true;
+    connection_type_self_of(object)->stage.ready = true;
     Py_RETURN_NONE;
 }
 
@@ -378,7 +280,9 @@ PyDoc_STRVAR(connection_type_set_stage_doc,
              "_set_stage($self, stage, /)\n--\n\nAnother stage, or None.");
 
 static PyObject *connection_type_set_stage(PyObject *object, PyObject *stage) {
-    if (!py_connection_set_stage(connection_type_self_of(object), stage == Py_None ? NULL : stage))
+    py_connection *self = connection_type_self_of(object);
+    if (!py_stage_set(&self->stage, object, connection_type_state_of(self),
+                      stage == Py_None ? NULL : stage))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -422,11 +326,12 @@ static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
     py_connection *self = connection_type_self_of(object);
     int added = 0;
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (!self->closing && self->timers == NULL) {
+    bool open = !io_connection_close_requested(&self->io);
+    if (open && self->timers == NULL) {
         self->timers = PySet_New(NULL);
         added = self->timers == NULL ? -1 : 0;
     }
-    if (!self->closing && self->timers != NULL)
+    if (open && self->timers != NULL)
         added = PySet_Add(self->timers, timer) < 0 ? -1 : 1;
     Py_END_CRITICAL_SECTION();
     return added < 0 ? NULL : PyBool_FromLong(added);
@@ -477,10 +382,10 @@ PyDoc_STRVAR(connection_type_finish_doc,
 
 static PyObject *connection_type_finish(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_connection *self = connection_type_self_of(object);
-    uint8_t wanted = atomic_exchange(&self->goodbye, PY_GOODBYE_SAID);
-    if (wanted == PY_GOODBYE_SHUTDOWN)
+    py_stage_end wanted = py_stage_finish(&self->stage);
+    if (wanted == PY_STAGE_SHUTS_DOWN_AFTER)
         io_connection_shutdown(&self->io);
-    else if (wanted == PY_GOODBYE_CLOSE)
+    else if (wanted == PY_STAGE_CLOSES_AFTER)
         io_connection_close(&self->io, true);
     Py_RETURN_NONE;
 }
@@ -526,13 +431,12 @@ static PyObject *connection_type_get_id(PyObject *object, void *Py_UNUSED(closur
 }
 
 static PyObject *connection_type_get_closing(PyObject *object, void *Py_UNUSED(closure)) {
-    py_connection *self = connection_type_self_of(object);
-    return PyBool_FromLong(self->closing || self->io.hold & IO_HOLD_CLOSING);
+    return PyBool_FromLong(io_connection_is_closing(&connection_type_self_of(object)->io));
 }
 
 static PyObject *connection_type_get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
     py_connection *self = connection_type_self_of(object);
-    PyObject *stage = py_connection_stage(self), *found = NULL;
+    PyObject *stage = py_stage_get(&self->stage, object), *found = NULL;
     if (stage != NULL && PyObject_GetOptionalAttr(
                              stage, connection_type_state_of(self)->str_ssl_object, &found) < 0) {
         Py_DECREF(stage);
@@ -549,10 +453,11 @@ static PyObject *connection_type_fileno(PyObject *object, PyObject *Py_UNUSED(un
 static PyObject *connection_type_repr(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     char what[176];
-    connection_type_what_with_peer(self, "", "with", what, sizeof what);
-    return PyUnicode_FromFormat(
-        "<iocpcore.Connection %llu%s%s>", (unsigned long long)self->id, what,
-        self->closing || self->io.hold & IO_HOLD_CLOSING ? ", closing" : "");
+    io_address peer;
+    connection_type_peer_address(self, &peer);
+    py_reason_what(&peer, "", "with", what, sizeof what);
+    return PyUnicode_FromFormat("<iocpcore.Connection %llu%s%s>", (unsigned long long)self->id,
+                                what, io_connection_is_closing(&self->io) ? ", closing" : "");
 }
 
 PyDoc_STRVAR(connection_type_fileno_doc,
@@ -598,11 +503,14 @@ static PyGetSetDef connection_type_getset[] = {
     {"pending_bytes", connection_type_get_bytes, NULL,
      "Bytes queued and not yet taken by the system.", (void *)PENDING},
     {"bytes_received", connection_type_get_bytes, NULL, "Bytes received so far.", (void *)RECEIVED},
-    {"bytes_sent", connection_type_get_bytes, NULL, "Bytes that the system has taken so far.", (void *)SENT},
-    {"id", connection_type_get_id, NULL, "A number that no other connection of this process has.", NULL},
+    {"bytes_sent", connection_type_get_bytes, NULL,
+     "Bytes that the system has taken so far.", (void *)SENT},
+    {"id", connection_type_get_id, NULL,
+     "A number that no other connection of this process has.", NULL},
     {"closing", connection_type_get_closing, NULL, "Whether it is closing, or closed.", NULL},
     {"_port", connection_type_get_port, NULL, "The port it lives on.", NULL},
-    {"ssl_object", connection_type_get_ssl_object, NULL, "The ssl.SSLObject of a TLS connection, or None.", NULL},
+    {"ssl_object", connection_type_get_ssl_object, NULL,
+     "The ssl.SSLObject of a TLS connection, or None.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

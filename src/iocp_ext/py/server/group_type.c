@@ -60,13 +60,12 @@ static void group_type_close(io_member *member) {
 
 static bool group_type_give_up(io_member *member) {
     py_connection *connection = group_type_connection_of(member);
-    connection->ending = connection->closing = true;
-    return io_connection_give_up(&connection->io, py_connection_withholds(connection));
+    return io_connection_give_up(&connection->io, py_stage_pending(&connection->stage));
 }
 
 static void group_type_time_out(io_member *member) {
     py_connection *connection = group_type_connection_of(member);
-    py_connection_time_out(connection, connection->told && connection->stage_sends);
+    py_connection_time_out(connection, io_connection_is_known(&connection->io));
 }
 
 static void group_type_release_connection(io_member *member) {
@@ -302,7 +301,8 @@ static PyObject *group_type_connections(PyObject *object, PyObject *Py_UNUSED(un
     for (io_member *member = io_walk_first(&walk, &group_type_self_of(object)->io); member != NULL;
          member = io_walk_next(&walk)) {
         py_connection *connection = group_type_connection_of(member);
-        if (!connection->told || PyList_Append(list, (PyObject *)connection) == 0)
+        if (!io_connection_is_known(&connection->io) ||
+            PyList_Append(list, (PyObject *)connection) == 0)
             continue;
         PyObject *error = py_error_take();
         io_walk_stop(&walk);

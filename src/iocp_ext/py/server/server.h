@@ -11,6 +11,7 @@
 #include "net/listener.h"
 #include "py/port/port.h"
 #include "py/server/group_options.h"
+#include "py/stream/stream.h"
 
 typedef struct py_group {
     PyObject_HEAD
@@ -46,7 +47,6 @@ typedef struct py_connection {
     };
     py_group *group;
     PyObject *context;
-    PyObject *stage;    /* NULL: none */
     PyObject *framer;   /* of one's own; NULL: none */
     PyObject *error;    /* why it was ended, if Python knows */
     PyObject *peername; /* that somebody has asked for, or has set */
@@ -54,26 +54,14 @@ typedef struct py_connection {
     PyObject *input;    /* bytes, or an iterator of messages, not all handed on */
     PyObject *weak_references;
     py_carry *carry;
+    py_stage stage;
     uint64_t id;
     py_peer peer;
     uint32_t input_used;
     uint32_t serial; /* offload(serial=True) under way; under the object's own lock */
     bool peer_known;
-    bool equipped;            /* it has its framer and its stage */
-    _Atomic bool stage_sends; /* what is sent goes through the stage */
-    bool established;         /* the stage is through */
-    _Atomic bool told;        /* on_connect is, or was, called: from there on others may know it */
-    _Atomic bool ending;      /* no more is taken for sending */
-    _Atomic bool closing;     /* its end has been asked for */
-    _Atomic uint8_t goodbye;  /* py_goodbye */
+    bool equipped; /* it has its framer and its stage */
 } py_connection;
-
-typedef enum py_goodbye {
-    PY_GOODBYE_NONE,
-    PY_GOODBYE_SAID,
-    PY_GOODBYE_CLOSE,
-    PY_GOODBYE_SHUTDOWN
-} py_goodbye;
 
 /* Work for the strand: function() */
 typedef struct py_job {
@@ -114,20 +102,13 @@ extern const io_owner_ops py_connection_owner_ops;
 bool py_connection_take(io_op *op);
 /* The same for one that is run already, beginning with this event. */
 bool py_connection_run(py_connection *self, io_connection_event event);
-/* The stage, a new reference, or NULL. For those that are not the strand. */
-PyObject *py_connection_stage(py_connection *self);
-/* Takes a reference of its own. NULL: none from now on, which does not fail. False: there is an
- * exception, and the stage is as it was. */
-bool py_connection_set_stage(py_connection *self, PyObject *stage);
-void py_connection_release_spent(py_connection *self);
-/* Ends it because of an exception, which it takes over. `polite`: the stage may say goodbye. */
-void py_connection_fail(py_connection *self, PyObject *error, bool polite);
+/* Ends it because of an exception, which it takes over. `tell_stage`: its
+ * stage may send its closing handshake. */
+void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage);
 /* Flushes and closes (`whole`), or ends our stream, through the stage. */
 void py_connection_end(py_connection *self, bool whole, bool linger);
-/* A time limit is up. `politely`: its stage is told, which calls Python. */
-void py_connection_time_out(py_connection *self, bool politely);
-/* Whether its stage has not written everything yet that came before the end. */
-bool py_connection_withholds(const py_connection *self);
+/* A time limit is up. */
+void py_connection_time_out(py_connection *self, bool tell_stage);
 /* Methods of Connection (connection_send.c). */
 extern const char py_connection_send_doc[], py_connection_send_message_doc[],
     py_connection_send_file_doc[], py_connection_write_doc[];

@@ -1,0 +1,158 @@
+/* stage.c: calls of a stage, such as TLS, between a stream and its user
+ * (python/iocpcore/_stage.py).
+ *
+ * A method of the stage may drop it from its owner, so each call keeps a reference. */
+#include "py/stream/stream.h"
+
+PyObject *py_stage_get(const py_stage *self, PyObject *owner) {
+    PyObject *object;
+    (void)owner; /* with the GIL there are no critical sections */
+    Py_BEGIN_CRITICAL_SECTION(owner);
+    object = Py_XNewRef(self->object);
+    Py_END_CRITICAL_SECTION();
+    return object;
+}
+
+bool py_stage_set(py_stage *self, PyObject *owner, const py_state *state, PyObject *object) {
+    PyObject *old = NULL, *send = NULL;
+    (void)owner;
+    if (object != NULL && PyObject_GetOptionalAttr(object, state->str_send, &send) < 0)
+        return false; /* to take it for one that does not send would send plain text */
+    Py_BEGIN_CRITICAL_SECTION(owner);
+    old = self->object;
+    self->object = Py_XNewRef(object);
+    Py_END_CRITICAL_SECTION();
+    self->sends = send != NULL;
+    Py_XDECREF(send);
+    Py_XDECREF(old);
+    return true;
+}
+
+/* ---- receiving ------------------------------------------------------------------------------- */
+
+bool py_stage_start(py_stage *self, const py_state *state) {
+    if (self->object == NULL) {
+        self->ready = true;
+        return true;
+    }
+    PyObject *object = Py_NewRef(self->object);
+    PyObject *answer = PyObject_CallMethodNoArgs(object, state->str_start);
+    Py_DECREF(object);
+    Py_XDECREF(answer);
+    return answer != NULL;
+}
+
+PyObject *py_stage_receive(const py_stage *self, const py_state *state, const char *data,
+                           size_t length) {
+    PyObject *raw = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
+    if (raw == NULL)
+        return NULL;
+    PyObject *object = Py_NewRef(self->object);
+    PyObject *plain = PyObject_CallMethodOneArg(object, state->str_receive, raw);
+    Py_DECREF(raw);
+    if (plain != NULL && !PyBytes_Check(plain)) {
+        PyErr_Format(PyExc_TypeError, "%.200s.receive() must return bytes, not %.200s",
+                     Py_TYPE(object)->tp_name, Py_TYPE(plain)->tp_name);
+        Py_CLEAR(plain);
+    }
+    Py_DECREF(object);
+    return plain;
+}
+
+bool py_stage_peer_ended(const py_stage *self, const py_state *state) {
+    PyObject *object = Py_NewRef(self->object), *value = NULL;
+    int is_true = PyObject_GetOptionalAttr(object, state->str_peer_ended, &value);
+    if (value != NULL)
+        is_true = PyObject_IsTrue(value);
+    Py_XDECREF(value);
+    if (is_true < 0)
+        PyErr_WriteUnraisable(object);
+    Py_DECREF(object);
+    return is_true > 0;
+}
+
+int py_stage_eof(const py_stage *self, const py_state *state) {
+    PyObject *object = Py_NewRef(self->object);
+    PyObject *answer = PyObject_CallMethodNoArgs(object, state->str_eof);
+    int later = answer == NULL ? -1 : answer == Py_True;
+    Py_XDECREF(answer);
+    Py_DECREF(object);
+    return later;
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+bool py_stage_room(const py_stage *self, const py_state *state) {
+    PyObject *object = Py_NewRef(self->object);
+    PyObject *answer = PyObject_CallMethodNoArgs(object, state->str_room);
+    Py_XDECREF(answer);
+    Py_DECREF(object);
+    return answer != NULL;
+}
+
+/* The stage is given a list of buffers, to be sent as one. */
+PyObject *py_stage_send(const py_stage *self, PyObject *owner, const py_state *state,
+                        PyObject *data) {
+    PyObject *object = py_stage_get(self, owner), *answer = NULL;
+    if (object == NULL) /* it has ended meanwhile */
+        return Py_NewRef(Py_False);
+    PyObject *list = py_is_pieces(data) ? PySequence_List(data) : Py_BuildValue("[O]", data);
+    bool good = list != NULL;
+    for (Py_ssize_t i = 0; good && i < PyList_GET_SIZE(list); i++)
+        good = py_is_bytes_like(PyList_GET_ITEM(list, i), "data");
+    if (good)
+        answer = PyObject_CallMethodOneArg(object, state->str_send, list);
+    Py_XDECREF(list);
+    Py_DECREF(object);
+    return answer;
+}
+
+PyObject *py_stage_send_file(const py_stage *self, PyObject *owner, PyObject *file, uint64_t offset,
+                             PyObject *count) {
+    PyObject *object = py_stage_get(self, owner);
+    if (object == NULL)
+        return Py_NewRef(Py_False);
+    PyObject *answer =
+        PyObject_CallMethod(object, "send_file", "OKO", file, (unsigned long long)offset,
+                            count == NULL ? Py_None : count);
+    Py_DECREF(object);
+    return answer;
+}
+
+/* ---- its end --------------------------------------------------------------------------------- */
+
+bool py_stage_close(py_stage *self, PyObject *owner, const py_state *state, bool whole) {
+    uint8_t open = PY_STAGE_OPEN;
+    uint8_t waits = whole ? PY_STAGE_CLOSES_AFTER : PY_STAGE_SHUTS_DOWN_AFTER;
+    if (!self->sends)
+        return false;
+    if (!atomic_compare_exchange_strong(&self->end, &open, waits)) {
+        uint8_t shutdown = PY_STAGE_SHUTS_DOWN_AFTER;
+        if (whole)
+            (void)atomic_compare_exchange_strong(&self->end, &shutdown, PY_STAGE_CLOSES_AFTER);
+        return self->end != PY_STAGE_ENDED;
+    }
+    PyObject *object = py_stage_get(self, owner);
+    if (object == NULL) { /* it is gone */
+        self->end = PY_STAGE_ENDED;
+        return false;
+    }
+    PyObject *answer = PyObject_CallMethodNoArgs(object, state->str_close);
+    int later = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    if (later < 0)
+        PyErr_WriteUnraisable(object);
+    Py_XDECREF(answer);
+    Py_DECREF(object);
+    if (later <= 0)
+        self->end = PY_STAGE_ENDED;
+    return later > 0;
+}
+
+py_stage_end py_stage_finish(py_stage *self) {
+    return (py_stage_end)atomic_exchange(&self->end, PY_STAGE_ENDED);
+}
+
+bool py_stage_pending(const py_stage *self) {
+    uint8_t end = self->end;
+    return end == PY_STAGE_CLOSES_AFTER || end == PY_STAGE_SHUTS_DOWN_AFTER;
+}
