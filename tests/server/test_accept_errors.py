@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import socket
@@ -12,10 +13,10 @@ import textwrap
 
 import iocpcore
 import pytest
-from iocpcore import _core
+from iocpcore import Connection, _core
 from support import child
 from support.streams import read_exactly
-from support.system import LIMIT, LINUX, wait_until
+from support.system import LIMIT, LINUX, WINDOWS, raise_descriptor_limit, wait_until
 
 # What accept(2) lists, but for what means "wait" (EAGAIN), and some others. The numbers are
 # Linux's, as the simulation's are everywhere.
@@ -428,3 +429,86 @@ def test_simulated_accepting_goes_on(simulated, caplog):
     messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
     assert messages[0].startswith("accepting connections pauses: ")
     assert messages[-1].startswith("accepting connections goes on: it had failed ")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="there is no limit of descriptors")
+def test_without_descriptors_in_a_process_of_few(backend):
+    """In a process that may have few: it says so once, goes on, and serves everybody."""
+    child.check(
+        """
+        import logging, resource, socket, sys, iocpcore
+
+        class Lines(logging.Handler):
+            def emit(self, record):
+                lines.append(record.getMessage().split(":")[0])
+
+        lines = []
+        logging.getLogger("iocpcore").addHandler(Lines())
+        server = iocpcore.Server(on_data=iocpcore.Connection.send)
+        address = server.listen("127.0.0.1", 0)
+        server.start()
+        clients = [socket.create_connection(address, 30) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        more = [socket.socket() for _ in range(20)]
+        highest = max(sock.fileno() for sock in more)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        for sock in more:
+            sock.settimeout(30)
+            sock.connect(address)
+            sock.sendall(b"y")
+        while server.stats()["accept_errors"] < 2:
+            pass
+        for client in clients:  # those that are there notice nothing
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            client.close()
+        for sock in more:
+            assert sock.recv(1) == b"y"
+        assert server.stop(5) == 0
+        print(*lines)
+        """,
+        backend,
+        output="accepting connections pauses failures to accept connections",
+    )
+
+
+def echo(conn: Connection, data: bytes) -> None:
+    conn.send(data)
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="the number of descriptors has no limit there")
+def test_without_descriptors(make_server, plain, caplog, monkeypatch):
+    """Accepting pauses, says so once, and goes on, which is said when it is sure."""
+    import resource
+
+    monkeypatch.setattr("iocpcore._log.INTERVAL", 0.5)
+    server = make_server(on_data=echo)
+    clients = [socket.socket() for _ in range(3)]
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with caplog.at_level(logging.WARNING, "iocpcore"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+        try:
+            for client in clients:
+                client.settimeout(LIMIT)
+                client.connect(server.addresses[0])
+                client.sendall(b"x")
+            wait_until(lambda: server.stats()["accept_errors"] > 1, "the refusal")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+            raise_descriptor_limit()
+            os.close(descriptor)
+        for client in clients:
+            assert read_exactly(client, 1) == b"x"
+            client.close()
+        wait_until(lambda: "goes on" in caplog.records[-1].getMessage(), "the end of it")
+    messages = [record.getMessage().split(":")[0] for record in caplog.records]
+    pauses, goes_on = "accepting connections pauses", "accepting connections goes on"
+    # Once, unless the machine has stood still for half a second.
+    assert messages == [pauses, goes_on] * (len(messages) // 2)
+    assert messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -403,3 +404,31 @@ def test_framer_of_a_server_that_cannot_be_made(backend, make_server, dial):
     conn = dial(server, on_data=lambda conn, data: answers.add(data))
     conn.send(b"x\n")
     assert answers.wait() == [b"x\n"]
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+def test_connections_are_whole_when_they_are_listed(make_server):
+    """server.connections gave some that were not open yet, and using those was a crash."""
+    server = make_server(on_data=lambda conn, data: None, workers=2)
+    end = time.monotonic() + 1
+
+    def use() -> None:
+        while time.monotonic() < end:
+            for conn in server.connections:
+                conn.send(b"x")
+                conn.close()
+
+    def connect() -> None:
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(server.addresses[0][:2], LIMIT).close()
+            except OSError:
+                pass
+
+    threads = [threading.Thread(target=function) for function in (use, use, connect, connect)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    wait_until(lambda: not server.connections, "the end of all connections")

@@ -336,3 +336,28 @@ def test_a_busy_pipe(client_port):
         ends.append(waiting.result(LIMIT))
     for handle in [*ends, *handles]:
         _core.pipe_close(handle)
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads
+def test_forked_child_leaves_the_socket_file(make_server, tmp_path):
+    """A child that unwinds `with server:` must not take the parent's address away."""
+    path = str(tmp_path / "s")
+    server = make_server(on_data=lambda conn, data: conn.send(data), listen=False)
+    server.listen(path)
+    child = os.fork()
+    if child == 0:
+        try:
+            server._listeners.shutdown()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(LIMIT)
+        sock.connect(path)
+        sock.sendall(b"x")
+        assert read_exactly(sock, 1) == b"x"
+    server.stop(LIMIT)
+    assert not os.path.exists(path)

@@ -1,60 +1,19 @@
-"""What systematic tests do not come to: found by trying to break servers."""
+"""offload() and call_later(): they come back to the connection, in turn, and not after its end."""
 
 from __future__ import annotations
 
 import gc
-import os
-import socket
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 
 import iocpcore
 import pytest
-from iocpcore import _connection_tasks
+from iocpcore import Connection, LengthPrefixed, _connection_tasks
 from support.events import Events
-from support.streams import read_exactly
-from support.system import LIMIT, wait_until
-
-pytestmark = pytest.mark.found_in_use
-
-
-@pytest.mark.system
-def test_connections_are_whole_when_they_are_listed(make_server):
-    """server.connections gave some that were not open yet, and using those was a crash."""
-    server = make_server(on_data=lambda conn, data: None, workers=2)
-    end = time.monotonic() + 1
-
-    def use() -> None:
-        while time.monotonic() < end:
-            for conn in server.connections:
-                conn.send(b"x")
-                conn.close()
-
-    def connect() -> None:
-        while time.monotonic() < end:
-            try:
-                socket.create_connection(server.addresses[0][:2], LIMIT).close()
-            except OSError:
-                pass
-
-    threads = [threading.Thread(target=function) for function in (use, use, connect, connect)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-    wait_until(lambda: not server.connections, "the end of all connections")
-
-
-@pytest.mark.system
-def test_connection_that_comes_when_the_end_has_begun(make_server, plain):
-    server = make_server(on_data=lambda conn, data: None)
-    server._group.shutdown()  # an accept was under way, and the listener is not closed yet
-    try:
-        assert plain(server).recv(1) == b""
-    except ConnectionResetError:  # perhaps while it connects
-        pass
+from support.system import LIMIT, scaled, wait_until
 
 
 def offloads(make_server, dial, on_message):
@@ -63,6 +22,7 @@ def offloads(make_server, dial, on_message):
     conn.send(b"first\nsecond\n")
 
 
+@pytest.mark.found_in_use
 def test_serial_offloads_overlap(make_server, dial):
     """The end of one does not let go what another one still holds."""
     events, go_on = Events(), threading.Event()
@@ -80,6 +40,7 @@ def test_serial_offloads_overlap(make_server, dial):
     assert events.wait(4) == [b"first", "short", "long", b"second"]
 
 
+@pytest.mark.found_in_use
 def test_serial_offload_after_another(make_server, dial):
     """The same if `then` begins the other one."""
     events = Events()
@@ -97,6 +58,7 @@ def test_serial_offload_after_another(make_server, dial):
     assert events.wait(4) == [b"first", "one", "two", b"second"]
 
 
+@pytest.mark.found_in_use
 def test_cancelled_error_of_then(make_server, dial):
     """It is an exception as any other one."""
     events = Events()
@@ -112,6 +74,7 @@ def test_cancelled_error_of_then(make_server, dial):
     assert events.wait(1) == ["mine"]
 
 
+@pytest.mark.found_in_use
 def test_call_later_that_fails_leaves_nothing(make_server, dial):
     server = make_server()
     conn = dial(server)
@@ -129,116 +92,157 @@ def test_call_later_that_fails_leaves_nothing(make_server, dial):
         conn.call_later("1", print)
 
 
-def test_on_error_may_exit(make_server, dial):
-    """SystemExit stops the server, from this callback too."""
-    server = make_server(
-        on_data=lambda conn, data: 1 / 0, on_error=lambda conn, error: sys.exit(3), start=False
-    )
-    raised = []
-
-    def serve():
-        try:
-            server.serve_forever()
-        except SystemExit as error:
-            raised.append(error.code)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    dial(server).send(b"x")
-    thread.join(LIMIT)
-    assert raised == [3]
+def ignore(conn: Connection, message: bytes) -> None:
+    pass
 
 
-def test_long_idle_timeout_beside_a_short_handshake_timeout(make_server, backend, monkeypatch):
-    """Silence was counted in steps of the shorter limit, up to 65,535 of them."""
-    if backend != "sim":
-        pytest.skip("needs virtual time")
-    monkeypatch.setattr("iocpcore.server._stage", lambda *_: lambda conn: None)  # through at once
+def test_offload_is_on_the_strand(make_server, dial):
+    """What comes back never overlaps with another callback of the connection."""
+    inside, events, count = threading.Lock(), Events(), scaled(200, 20)
+
+    @contextmanager
+    def alone(name: str) -> Iterator[None]:
+        if not inside.acquire(blocking=False):
+            events.add("overlap")
+        yield
+        inside.release()
+        events.add(name)
+
+    def back(conn: Connection, result: int) -> None:
+        with alone("back"):
+            time.sleep(0)
+
+    def on_message(conn: Connection, message: bytes) -> None:
+        with alone("message"):
+            conn.offload(len, message, then=back)
+            conn.call_later(0, later)
+
+    def later() -> None:
+        with alone("later"):
+            pass
+
+    framing = LengthPrefixed(2)
+    server = make_server(on_message=on_message, framing=framing, workers=4, concurrency=4)
+    client = dial(server, on_message=ignore, framing=framing)
+    for _ in range(count):
+        client.send_message(b"x")
+    found = events.wait(3 * count)
+    assert sorted(found) == ["back"] * count + ["later"] * count + ["message"] * count
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_serial_offload(make_server, dial, serial):
+    """With serial=True the next message waits until `then` has returned."""
+    let_go, events, framing = threading.Event(), Events(), LengthPrefixed(2)
+
+    def on_message(conn: Connection, message: bytes) -> None:
+        events.add(message)
+        if message == b"first":
+            conn.offload(
+                let_go.wait, LIMIT, then=lambda conn, result: events.add("then"), serial=serial
+            )
+
+    server = make_server(on_message=on_message, framing=framing, workers=2)
+    client = dial(server, on_message=ignore, framing=framing)
+    for message in (b"first", b"second", b"third"):
+        client.send_message(message)
+    try:
+        if serial:
+            events.wait(1)
+            wait_until(lambda: client.pending_bytes == 0, "that all has been sent")
+        else:
+            events.wait(3)
+    finally:
+        let_go.set()
+    found = events.wait(4)
+    expected = [b"first", "then", b"second", b"third"]
+    assert found == (expected if serial else [b"first", b"second", b"third", "then"])
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_offload_that_raises(make_server, dial, serial):
     events = Events()
 
-    def on_connect(conn):
-        port = server.completion_port
-        for seconds in (660, 701):
-            port.timer(seconds, callback=lambda op, at=seconds: events.add(at))
+    def on_data(conn: Connection, data: bytes) -> None:
+        conn.offload(int, "no number", then=lambda conn, _: events.add("then"), serial=serial)
 
     server = make_server(
-        on_connect=on_connect,
-        on_close=lambda conn, error: events.add(type(error)),
-        idle_timeout=680,
-        handshake_timeout=0.01,
+        on_data=on_data,
+        on_error=lambda conn, error: events.add(type(error)),
+        on_close=lambda conn, error: events.add(("close", type(error))),
     )
-    host, number = server.addresses[0][:2]
-    iocpcore.connect(host, number, completion_port=server.completion_port, timeout=LIMIT)
-    found = events.wait(3)
-    assert found[0] == 660
-    assert TimeoutError in found
+    dial(server).send(b"x")
+    assert events.wait(2) == [ValueError, ("close", ValueError)]
 
 
-@pytest.mark.system
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads
-def test_forked_child_leaves_the_socket_file(make_server, tmp_path):
-    """A child that unwinds `with server:` must not take the parent's address away."""
-    path = str(tmp_path / "s")
-    server = make_server(on_data=lambda conn, data: conn.send(data), listen=False)
-    server.listen(path)
-    child = os.fork()
-    if child == 0:
-        try:
-            server._listeners.shutdown()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(LIMIT)
-        sock.connect(path)
-        sock.sendall(b"x")
-        assert read_exactly(sock, 1) == b"x"
-    server.stop(LIMIT)
-    assert not os.path.exists(path)
+def test_after_the_end(make_server, dial):
+    """Neither offload() nor call_later() comes back to a connection that has ended."""
+    let_go, events, timers = threading.Event(), Events(), []
+
+    def on_data(conn: Connection, data: bytes) -> None:
+        conn.offload(let_go.wait, LIMIT, then=lambda conn, _: events.add("then"))
+        timers.append(conn.call_later(3600, events.add, "timer"))
+        timers.append(conn.call_later(0.01, events.add, "timer"))
+        conn.close()
+
+    def on_close(conn: Connection, error: BaseException | None) -> None:
+        events.add("close")
+        conn.offload(events.add, "offloaded", then=lambda conn, _: events.add("then"))
+        timers.append(conn.call_later(0, events.add, "timer"))
+
+    server = make_server(on_data=on_data, on_close=on_close)
+    dial(server).send(b"x")
+    events.wait_for("close")
+    let_go.set()
+    events.wait_for("offloaded")
+    wait_until(lambda: server.stats()["port_in_flight"] <= 2, "the timers")
+    for timer in timers:
+        timer.cancel()
+    timers.clear()
+    server.stop()
+    assert [event for event in events.items if event in ("then", "timer")] == []
 
 
-def test_local_address_with_a_port_out_of_range():
-    """The system's resolver takes such a number modulo 65,536."""
-    for function in (
-        lambda: iocpcore.Datagram(local_address=("127.0.0.1", 70000)),
-        lambda: iocpcore.connect("127.0.0.1", 1, local_address=("127.0.0.1", 70000)),
-    ):
-        with pytest.raises(ValueError, match="port must be 0 to 65535"):
-            function()
+def test_timers_in_order(make_server, dial):
+    events = Events()
+
+    def on_connect(conn: Connection) -> None:
+        conn.call_later(0.05, events.add, "third")
+        conn.call_later(0.03, events.add, "second")
+        conn.call_later(0.01, events.add, "first")
+        conn.call_later(0.02, events.add, "never").cancel()
+
+    server = make_server(on_connect=on_connect)
+    dial(server)
+    assert events.wait(3) == ["first", "second", "third"]
 
 
-def test_errors_say_what_and_where(make_server):
-    with pytest.raises(TypeError, match="sock must be a socket"):
-        iocpcore.Datagram(sock="x")  # type: ignore[arg-type]
-    if hasattr(socket, "AF_UNIX") and sys.platform != "win32":
-        server = iocpcore.Server()
-        try:
-            with pytest.raises(OSError, match=r"listen on .*path too long") as caught:
-                server.listen("/tmp/" + "x" * 200)
-            assert caught.value.errno
-        finally:
-            server.stop(0)
+def test_offload_and_call_later(make_server, dial):
+    events = Events()
+
+    def on_data(conn: Connection, data: bytes) -> None:
+        conn.offload(threading.current_thread, then=lambda c, thread: c.send(thread.name.encode()))
+        conn.call_later(0.01, events.add, "later")
+
+    server = make_server(on_data=on_data)
+    dial(server, on_data=lambda c, data: events.add(data)).send(b"x")
+    items = events.wait(2)
+    assert "later" in items
+    assert any(item.startswith(b"iocpcore-offload") for item in items if item != "later")
 
 
-@pytest.mark.system
-def test_an_interrupt_in_get_many(make_server):
-    """It is raised there, and what was taken out together with it is served by the next call."""
-    connected = []
+def test_an_executor_of_ones_own(make_server, dial):
+    from concurrent.futures import ThreadPoolExecutor
 
-    def on_connect(conn):
-        connected.append(conn)
-        if len(connected) == 1:
-            raise KeyboardInterrupt
-
-    server = make_server(on_connect=on_connect, start=False)
-    server.listen("127.0.0.1", 0)
-    server._listeners.begin()  # and no worker of its own
-    port = server.completion_port
-    clients = [socket.create_connection(address, LIMIT) for address in server.addresses]
-    with pytest.raises(KeyboardInterrupt):
-        port.get_many(64, LIMIT)
-    wait_until(lambda: not port.get_many(64, 0) and len(connected) == 2, "the other one")
-    assert server.stats()["accepted"] == 2
-    for client in clients:
-        client.close()
+    events = Events()
+    with ThreadPoolExecutor(1, thread_name_prefix="mine") as executor:
+        server = make_server(
+            on_data=lambda c, _: c.offload(
+                threading.current_thread, then=lambda _, thread: events.add(thread.name)
+            ),
+            executor=executor,
+        )
+        dial(server).send(b"x")
+        assert events.wait() == ["mine_0"]
+        server.stop()
+        executor.submit(int).result()  # it is still there

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import iocpcore
 import pytest
 from iocpcore import Connection
 from support import certificates
@@ -301,7 +302,6 @@ def test_during_a_handshake(make_server, plain, monkeypatch):
 
 def test_clients_on_the_servers_port(make_server, backend):
     """Their end is part of the server's."""
-    import iocpcore
 
     events = Events()
     server = make_server(on_connect=events.recorder("accepted"))
@@ -376,3 +376,14 @@ def test_while_many_connect(make_server):
     for thread in threads:
         thread.join(LIMIT)
     assert server.connections == ()
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+def test_connection_that_comes_when_the_end_has_begun(make_server, plain):
+    server = make_server(on_data=lambda conn, data: None)
+    server._group.shutdown()  # an accept was under way, and the listener is not closed yet
+    try:
+        assert plain(server).recv(1) == b""
+    except ConnectionResetError:  # perhaps while it connects
+        pass
