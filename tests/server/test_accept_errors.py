@@ -13,8 +13,9 @@ import textwrap
 
 import iocpcore
 import pytest
-from iocpcore import Connection, _core
+from iocpcore import _core
 from support import child
+from support.callbacks import echo
 from support.streams import read_exactly
 from support.system import LIMIT, LINUX, WINDOWS, raise_descriptor_limit, wait_until
 
@@ -474,10 +475,6 @@ def test_without_descriptors_in_a_process_of_few(backend):
         backend,
         output="accepting connections pauses failures to accept connections",
     )
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 @pytest.mark.system

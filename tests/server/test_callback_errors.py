@@ -7,12 +7,9 @@ import threading
 
 import pytest
 from iocpcore import Connection, LengthPrefixed
+from support.callbacks import ignore
 from support.events import Events
 from support.system import LIMIT, wait_until
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 def test_on_error(make_server, dial):
@@ -77,10 +74,6 @@ def test_on_error_that_raises(make_server, dial, unraisable):
     dial(server).send(b"x")
     wait_until(lambda: unraisable, "what was raised")
     wait_until(lambda: not server.connections, "the end of the connection")
-
-
-def ignore(conn: Connection, message: bytes) -> None:
-    pass
 
 
 @pytest.mark.parametrize("where", ["on_connect", "on_message", "on_eof", "on_close"])

@@ -12,14 +12,11 @@ from collections.abc import Callable, Iterator
 import iocpcore
 import pytest
 from iocpcore import Connecting, Connection, _client_sockets, _runtime, connect, connect_nowait
+from support.callbacks import echo
 from support.child import check
 from support.events import Events
 from support.streams import socket_of
 from support.system import LIMIT, LINUX, wait_until
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ def default_port() -> Iterator[None]:
     _runtime.stop_default()
 
 
-def echo(endpoint: Datagram, data: bytes, address: object) -> None:
+def answer(endpoint: Datagram, data: bytes, address: object) -> None:
     endpoint.send_to(data, address)
 
 
 def test_there_and_back(endpoint):
     events = Events()
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(on_datagram=lambda _, data, address: events.add((data, address)))
     for data in (b"hello", b"", bytes(1000)):
         assert client.send_to(data, server.sockname)
@@ -140,7 +140,7 @@ def test_an_address_must_be_numeric(endpoint):
 @pytest.mark.system
 def test_a_remote_address(endpoint):
     events = Events()
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(remote_address=server.sockname, on_datagram=events.recorder("got"))
     stranger = endpoint()
     stranger.send_to(b"not for you", client.sockname)
@@ -151,7 +151,7 @@ def test_a_remote_address(endpoint):
 
 @pytest.mark.system
 def test_a_name_as_remote_address(endpoint, localhost):
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(remote_address=(localhost, server.sockname[1]), local_address=LOOPBACK)
     assert client.remote_address == server.sockname
 
@@ -174,7 +174,7 @@ def test_nobody_there(endpoint):
             errors.wait(count)
     assert all(isinstance(error, ConnectionError) for error in errors.items)
     assert all(f" 127.0.0.1:{address[1]}: " in str(error) for error in errors.items)
-    server = endpoint(local_address=address, on_datagram=echo)
+    server = endpoint(local_address=address, on_datagram=answer)
     wait_until(
         lambda: client.send_to(b"now?") and (len(events) or not threading.Event().wait(0.01)),
         "an answer",
@@ -186,7 +186,7 @@ def test_nobody_there(endpoint):
 def test_too_large(endpoint):
     """That is the system's to say."""
     events, errors = Events(), Events()
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(
         on_datagram=events.recorder("got"), on_error=lambda _, error: errors.add(error)
     )
@@ -263,7 +263,7 @@ def test_reuse_port(endpoint):
 def test_ipv6(endpoint):
     events = Events()
     try:
-        server = endpoint(local_address=("::1", 0), on_datagram=echo)
+        server = endpoint(local_address=("::1", 0), on_datagram=answer)
     except OSError:
         pytest.skip("no IPv6 here")
     client = endpoint(remote_address=server.sockname[:2], on_datagram=events.recorder("got"))
@@ -285,7 +285,7 @@ def test_a_closed_port(make_port):
 def test_the_port_of_the_process(default_port):
     events = Events()
     with (
-        Datagram(local_address=LOOPBACK, on_datagram=echo) as server,
+        Datagram(local_address=LOOPBACK, on_datagram=answer) as server,
         Datagram(local_address=LOOPBACK, on_datagram=events.recorder("got")) as client,
     ):
         client.send_to(b"x", server.sockname)

@@ -6,14 +6,13 @@ that serves nobody must not look as if it did.
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from typing import Any
 
 import pytest
 from support.child import run
+from support.system import LINUX
 
-LINUX = sys.platform == "linux"
 FAILED = "ERROR iocpcore the port has failed, and everything on it ends: "
 HEAD = '''
 import logging, os, socket, sys, threading, time

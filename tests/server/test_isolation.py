@@ -9,14 +9,11 @@ from collections.abc import Callable
 
 import pytest
 from iocpcore import Connection, LengthPrefixed
+from support.callbacks import ignore
 from support.events import Events
 from support.system import FREE_THREADED, LIMIT, scaled, wait_until
 
 OTHERS = 8
-
-
-def ignore(conn: Connection, message: bytes) -> None:
-    pass
 
 
 class Echoes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from iocpcore import Connection, Server, _core, connect
+from support.callbacks import echo
 from support.events import Events
 from support.streams import read_exactly, socket_of
 from support.system import LIMIT, LINUX, WINDOWS
@@ -21,10 +22,6 @@ if WINDOWS:
 
 pytestmark = pytest.mark.system
 unix = pytest.mark.skipif(not LINUX, reason="unix sockets are for Linux")
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 def ask(address: object, family: int = socket.AF_INET) -> None:

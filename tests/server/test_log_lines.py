@@ -5,37 +5,21 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import iocpcore
 import pytest
 from iocpcore import _log
 from support.certificates import server_context
+from support.log import Lines, log_lines
 from support.system import LIMIT, wait_until
-
-
-class Lines(logging.Handler):
-    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
-        super().__init__()
-        self.lines: list[tuple[float, str]] = []
-        self._now = now
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((self._now(), record.getMessage()))
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for _, text in self.lines]
 
 
 @pytest.fixture
 def warnings() -> Iterator[Lines]:
-    handler = Lines()
-    logger = logging.getLogger("iocpcore")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
+    with log_lines() as lines:
+        yield lines
 
 
 def ended(dial: Any, server: iocpcore.Server, data: bytes) -> None:

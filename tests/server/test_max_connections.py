@@ -9,13 +9,10 @@ import time
 
 import pytest
 from iocpcore import Connection
+from support.callbacks import echo
 from support.events import Events
 from support.streams import read_exactly
 from support.system import LIMIT, LINUX, wait_until
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 @pytest.mark.system

@@ -7,12 +7,9 @@ import weakref
 
 import pytest
 from iocpcore import Connection, LengthPrefixed
+from support.callbacks import ignore
 from support.events import Events
 from support.system import FREE_THREADED, wait_until
-
-
-def ignore(conn: Connection, message: bytes) -> None:
-    pass
 
 
 def is_gone(there: weakref.ref[object]) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import iocpcore
 import pytest
 from iocpcore import Connection, LengthPrefixed, _connection_tasks
+from support.callbacks import ignore
 from support.events import Events
 from support.system import LIMIT, scaled, wait_until
 
@@ -90,10 +91,6 @@ def test_call_later_that_fails_leaves_nothing(make_server, dial):
     conn.abort()
     with pytest.raises(TypeError, match="seconds must"):
         conn.call_later("1", print)
-
-
-def ignore(conn: Connection, message: bytes) -> None:
-    pass
 
 
 def test_offload_is_on_the_strand(make_server, dial):

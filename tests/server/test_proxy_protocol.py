@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import iocpcore
 import pytest
@@ -15,15 +14,9 @@ from support.proxy_headers import VALID
 from support.system import wait_until
 
 
-@pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "iocpcore")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
-
-
 @pytest.mark.parametrize("nbytes", [1, 1000])
 @pytest.mark.parametrize("name", ["v1 tcp4", "v2 tlvs", "v2 local"])
-def test_a_server_behind_a_proxy(make_server, dial, warnings, name, nbytes):
+def test_a_server_behind_a_proxy(make_server, dial, logged, name, nbytes):
     """The header may come in any parts; on_connect waits for it and knows the client."""
     header, address = VALID[name]
     events = Events()
@@ -40,11 +33,11 @@ def test_a_server_behind_a_proxy(make_server, dial, warnings, name, nbytes):
     events.wait_for(b"data")
     own = conn.sockname
     assert events.items == [("connect", own if address is None else address), b"data"]
-    assert not warnings()
+    assert not logged()
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_server_that_refuses(make_server, dial, warnings, trusted):
+def test_a_server_that_refuses(make_server, dial, logged, trusted):
     """A malformed header, or one of a peer that is not trusted, and one line in the log."""
     events, closed = Events(), Events()
     server = make_server(
@@ -57,8 +50,8 @@ def test_a_server_that_refuses(make_server, dial, warnings, trusted):
     conn = dial(server, on_close=lambda conn, error: ended.add(error))
     conn.send(b"PROXY nonsense\r\nGET /")
     ended.wait()
-    wait_until(warnings, "a line in the log")
-    assert len(warnings()) == 1
+    wait_until(logged, "a line in the log")
+    assert len(logged()) == 1
     assert not events.items
     if not trusted:
         assert isinstance(closed.wait()[0], ProxyProtocolError)

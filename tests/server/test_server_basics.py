@@ -9,14 +9,11 @@ import time
 import iocpcore
 import pytest
 from iocpcore import Connection, Delimited, FramingError, LengthPrefixed, Server
+from support.callbacks import echo
 from support.events import Events
 from support.net import reset
 from support.streams import read_all, read_exactly
 from support.system import LIMIT, scaled, wait_until
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 def collector(events: Events) -> dict[str, object]:

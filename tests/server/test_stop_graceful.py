@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import iocpcore
 import pytest
 from iocpcore import Connection
 from support import certificates
 from support.events import Events
+from support.stopping import PROMISED, within
 from support.streams import read_all
 from support.system import LIMIT, wait_until
-
-# What stop() promises is its time limit and one second; the rest is for a slow machine.
-PROMISED = 1.0
-SLACK = 1.5
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < seconds + SLACK
 
 
 def in_thread(function: Callable[[], object]) -> threading.Thread:

@@ -9,6 +9,7 @@ import iocpcore
 import pytest
 from iocpcore import Connection
 from support import certificates
+from support.callbacks import echo
 from support.events import Events
 from support.streams import read_all, read_exactly
 from support.system import LIMIT, scaled, wait_until
@@ -67,10 +68,6 @@ def test_silent_clients(make_server, plain, limit, tls):
     expected = [] if tls else [TimeoutError] * count
     assert closed.items == expected
     assert server.stats()["failed"] == count - len(expected)
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 @pytest.mark.system

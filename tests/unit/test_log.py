@@ -13,6 +13,7 @@ import iocpcore
 import pytest
 from iocpcore import _log
 from iocpcore._log import INTERVAL, Kind, Log, ServerLog, escaped, shown
+from support.log import Lines, log_lines
 from support.system import LIMIT
 
 EVENTS = Kind(logging.WARNING, "events")
@@ -51,20 +52,6 @@ class World:
         self.now = end
 
 
-class Lines(logging.Handler):
-    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
-        super().__init__()
-        self.lines: list[tuple[float, str]] = []
-        self._now = now
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((self._now(), record.getMessage()))
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for _, text in self.lines]
-
-
 @pytest.fixture
 def world() -> World:
     return World()
@@ -72,11 +59,8 @@ def world() -> World:
 
 @pytest.fixture
 def lines(world: World) -> Iterator[Lines]:
-    handler = Lines(lambda: world.now)
-    logger = logging.getLogger("iocpcore")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
+    with log_lines(lambda: world.now) as lines:
+        yield lines
 
 
 @pytest.fixture

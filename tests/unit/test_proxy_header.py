@@ -4,7 +4,6 @@ they are believed from."""
 from __future__ import annotations
 
 import ipaddress
-import logging
 import socket
 import zlib
 from collections.abc import Callable
@@ -256,15 +255,9 @@ def stage(trusted: Any, then: Any = None) -> Any:
     return proxy_stage(trusted, then, on_refused=told.on_bad_header)
 
 
-@pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "iocpcore")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
-
-
 @cases(VALID)
 @pytest.mark.parametrize("nbytes", [1, 7, 100000])
-def test_header_of_a_trusted_peer(case, nbytes, warnings):
+def test_header_of_a_trusted_peer(case, nbytes, logged):
     data, address = case
     conn = Connection()
     conn.begin(stage(["192.0.2.0/24"]))
@@ -276,41 +269,41 @@ def test_header_of_a_trusted_peer(case, nbytes, warnings):
     assert conn.peername == (PEER if address is None else address)
     assert conn.got == b"first second"
     assert conn.stages == [None]
-    assert not warnings()
+    assert not logged()
 
 
 @cases(MALFORMED)
 @pytest.mark.parametrize("nbytes", [1, 7, 100000])
-def test_malformed_header_of_a_trusted_peer(case, nbytes, warnings):
+def test_malformed_header_of_a_trusted_peer(case, nbytes, logged):
     conn = Connection()
     conn.begin(stage([PEER[0]]))
     with pytest.raises(ProxyProtocolError):
         conn.feed_split(case, nbytes)
     assert conn.established == 0
     assert conn.got == b""
-    (line,) = warnings()
+    (line,) = logged()
     assert line.startswith("connection from 192.0.2.1:40000 closed: ")
     assert line.isprintable()
 
 
-def test_a_trusted_peer_that_ends_within_the_header(warnings):
+def test_a_trusted_peer_that_ends_within_the_header(logged):
     conn = Connection(("2001:db8::1", 9, 0, 0))
     conn.begin(stage(["2001:db8::/32"]))
     conn.feed(b"PROXY TCP")
     with pytest.raises(ProxyProtocolError):
         conn.stage.eof()
-    assert warnings() == [
+    assert logged() == [
         "connection from [2001:db8::1]:9 closed: the PROXY header ends early: b'PROXY TCP'"
     ]
 
 
-def test_a_trusted_peer_that_only_connects(warnings):
+def test_a_trusted_peer_that_only_connects(logged):
     """A health check: nothing worth a line."""
     conn = Connection("")
     conn.begin(stage(["unix"]))
     with pytest.raises(ProxyProtocolError):
         conn.stage.eof()
-    assert not warnings()
+    assert not logged()
 
 
 @pytest.mark.parametrize("nbytes", [1, 3, 100])
@@ -318,7 +311,7 @@ def test_a_trusted_peer_that_only_connects(warnings):
     "data",
     [b"GET / HTTP/1.1\r\n", b"P", b"PROXY", b"PROXYTHIS", b"\r\n", b"\r\n\r\n\0\r\nQUIT", b""],
 )
-def test_an_untrusted_peer_without_a_header(data, nbytes, warnings):
+def test_an_untrusted_peer_without_a_header(data, nbytes, logged):
     """It is served at once, and nothing that it sends is held back."""
     conn = Connection()
     conn.begin(stage(["10.0.0.0/8"]))
@@ -331,12 +324,12 @@ def test_an_untrusted_peer_without_a_header(data, nbytes, warnings):
     assert conn.established == 1
     assert conn.stage is None
     assert conn.peername == PEER
-    assert not warnings()
+    assert not logged()
 
 
 @pytest.mark.parametrize("nbytes", [1, 6, 11, 100])
 @pytest.mark.parametrize("name", ["v1 tcp4", "v1 unknown", "v2 tcp4", "v2 local"])
-def test_an_untrusted_peer_with_a_header(name, nbytes, warnings):
+def test_an_untrusted_peer_with_a_header(name, nbytes, logged):
     data = VALID[name][0]
     conn = Connection()
     conn.begin(stage(["10.0.0.0/8"]))
@@ -344,7 +337,7 @@ def test_an_untrusted_peer_with_a_header(name, nbytes, warnings):
         conn.feed_split(data, nbytes)
     assert conn.peername == PEER
     assert len(conn.got) < 12
-    assert warnings() == [
+    assert logged() == [
         "connection from 192.0.2.1:40000 closed: a PROXY header from a peer that is not trusted"
     ]
 
@@ -383,10 +376,10 @@ def test_before_tls(trusted, nbytes):
     assert conn.peername == (VALID["v2 tcp4"][1] if trusted else PEER)
 
 
-def test_untrusted_header_before_tls(warnings):
+def test_untrusted_header_before_tls(logged):
     conn = Connection()
     conn.begin(stage([], _tls.server_stage(server_context())))
     with pytest.raises(ProxyProtocolError):
         conn.feed(VALID["v1 tcp4"][0])
-    assert len(warnings()) == 1
+    assert len(logged()) == 1
     assert conn.established == 0
