@@ -13,8 +13,7 @@ import textwrap
 
 import iocpcore
 import pytest
-from iocpcore import _core
-from support import child
+from support import child, inside, sim
 from support.callbacks import echo
 from support.streams import read_exactly
 from support.system import LIMIT, LINUX, WINDOWS, raise_descriptor_limit, wait_until
@@ -55,7 +54,7 @@ def simulated(ends_at_zero):
     def make(**options):
         server = iocpcore.Server(on_data=iocpcore.Connection.send, backend="sim", **options)
         made.append(server)
-        handle, address = _core.sim_listener(server.completion_port)
+        handle, address = sim.listener(server.completion_port)
         return server, handle, address
 
     yield make
@@ -64,7 +63,7 @@ def simulated(ends_at_zero):
 
 
 def serve(server, handle, address):
-    server._listeners.add(server._group.listen(handle, socket.AF_INET), address)
+    inside.listen_on(server, handle, address)
     server.start()
 
 
@@ -89,7 +88,7 @@ ERRORS = [pytest.param(number, id=name) for name, number in NUMBERS.items()]
 @pytest.mark.parametrize(("times", "period"), [(1, 1), (100, 1), (60, 2)])
 def test_simulated_failures(simulated, error, times, period):
     server, handle, address = simulated()
-    _core.sim_fail_accepts(server.completion_port, handle, error, times=times, period=period)
+    sim.fail_accepts(server.completion_port, handle, error, times=times, period=period)
     serve(server, handle, address)
     for _ in range(20):
         visit(server, address)
@@ -99,7 +98,7 @@ def test_simulated_failures(simulated, error, times, period):
 @pytest.mark.parametrize("error", ERRORS)
 def test_simulated_failure_for_ever(simulated, error):
     server, handle, address = simulated()
-    _core.sim_fail_accepts(server.completion_port, handle, error)
+    sim.fail_accepts(server.completion_port, handle, error)
     serve(server, handle, address)
     wait_until(lambda: server.stats()["accept_errors"] > 20, "failures, one after another")
     server.stop()
@@ -110,8 +109,8 @@ def test_simulated_failure_for_ever(simulated, error):
 def test_what_accept_answers(number):
     """A port's own accept is not tried again for ever either: the error is its answer."""
     with iocpcore.CompletionPort(1, backend="sim") as port:
-        handle, _ = _core.sim_listener(port)
-        _core.sim_fail_accepts(port, handle, number)
+        handle, _ = sim.listener(port)
+        sim.fail_accepts(port, handle, number)
         op = port.accept(handle)
         assert port.get(timeout=LIMIT) is op
         assert type(op.error) is type(OSError(number, ""))
@@ -422,7 +421,7 @@ def test_accept_of_a_listener_that_was_shut_down(port, net):
 def test_simulated_accepting_goes_on(simulated, caplog):
     """The log says when it pauses, and once when it does not any more; not at each client."""
     server, handle, address = simulated()
-    _core.sim_fail_accepts(server.completion_port, handle, NUMBERS["EMFILE"], times=50, period=2)
+    sim.fail_accepts(server.completion_port, handle, NUMBERS["EMFILE"], times=50, period=2)
     serve(server, handle, address)
     for _ in range(60):
         visit(server, address)
@@ -483,7 +482,7 @@ def test_without_descriptors(make_server, plain, caplog, monkeypatch):
     """Accepting pauses, says so once, and goes on, which is said when it is sure."""
     import resource
 
-    monkeypatch.setattr("iocpcore._log.INTERVAL", 0.5)
+    inside.set_log_interval(monkeypatch, 0.5)
     server = make_server(on_data=echo)
     clients = [socket.socket() for _ in range(3)]
     descriptor = os.open(os.devnull, os.O_RDONLY)

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from iocpcore import Datagram, _runtime
+from iocpcore import Datagram
+from support import inside
 from support.child import run
 from support.events import Events
 from support.system import LIMIT, LINUX, scaled, wait_until
@@ -21,7 +22,7 @@ LOOPBACK = ("127.0.0.1", 0)
 def default_port() -> Iterator[None]:
     """Tests that use the process's own port leave none behind."""
     yield
-    _runtime.stop_default()
+    inside.stop_default_port()
 
 
 def answer(endpoint: Datagram, data: bytes, address: object) -> None:
@@ -210,22 +211,6 @@ def test_what_is_too_long_is_cut_off(endpoint):
 
 
 @pytest.mark.system
-def test_failures_in_a_row(endpoint):
-    """A receive that fails for ever does not keep a worker busy; it pauses, longer and longer."""
-    server = endpoint()
-    no_memory = OSError(errno.ENOMEM, "no memory")
-    for failures, expected in enumerate((0.02, 0.04, 0.08), 1):
-        server._not_received(no_memory, failures)
-        assert server._pause == pytest.approx(expected)
-    for failures in range(4, 24):
-        server._not_received(no_memory, failures)
-    assert server._pause == 1.0
-    server._not_received(no_memory, 1)  # something was received meanwhile
-    assert server._pause == pytest.approx(0.02)
-    server.close()
-
-
-@pytest.mark.system
 def test_a_socket_of_ones_own(endpoint):
     events = Events()
     sock = socket.socket(type=socket.SOCK_DGRAM)
@@ -351,7 +336,7 @@ def test_many_errors_and_the_log(endpoint, caplog):
     with caplog.at_level(logging.DEBUG, "iocpcore"):
         sender = endpoint(remote_address=address)
         wait_until(lambda: sender.send_to(b"x") and sender.stats()["errors"] > 20, "errors")
-        sender._runtime.log.close()  # whose timer would outlive the endpoint
+        inside.end_log(sender)  # whose timer would outlive the endpoint
     messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
     assert "refused" in messages[0]
     assert len(messages) == 2

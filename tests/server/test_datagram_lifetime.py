@@ -68,29 +68,15 @@ def test_a_subclass(port, workers):
         wait_until(lambda: port.in_flight == 0, "the end of all operations")
 
 
-def test_one_that_was_never_opened():
-    """A subclass that forgets __init__ has one that is not open, and nothing breaks."""
-    one = Datagram.__new__(Datagram)
-    with pytest.raises(ValueError, match="address is needed"):
-        one.send_to(b"x")
-    with pytest.raises(ValueError, match="address"):
-        one.send_to(b"x", ("127.0.0.1", 5))
-    assert one.fileno() == -1
-    assert one.pending_bytes == 0
-    one._receive()
-    assert one._end()
-    assert not one._end()
-
-
 def test_what_the_kernel_does_not_give_back():
     """It is leaked, with a warning, and never freed: the kernel may still write there."""
     code = """
 import gc, warnings, weakref
 import iocpcore
-from iocpcore import _core
+from support import sim
 
 port = iocpcore.CompletionPort()
-_core.sim_configure(port, stuck=True)
+sim.configure(port, stuck=True)
 one = iocpcore.Datagram(completion_port=port)
 one.send_to(b"x", one.sockname)
 with warnings.catch_warnings(record=True) as caught:

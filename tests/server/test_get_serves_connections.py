@@ -10,6 +10,7 @@ import time
 import iocpcore
 import pytest
 from iocpcore import Connection
+from support import inside
 from support.system import LIMIT, wait_until
 
 
@@ -26,7 +27,7 @@ def test_an_interrupt_in_get_many(make_server):
 
     server = make_server(on_connect=on_connect, start=False)
     server.listen("127.0.0.1", 0)
-    server._listeners.begin()  # and no worker of its own
+    inside.accept_without_workers(server)  # and no worker of its own
     port = server.completion_port
     clients = [socket.create_connection(address, LIMIT) for address in server.addresses]
     with pytest.raises(KeyboardInterrupt):

@@ -10,8 +10,10 @@ from typing import Any
 
 import iocpcore
 import pytest
-from iocpcore import _log
+from support import inside
+from support.callbacks import echo
 from support.certificates import server_context
+from support.events import Events
 from support.log import Lines, log_lines
 from support.system import LIMIT, wait_until
 
@@ -80,7 +82,7 @@ def test_a_flood_of_failed_attempts(client_port, backend, warnings):
 @pytest.mark.system  # the time of sim flies between two connections
 def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch):
     """Though nothing happens any more, and without another thread."""
-    monkeypatch.setattr(_log, "INTERVAL", 0.3)
+    inside.set_log_interval(monkeypatch, 0.3)
     server = make_server(proxy_protocol=["0.0.0.0/0"], handshake_timeout=None)
     before = threading.active_count()
     for _ in range(30):
@@ -92,7 +94,11 @@ def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch)
     wait_until(lambda: server.stats()["port_in_flight"] == 1, "the end of the timer")
 
 
-def test_no_timer_without_events(make_server, dial):
-    server = make_server(on_data=lambda conn, data: conn.send(data))
+def test_no_timer_without_events(make_server, dial, monkeypatch):
+    inside.set_log_interval(monkeypatch, 3600)  # so that its end is not waited for
+    closed = Events()
+    server = make_server(on_data=echo, on_close=closed.recorder("close"), handshake_timeout=None)
+    before = server.completion_port.in_flight  # what listens
     dial(server).close()
-    assert not server._runtime.log._episodes
+    closed.wait()
+    wait_until(lambda: server.completion_port.in_flight == before, "the end of everything else")

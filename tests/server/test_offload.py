@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
 import iocpcore
 import pytest
-from iocpcore import Connection, LengthPrefixed, _connection_tasks
+from iocpcore import Connection, LengthPrefixed
 from support.callbacks import ignore
 from support.events import Events
 from support.system import LIMIT, scaled, wait_until
@@ -79,15 +80,16 @@ def test_cancelled_error_of_then(make_server, dial):
 def test_call_later_that_fails_leaves_nothing(make_server, dial):
     server = make_server()
     conn = dial(server)
+
+    def callback() -> None: ...
+
     for wrong in (-1, float("nan"), "1", True):
         with pytest.raises((ValueError, TypeError), match="seconds must"):
-            conn.call_later(wrong, print)
+            conn.call_later(wrong, callback)
+    gone = weakref.ref(callback)
+    del callback
     gc.collect()
-    assert not [
-        one
-        for one in gc.get_referrers(_connection_tasks.Timer)
-        if type(one) is _connection_tasks.Timer
-    ]
+    assert gone() is None
     conn.abort()
     with pytest.raises(TypeError, match="seconds must"):
         conn.call_later("1", print)

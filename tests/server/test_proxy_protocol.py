@@ -6,9 +6,7 @@ import logging
 
 import iocpcore
 import pytest
-from iocpcore._proxy_protocol import (
-    ProxyProtocolError,
-)
+from iocpcore import ProxyProtocolError
 from support.events import Events
 from support.proxy_headers import VALID
 from support.system import wait_until

@@ -258,30 +258,14 @@ def test_again_with_less_time(make_server, plain):
 
 
 @pytest.mark.system
-def test_during_a_handshake(make_server, plain, monkeypatch):
+def test_during_a_handshake(make_server, plain):
     """A client that has not finished it is not waited for."""
-
-    class Never:
-        peer_ended = False
-        ssl_object = None
-
-        def __init__(self, conn: Connection) -> None:
-            pass
-
-        def start(self) -> None:
-            pass
-
-        def receive(self, data: bytes) -> bytes:
-            return b""
-
-        def eof(self) -> None:
-            pass
-
     events = Events()
-    monkeypatch.setattr("iocpcore.server._stage", lambda *_: Never)
-    server = make_server(on_connect=events.add, on_close=events.add)
+    server = make_server(
+        on_connect=events.add, on_close=events.add, ssl=certificates.server_context()
+    )
     sock = plain(server)
-    sock.sendall(b"hello?")
+    sock.sendall(b"\x16\x03\x01")  # the first bytes of a record
     wait_until(lambda: server.stats()["establishing"] == 1, "the connection")
     with within(0):
         assert server.stop(LIMIT) == 0
@@ -364,14 +348,3 @@ def test_while_many_connect(make_server):
     for thread in threads:
         thread.join(LIMIT)
     assert server.connections == ()
-
-
-@pytest.mark.found_in_use
-@pytest.mark.system
-def test_connection_that_comes_when_the_end_has_begun(make_server, plain):
-    server = make_server(on_data=lambda conn, data: None)
-    server._group.shutdown()  # an accept was under way, and the listener is not closed yet
-    try:
-        assert plain(server).recv(1) == b""
-    except ConnectionResetError:  # perhaps while it connects
-        pass

@@ -15,14 +15,14 @@ from support.streams import read_all, read_exactly
 from support.system import LIMIT, scaled, wait_until
 
 SILENT = 1000
+BEGINNING_OF_TLS = b"\x16\x03\x01"  # the first bytes of a record
 
 
 @pytest.mark.found_in_use
-def test_long_idle_timeout_beside_a_short_handshake_timeout(make_server, backend, monkeypatch):
+def test_long_idle_timeout_beside_a_short_handshake_timeout(make_server, backend):
     """Silence was counted in steps of the shorter limit, up to 65,535 of them."""
     if backend != "sim":
         pytest.skip("needs virtual time")
-    monkeypatch.setattr("iocpcore.server._stage", lambda *_: lambda conn: None)  # through at once
     events = Events()
 
     def on_connect(conn):
@@ -35,9 +35,14 @@ def test_long_idle_timeout_beside_a_short_handshake_timeout(make_server, backend
         on_close=lambda conn, error: events.add(type(error)),
         idle_timeout=680,
         handshake_timeout=0.01,
+        proxy_protocol=["0.0.0.0/0"],
+        workers=1,
     )
-    host, number = server.addresses[0][:2]
-    iocpcore.connect(host, number, completion_port=server.completion_port, timeout=LIMIT)
+    iocpcore.connect_nowait(
+        *server.addresses[0][:2],
+        on_connect=lambda conn: conn.send(b"PROXY UNKNOWN\r\n"),
+        completion_port=server.completion_port,
+    )
     found = events.wait(3)
     assert found[0] == 660
     assert TimeoutError in found
@@ -101,28 +106,17 @@ def test_a_stalled_write_is_idle(make_server, plain):
 
 
 @pytest.mark.system
-def test_handshake_timeout(make_server, plain, monkeypatch, caplog):
-    class Never:
-        peer_ended = False
-
-        def __init__(self, conn: Connection) -> None:
-            pass
-
-        def start(self) -> None:
-            pass
-
-        def receive(self, data: bytes) -> bytes:
-            return b""
-
-        def eof(self) -> None:
-            pass
-
-    monkeypatch.setattr("iocpcore.server._stage", lambda *_: Never)
+def test_handshake_timeout(make_server, plain, caplog):
     events = Events()
-    server = make_server(on_connect=events.add, on_close=events.add, handshake_timeout=0.3)
+    server = make_server(
+        on_connect=events.add,
+        on_close=events.add,
+        handshake_timeout=0.3,
+        ssl=certificates.server_context(),
+    )
     with caplog.at_level(logging.INFO, "iocpcore"):
         sock = plain(server)
-        sock.sendall(b"hello?")
+        sock.sendall(BEGINNING_OF_TLS)
         assert read_all(sock) == b""
         sock.close()
         wait_until(lambda: not server.stats()["establishing"], "the end of it")
