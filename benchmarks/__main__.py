@@ -171,7 +171,7 @@ def run(
         tables.append(run_cell(bench, cell, rows_of(cell, candidates, options), repeats))
         text = write(tables, f"{repeats} x {seconds:g} s per row", folder)
     print(text)
-    for path in picture.draw(tables, folder):
+    for path in picture.draw_tables(tables, folder):
         print(path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.results import Line, Table, ratio
+from iocpcore._bench.results import ratio
+
+from benchmarks.results import Line, Table
 
 SATURATED = 0.95
 

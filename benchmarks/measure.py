@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from iocpcore._bench.processes import LineProcess
+from iocpcore._bench.results import Sample
 
 from benchmarks import serving, windows
 from benchmarks.cells import Cell
-from benchmarks.process import ROOT, Server, StartError, pin, read_line
+from benchmarks.process import ROOT, Server, StartError, pin
 from benchmarks.rows import Row, Things, command
 
-Sample = dict[str, Any]
 LOAD_EXTRA_SECONDS = 90.0
 SERVER_CORES = {0}
 LOAD_CORES = {1}
@@ -53,34 +55,29 @@ def sample(bench: Bench, row: Row, cell: Cell) -> Sample:
 
 def start_load(
     bench: Bench, server: Server, arguments: list[str], pinned: bool = True
-) -> subprocess.Popen[str]:
-    cores = LOAD_CORES if pinned else None
+) -> LineProcess:
     counted = [f"--server={pid}" for pid in (server.process.pid, *bench.counted)]
-    return subprocess.Popen(
+    return LineProcess(
         [
             bench.things.programs.path("load"),
             *("--seconds", str(bench.seconds), "--warmup", str(bench.warmup)),
             *(*counted, *arguments, server.address),
         ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: pin(cores),
+        LOAD_CORES if pinned else None,
     )
 
 
-def finish(bench: Bench, load: subprocess.Popen[str]) -> Sample:
+def finish(bench: Bench, load: LineProcess) -> Sample:
     """Its figures, when it has ended by itself."""
-    try:
-        output, _ = load.communicate(timeout=bench.seconds + LOAD_EXTRA_SECONDS)
-    except subprocess.TimeoutExpired:
-        load.kill()
-        load.communicate()
-        raise LoadError("the load did not end") from None
-    except BaseException:  # Ctrl-C
-        load.kill()
-        raise
-    lines = output.splitlines()
+    deadline = time.monotonic() + bench.seconds + LOAD_EXTRA_SECONDS
+    lines: list[str] = []
+    with load:
+        load.end()
+        try:
+            while line := load.line(deadline - time.monotonic()):
+                lines.append(line)
+        except queue.Empty:
+            raise LoadError("the load did not end") from None
     if not lines:
         raise LoadError("the load generator failed")
     found: Sample = json.loads(lines[-1])
@@ -114,14 +111,20 @@ def holding_idle(bench: Bench, cell: Cell, server: Server) -> Sample:
     finish(bench, start_load(bench, server, ["--connections", "8", "--seconds", "0.1"]))
     before = server.pss()
     load = start_load(bench, server, list(cell.load))
-    assert load.stdout is not None
-    ready = read_line(load.stdout.fileno(), LOAD_EXTRA_SECONDS)
+    ready = next_line(load)
     held = int(ready.removeprefix("ready ")) if ready.startswith("ready ") else 0
     during = server.pss()
     found = finish(bench, load)
     if not held:
         raise LoadError(f"no connections held: {ready!r}")
     return {**found, "pss": during, "held": held, "bytes_each": (during - before) / held}
+
+
+def next_line(load: LineProcess) -> str:
+    try:
+        return load.line(LOAD_EXTRA_SECONDS)
+    except queue.Empty:
+        return ""
 
 
 def beside_blocked(bench: Bench, cell: Cell, server: Server) -> Sample:

@@ -1,46 +1,22 @@
-"""What was measured: samples of all rows, their medians, and ratios."""
+"""What was measured, beside the best of the C servers, and as JSON."""
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass, field
-from statistics import median
+from dataclasses import asdict
 from typing import Any
 
+from iocpcore._bench import results
+
 from benchmarks.cells import Cell
-from benchmarks.measure import Sample
 from benchmarks.rows import Row
 
-
-@dataclass
-class Line:
-    """One row of one cell."""
-
-    row: Row
-    samples: list[Sample] = field(default_factory=list)
-    failure: str = ""  # why there are no (or fewer) samples
-
-    def values(self, key: str) -> list[float]:
-        return [sample[key] for sample in self.samples if key in sample]
-
-    def middle(self, key: str) -> float | None:
-        values = self.values(key)
-        return median(values) if values else None
-
-    def spread(self, key: str) -> float | None:
-        """The largest minus the smallest, as a share of the median."""
-        values = self.values(key)
-        middle = self.middle(key)
-        return (max(values) - min(values)) / middle if middle else None
+Line = results.Line[Row]
 
 
-@dataclass
-class Table:
+class Table(results.Table[Cell, Row]):
     """One cell."""
-
-    cell: Cell
-    lines: list[Line]
 
     def limit(self, key: str) -> float | None:
         """The best of the C servers: the least, or for rates the most."""
@@ -48,12 +24,6 @@ class Table:
         values = [value for value in found if value is not None]
         best = max if key in ("rate", "bytes_per_second") else min
         return best(values) if values else None
-
-    def control(self, key: str) -> float | None:
-        for line in self.lines:
-            if line.row.control:
-                return line.middle(key)
-        return None
 
     def as_json(self) -> dict[str, Any]:
         key = self.cell.figure.key
@@ -79,10 +49,6 @@ def numbers(line: Line) -> list[str]:
     if not line.samples:
         return []
     return [name for name, value in line.samples[0].items() if isinstance(value, (int, float))]
-
-
-def ratio(value: float | None, base: float | None) -> float | None:
-    return value / base if value is not None and base else None
 
 
 def machine() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import threading
 import time
@@ -223,3 +224,10 @@ def unraisable(
     monkeypatch.setattr("sys.unraisablehook", lambda args: seen.append(args.exc_value))
     yield seen
     seen.clear()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The lines of the package in the log so far."""
+    caplog.set_level(logging.INFO, "iocpcore")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "iocpcore"]

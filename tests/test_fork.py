@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import pytest
 from support import child
@@ -40,202 +41,194 @@ def parent_goes_on(child):
     print("the parent goes on")
 """
 
-EXPECTED = "the parent goes on"
+
+def check(backend: str, code: str) -> None:
+    """Behind HEAD; at its end the parent goes on."""
+    child.check(HEAD + textwrap.dedent(code), backend, output="the parent goes on")
+
+
+def check_child(backend: str, code: str, before: str = "") -> None:
+    """This is what the child does, which ends by it, and the parent's port goes on."""
+    forked = "child = os.fork()\nif not child:\n" + textwrap.indent(textwrap.dedent(code), "    ")
+    check(backend, f"{textwrap.dedent(before)}\n{forked}\nparent_goes_on(child)\n")
 
 
 def test_use_in_the_child(backend):
-    code = f"""
-{HEAD}
-child = os.fork()
-if not child:
-    refused(port.recv, a, 10)
-    refused(port.post)
-    refused(port.timer, 1)
-    refused(port.get, 0)
-    refused(port.get_many, 1, 0)
-    refused(port.run)
-    refused(port.associate, b)
-    refused(port.close_handle, b)
-    refused(op.cancel)
-    os._exit(0)
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+    check_child(
+        backend,
+        """
+        refused(port.recv, a, 10)
+        refused(port.post)
+        refused(port.timer, 1)
+        refused(port.get, 0)
+        refused(port.get_many, 1, 0)
+        refused(port.run)
+        refused(port.associate, b)
+        refused(port.close_handle, b)
+        refused(op.cancel)
+        os._exit(0)
+        """,
+    )
 
 
 def test_the_child_exits_cleanly(backend):
     """Through the whole end of the interpreter, without touching what is the parent's."""
-    code = f"""
-{HEAD}
-child = os.fork()
-if not child:
-    sys.exit(0)
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+    check_child(backend, "sys.exit(0)")
 
 
 def test_the_child_drops_the_port(backend):
-    code = f"""
-{HEAD}
-child = os.fork()
-if not child:
-    del port, op
-    gc.collect()
-    sys.exit(0)
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+    check_child(
+        backend,
+        """
+        del port, op
+        gc.collect()
+        sys.exit(0)
+        """,
+    )
 
 
 def test_a_port_of_the_childs_own(backend):
-    code = f"""
-{HEAD}
-child = os.fork()
-if not child:
-    c, d = socket.socketpair()
-    with iocpcore.CompletionPort() as mine:
-        receive = mine.recv(c, 10)
-        mine.send(d, b"child")
-        while not receive.done:
-            assert mine.get(30)
-        assert receive.result() == b"child"
-        # The parent's socket belongs to a port that does not exist here.
-        other = mine.send(b, b"")
-        assert mine.get(30) is other
-    sys.exit(0)
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+    check_child(
+        backend,
+        """
+        c, d = socket.socketpair()
+        with iocpcore.CompletionPort() as mine:
+            receive = mine.recv(c, 10)
+            mine.send(d, b"child")
+            while not receive.done:
+                assert mine.get(30)
+            assert receive.result() == b"child"
+            # The parent's socket belongs to a port that does not exist here.
+            other = mine.send(b, b"")
+            assert mine.get(30) is other
+        sys.exit(0)
+        """,
+    )
 
 
 def test_with_threads_at_work(backend):
     """In the middle of everything: workers, a getter, callbacks, file reads."""
-    code = f"""
-{HEAD}
-import tempfile
-file = tempfile.TemporaryFile()
-file.write(bytes(1000))
-file.flush()
-served = []
+    check(
+        backend,
+        """
+        import tempfile
+        file = tempfile.TemporaryFile()
+        file.write(bytes(1000))
+        file.flush()
+        served = []
 
-def again(op):
-    served.append(1)
-    if len(served) < 100000:
-        port.read(file, 100, 0, callback=again)
+        def again(op):
+            served.append(1)
+            if len(served) < 100000:
+                port.read(file, 100, 0, callback=again)
 
-for _ in range(4):
-    port.read(file, 100, 0, callback=again)
-threads = [threading.Thread(target=port.run) for _ in range(2)]
-for thread in threads:
-    thread.start()
-children = []
-for number in range(10):
-    while len(served) < 20 * number:
-        time.sleep(0.001)
-    child = os.fork()
-    if not child:
-        refused(port.post)
-        port = op = None
-        gc.collect()
-        with iocpcore.CompletionPort() as mine:
-            mine.post()
-            assert mine.get(30)
-        os._exit(0)
-    children.append(child)
-for child in children:
-    pid, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, status
-before = len(served)
-while len(served) < min(before + 100, 99000):
-    time.sleep(0.001)
-port.stop()
-for thread in threads:
-    thread.join(30)
-port.close()
-print("the parent goes on")
-"""
-    child.check(code, backend, output=EXPECTED)
+        for _ in range(4):
+            port.read(file, 100, 0, callback=again)
+        threads = [threading.Thread(target=port.run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for number in range(10):
+            while len(served) < 20 * number:
+                time.sleep(0.001)
+            child = os.fork()
+            if not child:
+                refused(port.post)
+                port = op = None
+                gc.collect()
+                with iocpcore.CompletionPort() as mine:
+                    mine.post()
+                    assert mine.get(30)
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            pid, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0, status
+        before = len(served)
+        while len(served) < min(before + 100, 99000):
+            time.sleep(0.001)
+        port.stop()
+        for thread in threads:
+            thread.join(30)
+        port.close()
+        print("the parent goes on")
+        """,
+    )
 
 
 def test_close_in_the_child(backend):
     """Harmless or refused; the parent's work is not cancelled by it."""
-    code = f"""
-{HEAD}
-child = os.fork()
-if not child:
-    try:
-        port.close()
-    except RuntimeError as error:
-        assert "parent" in str(error)
-    sys.exit(0)
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+    check_child(
+        backend,
+        """
+        try:
+            port.close()
+        except RuntimeError as error:
+            assert "parent" in str(error)
+        sys.exit(0)
+        """,
+    )
 
 
 def test_a_subprocess(backend):
     """fork and exec: descriptors of the port are not inherited."""
-    code = f"""
-{HEAD}
-import subprocess
-listing = "import subprocess; print(subprocess.run(['ls', '-l', '/proc/self/fd'], " \
-    "capture_output=True, close_fds=False, text=True).stdout)"
-out = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True,
-                     close_fds=False, check=True).stdout
-assert "eventpoll" not in out and "io_uring" not in out and "eventfd" not in out, out
-child = os.fork()
-if not child:
-    os._exit(0)
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+    before = """
+    import subprocess
+    listing = "import subprocess; print(subprocess.run(['ls', '-l', '/proc/self/fd'], " \
+        "capture_output=True, close_fds=False, text=True).stdout)"
+    out = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True,
+                         close_fds=False, check=True).stdout
+    assert "eventpoll" not in out and "io_uring" not in out and "eventfd" not in out, out
+    """
+    check_child(backend, "os._exit(0)", before)
 
 
 def test_in_a_callback(backend):
     """The child leaves run() at once; what was about to be called back is the parent's."""
-    code = f"""
-{HEAD}
-called = []
+    check(
+        backend,
+        """
+        called = []
 
-def fork(op):
-    global child
-    child = os.fork()
+        def fork(op):
+            global child
+            child = os.fork()
 
-port.post(callback=fork)
-for number in range(3):
-    port.post(number, callback=lambda op: called.append(op.result()))
-port.timer(0.2, callback=lambda op: port.stop())
-try:
-    port.run()
-except RuntimeError as error:
-    assert child == 0
-    assert str(error) == "the port belongs to the parent process", error
-    assert not called, called
-    os._exit(0)
-assert child, "the child has returned from run()"
-assert called == [0, 1, 2], called
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+        port.post(callback=fork)
+        for number in range(3):
+            port.post(number, callback=lambda op: called.append(op.result()))
+        port.timer(0.2, callback=lambda op: port.stop())
+        try:
+            port.run()
+        except RuntimeError as error:
+            assert child == 0
+            assert str(error) == "the port belongs to the parent process", error
+            assert not called, called
+            os._exit(0)
+        assert child, "the child has returned from run()"
+        assert called == [0, 1, 2], called
+        parent_goes_on(child)
+        """,
+    )
 
 
 def test_exit_in_a_callback(backend):
     """The child ends in the middle of run()."""
-    code = f"""
-{HEAD}
-def fork(op):
-    global child
-    child = os.fork()
-    if not child:
-        sys.exit(0)
-    port.stop()
+    check(
+        backend,
+        """
+        def fork(op):
+            global child
+            child = os.fork()
+            if not child:
+                sys.exit(0)
+            port.stop()
 
-port.post(callback=fork)
-port.run()
-parent_goes_on(child)
-"""
-    child.check(code, backend, output=EXPECTED)
+        port.post(callback=fork)
+        port.run()
+        parent_goes_on(child)
+        """,
+    )
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])

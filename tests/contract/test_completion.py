@@ -190,8 +190,7 @@ def test_nothing_keeps_what_is_over(port, net):
     watch = weakref.ref(op) if type(op).__weakrefoffset__ else None
     port.associate(a, None)
     del op, taken, things
-    net._seen.clear()
-    net._stash.clear()
+    net.forget()
     gc.collect()
     assert [ref() for ref in watches] == [None, None, None]
     assert watch is None or watch() is None
@@ -216,7 +215,7 @@ def test_a_cycle_through_an_operation_is_collected(port, net):
     watch = weakref.ref(thing)
     thing.op = port.timer(0, callback=thing.callback)
     net.finish(thing.op)
-    net._seen.clear()
+    net.forget()
     del thing
     gc.collect()
     assert watch() is None

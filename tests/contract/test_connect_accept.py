@@ -215,7 +215,7 @@ def test_an_accepted_socket_that_nobody_takes_is_closed(port, net):
     peer = net.dial(address)
     op = port.accept(listener)
     net.finish(op)
-    net._seen.clear()
+    net.forget()
     del op
     gc.collect()
     assert peer.recv(1) == b""
@@ -238,7 +238,7 @@ def test_an_accepted_socket_that_close_finds_is_closed(make_port, make_net):
     else:
         assert op.done
         del op
-        net._seen.clear()
+        net.forget()
         gc.collect()
     net.pumping = False
     try:

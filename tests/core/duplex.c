@@ -7,10 +7,7 @@ void duplex_begin(duplex *both, const char *backend, uint64_t seed) {
     memset(both, 0, sizeof(*both));
     both->random.state = seed;
     world_open(&both->world, backend, 1);
-    if (both->world.sim && seed != 0)
-        io_sim_configure(both->world.lane, seed,
-                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
-                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+    world_misbehave(&both->world, seed);
     if (duplex_pattern[1] == 0)
         for (size_t i = 0; i < sizeof(duplex_pattern); i++)
             duplex_pattern[i] = (char)(i * 31 >> 3 | 1);
@@ -29,7 +26,6 @@ void duplex_close_side(duplex *both, int side) {
 }
 
 void duplex_close(duplex *both) {
-    io_port_figures figures;
     for (int i = 0; i < 2; i++)
         if (both->handle[i] != NULL)
             io_handle_close(both->handle[i]);
@@ -38,8 +34,6 @@ void duplex_close(duplex *both) {
         CHECK(op != NULL && op->kind == IO_SEND);
         io_op_release(op);
     }
-    io_port_stats(both->world.port, &figures);
-    CHECK_INT(figures.handles, 0);
     world_close(&both->world);
 }
 

@@ -4,7 +4,7 @@
 #ifndef IOCPCORE_TEST_DUPLEX_H
 #define IOCPCORE_TEST_DUPLEX_H
 
-#include "scene.h"
+#include "world.h"
 
 typedef struct duplex {
     test_world world;

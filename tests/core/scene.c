@@ -64,10 +64,7 @@ static char pattern[LARGE]; /* made once: that takes long under some tools */
 void scene_open(test_scene *scene, const char *backend, io_kind kind, uint64_t seed) {
     memset(scene, 0, sizeof(*scene));
     world_open(&scene->world, backend, 1);
-    if (scene->world.sim && seed != 0)
-        io_sim_configure(scene->world.lane, seed,
-                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
-                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+    world_misbehave(&scene->world, seed);
     scene->kind = kind;
     scene->bytes = pattern;
     if (pattern[1] == 0) {

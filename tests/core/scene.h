@@ -46,17 +46,4 @@ void scene_read_all(test_scene *scene, io_op *send, size_t total);
 void scene_take_rest(test_scene *scene);
 void scene_check_ended(test_scene *scene);
 
-/* A test that runs once for each backend of the platform: BACKENDS(DEFINE, name) defines the
- * functions, BACKENDS(ENTRY, name) is their place in the table. */
-#ifdef _WIN32
-#define BACKENDS(X, test) X(test, sim) X(test, iocp)
-#else
-#define BACKENDS(X, test) X(test, sim) X(test, epoll) X(test, io_uring)
-#endif
-#define DEFINE(test, backend)            \
-    static void test##_##backend(void) { \
-        test(#backend);                  \
-    }
-#define ENTRY(test, backend) TEST(test##_##backend),
-
 #endif

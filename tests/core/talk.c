@@ -27,10 +27,7 @@ static void begin(talk *self, const char *backend, uint64_t seed, uint32_t concu
             pattern[i] = pattern[i + TALK_PERIOD] = (char)((i * 2654435761u >> 13) | 1);
     atomic_store(&talk_owned, 0);
     world_open(&self->world, backend, concurrency);
-    if (self->world.sim && seed != 0)
-        io_sim_configure(self->world.lane, seed,
-                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
-                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+    world_misbehave(&self->world, seed);
     self->limits = (io_connection_limits){
         .write_high = 65536, .write_low = 16384, .max_write_buffer = 1 << 20, .read_size = 8192};
     self->file = world_file(&self->world, pattern, sizeof(pattern));
@@ -426,12 +423,9 @@ void talk_check_all_gone(talk *self) {
 }
 
 void talk_close(talk *self) {
-    io_port_figures figures;
     for (int i = 0; i < self->count; i++)
         TALK_UNTIL(self, atomic_load(&self->ends[i].gone));
     talk_check_all_gone(self);
-    io_port_stats(self->world.port, &figures);
-    CHECK_INT(figures.handles, 0);
     world_native_close(&self->world, self->file, true);
     world_close(&self->world);
 }

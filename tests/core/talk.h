@@ -8,7 +8,7 @@
 #ifndef IOCPCORE_TEST_TALK_H
 #define IOCPCORE_TEST_TALK_H
 
-#include "scene.h"
+#include "world.h"
 
 #include "net/connection.h"
 

@@ -1,6 +1,6 @@
 /* test_accepting.c: accepts that fail: what one operation tries again, and how long a listener
  * waits. The system's accept is replaced. */
-#include "scene.h"
+#include "world.h"
 
 #include "core/accepting.h"
 

@@ -1,6 +1,6 @@
 /* test_waits.c: waits for completions that fail. What may pass is waited out; anything else ends
  * all waits of the port, with its error. The backends are real ones whose wait is made to fail. */
-#include "scene.h"
+#include "world.h"
 
 #include "core/lane.h"
 

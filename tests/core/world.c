@@ -51,7 +51,17 @@ size_t world_finish_close(test_world *world) {
     return remaining;
 }
 
+void world_misbehave(const test_world *world, uint64_t seed) {
+    if (world->sim && seed != 0)
+        io_sim_configure(world->lane, seed,
+                         IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
+                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+}
+
 void world_close(test_world *world) {
+    io_port_figures figures;
+    io_port_stats(world->port, &figures);
+    CHECK_INT(figures.handles, 0);
     CHECK_INT(atomic_load(&world->port->in_flight), 0);
     if (world->sim) {
         io_sim_stats stats;

@@ -18,7 +18,9 @@ typedef struct test_world {
 
 /* A port on that backend; skips the test if the backend cannot be used here. */
 void world_open(test_world *world, const char *backend, uint32_t concurrency);
-/* Closes the port, which must have nothing in flight, and checks that nothing is left. */
+/* With a seed that is not 0, a simulated backend does from here on everything but fail. */
+void world_misbehave(const test_world *world, uint64_t seed);
+/* Closes the port, which must have no handles and nothing in flight. */
 void world_close(test_world *world);
 /* Closes with whatever is in flight: how many operations ended by that. */
 size_t world_close_busy(test_world *world);
@@ -59,5 +61,18 @@ int64_t world_finish(test_world *world, io_op *op);
 int64_t world_do(test_world *world, io_op *op, io_handle *handle);
 /* Takes what is ready or comes within `ms`; true when nothing came. */
 bool world_quiet(test_world *world, unsigned ms);
+
+/* A test that runs once for each backend of the platform: BACKENDS(DEFINE, name) defines the
+ * functions, BACKENDS(ENTRY, name) is their place in the table. */
+#ifdef _WIN32
+#define BACKENDS(X, test) X(test, sim) X(test, iocp)
+#else
+#define BACKENDS(X, test) X(test, sim) X(test, epoll) X(test, io_uring)
+#endif
+#define DEFINE(test, backend)            \
+    static void test##_##backend(void) { \
+        test(#backend);                  \
+    }
+#define ENTRY(test, backend) TEST(test##_##backend),
 
 #endif

@@ -9,15 +9,15 @@ import iocpcore
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from iocpcore import _core
+from support import sim
 
 
 class PortModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.port = iocpcore.CompletionPort(backend="sim")
-        self.source, self.target = _core.sim_pair(self.port)
-        self.listener, self.address = _core.sim_listener(self.port)
+        self.source, self.target = sim.pair(self.port)
+        self.listener, self.address = sim.listener(self.port)
         self.waiting: dict[int, iocpcore.Operation] = {}
         self.sends: list[tuple[bytes, iocpcore.Operation]] = []
         self.received = b""
@@ -26,7 +26,7 @@ class PortModel(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 2**32), faults=st.booleans())
     def configure(self, seed: int, faults: bool) -> None:
-        _core.sim_configure(self.port, seed=seed, faults=faults)
+        sim.configure(self.port, seed=seed, faults=faults)
 
     def submitted(self, op: iocpcore.Operation) -> None:
         assert not op.done
@@ -52,7 +52,7 @@ class PortModel(RuleBasedStateMachine):
 
     @rule()
     def connect(self) -> None:
-        self.submitted(self.port.connect(_core.sim_socket(self.port), self.address))
+        self.submitted(self.port.connect(sim.socket(self.port), self.address))
 
     @rule(events=st.sampled_from([1, 2, 3]))
     def poll(self, events: int) -> None:
@@ -93,7 +93,7 @@ class PortModel(RuleBasedStateMachine):
         if op.kind == "recv":
             self.received += op.result()
         elif op.kind == "accept":
-            _core.sim_close(self.port, op.result()[0])
+            sim.close(self.port, op.result()[0])
 
     @invariant()
     def counts_agree(self) -> None:

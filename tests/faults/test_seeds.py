@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import errno
 import random
-import subprocess
-import sys
 from collections import deque
 
 import iocpcore
 import pytest
-from iocpcore import _core
+from support import child, sim
 
 SEEDS = 25
 STEPS = 3000
@@ -54,23 +52,23 @@ class Chaos:
     def __init__(self, seed: int, *, faults: bool = True) -> None:
         self.random = random.Random(seed)
         self.port = iocpcore.CompletionPort(backend="sim")
-        _core.sim_configure(self.port, seed=seed, faults=faults)
+        sim.configure(self.port, seed=seed, faults=faults)
         self.in_flight: dict[int, iocpcore.Operation] = {}
         self.stream_of: dict[int, Stream] = {}
         self.streams: list[Stream] = []
         self.handles: list[int] = []
         for _ in range(4):
             self.add_pair()
-        self.listener, self.address = _core.sim_listener(self.port)
-        self.datagram, self.datagram_address = _core.sim_datagram(self.port)
-        self.file = _core.sim_file(self.port, bytes(5000))
+        self.listener, self.address = sim.listener(self.port)
+        self.datagram, self.datagram_address = sim.datagram(self.port)
+        self.file = sim.file(self.port, bytes(5000))
         self.posted = 0
         self.posts_seen = 0
         self.submitted = 0
         self.ended = 0
 
     def add_pair(self) -> None:
-        one, other = _core.sim_pair(self.port)
+        one, other = sim.pair(self.port)
         self.handles += [one, other]
         self.streams += [Stream(one, other), Stream(other, one)]
 
@@ -102,7 +100,7 @@ class Chaos:
         elif kind == 8:
             self.keep(port.accept(self.listener))
         elif kind == 9:
-            self.keep(port.connect(_core.sim_socket(port), self.address))
+            self.keep(port.connect(sim.socket(port), self.address))
         elif kind == 10:
             self.keep(port.timer(choose.random() / 50))
         elif kind == 11:
@@ -154,7 +152,7 @@ class Chaos:
         elif op.kind == "accept":
             handle, address = result
             assert address[0] == "127.0.0.1"
-            _core.sim_close(self.port, handle)
+            sim.close(self.port, handle)
 
     def step(self) -> None:
         what = self.random.randrange(10)
@@ -186,7 +184,7 @@ class Chaos:
             waited += 1
             assert waited < 10000, f"never ended: {list(self.in_flight.values())}"
         self.check()
-        assert _core.sim_stats(self.port)["in_flight"] == 0
+        assert sim.stats(self.port)["in_flight"] == 0
 
     def close(self) -> None:
         left = list(self.in_flight.values())
@@ -216,7 +214,7 @@ def test_without_faults() -> None:
         chaos.step()
     chaos.end_by_cancelling()
     assert not any(
-        _core.sim_stats(chaos.port)[name] for name in ("errors", "refusals", "retries", "at_once")
+        sim.stats(chaos.port)[name] for name in ("errors", "refusals", "retries", "at_once")
     )
     chaos.close()
 
@@ -228,7 +226,7 @@ def test_a_seed_repeats_its_run() -> None:
         for _ in range(1000):
             before = len(chaos.in_flight), chaos.ended
             chaos.step()
-            seen.append((str(before), str(_core.sim_stats(chaos.port))))
+            seen.append((str(before), str(sim.stats(chaos.port))))
         chaos.close()
         return list(seen)
 
@@ -238,11 +236,11 @@ def test_a_seed_repeats_its_run() -> None:
 STUCK = """
 import warnings
 import iocpcore
-from iocpcore import _core
+from support import sim
 
-port = iocpcore.CompletionPort(backend="sim")
-one, _ = _core.sim_pair(port)
-_core.sim_configure(port, stuck=True)
+port = iocpcore.CompletionPort()
+one, _ = sim.pair(port)
+sim.configure(port, stuck=True)
 op = port.recv(one, 10)
 assert op.cancel()
 assert port.get(1) is None
@@ -257,9 +255,7 @@ print(caught[0].message)
 
 def test_a_stuck_operation_is_leaked() -> None:
     """On purpose, with a warning; in a process of its own, which ends well all the same."""
-    done = subprocess.run(
-        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = child.run(STUCK, "sim")
     assert done.returncode == 0, done.stderr
     assert "1" in done.stdout
 
@@ -267,12 +263,12 @@ def test_a_stuck_operation_is_leaked() -> None:
 def test_faults_need_a_simulated_port() -> None:
     real = next(name for name, why in iocpcore.backends().items() if why is None and name != "sim")
     with iocpcore.CompletionPort(backend=real) as port:
-        for function in (_core.sim_pair, _core.sim_listener, _core.sim_configure):
+        for function in (sim.pair, sim.listener, sim.configure):
             with pytest.raises(ValueError, match="port"):
                 function(port)
     with pytest.raises(ValueError, match="closed"):
-        _core.sim_pair(port)
+        sim.pair(port)
     with pytest.raises(TypeError, match="port"):
-        _core.sim_pair(3)
+        sim.pair(3)
     with iocpcore.CompletionPort(backend="sim") as port, pytest.raises(OSError, match="sim"):
-        _core.sim_close(port, 77)
+        sim.close(port, 77)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import socket
@@ -12,11 +13,10 @@ import textwrap
 
 import iocpcore
 import pytest
-from iocpcore import _core
-from iocpcore._sockets import AcceptingListener
-from support import child
+from support import child, inside, sim
+from support.callbacks import echo
 from support.streams import read_exactly
-from support.system import LIMIT, LINUX, wait_until
+from support.system import LIMIT, LINUX, WINDOWS, raise_descriptor_limit, wait_until
 
 # What accept(2) lists, but for what means "wait" (EAGAIN), and some others. The numbers are
 # Linux's, as the simulation's are everywhere.
@@ -54,7 +54,7 @@ def simulated(ends_at_zero):
     def make(**options):
         server = iocpcore.Server(on_data=iocpcore.Connection.send, backend="sim", **options)
         made.append(server)
-        handle, address = _core.sim_listener(server.completion_port)
+        handle, address = sim.listener(server.completion_port)
         return server, handle, address
 
     yield make
@@ -63,8 +63,7 @@ def simulated(ends_at_zero):
 
 
 def serve(server, handle, address):
-    listener = server._group.listen(handle, socket.AF_INET)
-    server._listeners.add([AcceptingListener(listener, address)])
+    inside.listen_on(server, handle, address)
     server.start()
 
 
@@ -89,7 +88,7 @@ ERRORS = [pytest.param(number, id=name) for name, number in NUMBERS.items()]
 @pytest.mark.parametrize(("times", "period"), [(1, 1), (100, 1), (60, 2)])
 def test_simulated_failures(simulated, error, times, period):
     server, handle, address = simulated()
-    _core.sim_fail_accepts(server.completion_port, handle, error, times=times, period=period)
+    sim.fail_accepts(server.completion_port, handle, error, times=times, period=period)
     serve(server, handle, address)
     for _ in range(20):
         visit(server, address)
@@ -99,7 +98,7 @@ def test_simulated_failures(simulated, error, times, period):
 @pytest.mark.parametrize("error", ERRORS)
 def test_simulated_failure_for_ever(simulated, error):
     server, handle, address = simulated()
-    _core.sim_fail_accepts(server.completion_port, handle, error)
+    sim.fail_accepts(server.completion_port, handle, error)
     serve(server, handle, address)
     wait_until(lambda: server.stats()["accept_errors"] > 20, "failures, one after another")
     server.stop()
@@ -110,8 +109,8 @@ def test_simulated_failure_for_ever(simulated, error):
 def test_what_accept_answers(number):
     """A port's own accept is not tried again for ever either: the error is its answer."""
     with iocpcore.CompletionPort(1, backend="sim") as port:
-        handle, _ = _core.sim_listener(port)
-        _core.sim_fail_accepts(port, handle, number)
+        handle, _ = sim.listener(port)
+        sim.fail_accepts(port, handle, number)
         op = port.accept(handle)
         assert port.get(timeout=LIMIT) is op
         assert type(op.error) is type(OSError(number, ""))
@@ -422,7 +421,7 @@ def test_accept_of_a_listener_that_was_shut_down(port, net):
 def test_simulated_accepting_goes_on(simulated, caplog):
     """The log says when it pauses, and once when it does not any more; not at each client."""
     server, handle, address = simulated()
-    _core.sim_fail_accepts(server.completion_port, handle, NUMBERS["EMFILE"], times=50, period=2)
+    sim.fail_accepts(server.completion_port, handle, NUMBERS["EMFILE"], times=50, period=2)
     serve(server, handle, address)
     for _ in range(60):
         visit(server, address)
@@ -430,3 +429,82 @@ def test_simulated_accepting_goes_on(simulated, caplog):
     messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
     assert messages[0].startswith("accepting connections pauses: ")
     assert messages[-1].startswith("accepting connections goes on: it had failed ")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="there is no limit of descriptors")
+def test_without_descriptors_in_a_process_of_few(backend):
+    """In a process that may have few: it says so once, goes on, and serves everybody."""
+    child.check(
+        """
+        import logging, resource, socket, sys, iocpcore
+
+        class Lines(logging.Handler):
+            def emit(self, record):
+                lines.append(record.getMessage().split(":")[0])
+
+        lines = []
+        logging.getLogger("iocpcore").addHandler(Lines())
+        server = iocpcore.Server(on_data=iocpcore.Connection.send)
+        address = server.listen("127.0.0.1", 0)
+        server.start()
+        clients = [socket.create_connection(address, 30) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        more = [socket.socket() for _ in range(20)]
+        highest = max(sock.fileno() for sock in more)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        for sock in more:
+            sock.settimeout(30)
+            sock.connect(address)
+            sock.sendall(b"y")
+        while server.stats()["accept_errors"] < 2:
+            pass
+        for client in clients:  # those that are there notice nothing
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            client.close()
+        for sock in more:
+            assert sock.recv(1) == b"y"
+        assert server.stop(5) == 0
+        print(*lines)
+        """,
+        backend,
+        output="accepting connections pauses failures to accept connections",
+    )
+
+
+@pytest.mark.system
+@pytest.mark.skipif(WINDOWS, reason="the number of descriptors has no limit there")
+def test_without_descriptors(make_server, plain, caplog, monkeypatch):
+    """Accepting pauses, says so once, and goes on, which is said when it is sure."""
+    import resource
+
+    inside.set_log_interval(monkeypatch, 0.5)
+    server = make_server(on_data=echo)
+    clients = [socket.socket() for _ in range(3)]
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with caplog.at_level(logging.WARNING, "iocpcore"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+        try:
+            for client in clients:
+                client.settimeout(LIMIT)
+                client.connect(server.addresses[0])
+                client.sendall(b"x")
+            wait_until(lambda: server.stats()["accept_errors"] > 1, "the refusal")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, hard))
+            raise_descriptor_limit()
+            os.close(descriptor)
+        for client in clients:
+            assert read_exactly(client, 1) == b"x"
+            client.close()
+        wait_until(lambda: "goes on" in caplog.records[-1].getMessage(), "the end of it")
+    messages = [record.getMessage().split(":")[0] for record in caplog.records]
+    pauses, goes_on = "accepting connections pauses", "accepting connections goes on"
+    # Once, unless the machine has stood still for half a second.
+    assert messages == [pauses, goes_on] * (len(messages) // 2)
+    assert messages

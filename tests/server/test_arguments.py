@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import socket
 import ssl
+import sys
 
 import iocpcore
 import pytest
@@ -217,3 +219,28 @@ def test_contexts_for_the_wrong_side():
 def test_datagram_arguments(options, kind, words):
     with pytest.raises(kind, match=words):
         Datagram(**options)
+
+
+@pytest.mark.found_in_use
+def test_local_address_with_a_port_out_of_range():
+    """The system's resolver takes such a number modulo 65,536."""
+    for function in (
+        lambda: iocpcore.Datagram(local_address=("127.0.0.1", 70000)),
+        lambda: iocpcore.connect("127.0.0.1", 1, local_address=("127.0.0.1", 70000)),
+    ):
+        with pytest.raises(ValueError, match="port must be 0 to 65535"):
+            function()
+
+
+@pytest.mark.found_in_use
+def test_errors_say_what_and_where(make_server):
+    with pytest.raises(TypeError, match="sock must be a socket"):
+        iocpcore.Datagram(sock="x")  # type: ignore[arg-type]
+    if hasattr(socket, "AF_UNIX") and sys.platform != "win32":
+        server = iocpcore.Server()
+        try:
+            with pytest.raises(OSError, match=r"listen on .*path too long") as caught:
+                server.listen("/tmp/" + "x" * 200)
+            assert caught.value.errno
+        finally:
+            server.stop(0)

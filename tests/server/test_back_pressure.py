@@ -1,4 +1,4 @@
-"""Readers that are slow, or stop: what they cost, and how they end."""
+"""Readers that are slow, or stop: what they cost, how they end, and what waits for them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from iocpcore import Connection, SlowReaderError
 from support.events import Events
 from support.streams import read_exactly
 from support.system import LIMIT, LINUX, POLLOUT, SANITIZED, scaled, wait_ready, wait_until
+
+PIECE = 1 << 20
 
 MIB = 1 << 20
 BLOCK = 100_000
@@ -171,3 +173,69 @@ def test_others_do_not_wait_for_it(make_server, plain):
         sock.sendall(b"x" * 100)
         assert read_exactly(sock, 100) == b"x" * 100
     assert server.stop(0) >= 1
+
+
+@pytest.mark.system
+def test_max_write_buffer(make_server, plain):
+    """A reader that stops costs so much memory, and its connection."""
+    events = Events()
+
+    def on_data(conn: Connection, data: bytes) -> None:
+        for _ in range(1000):
+            if not conn.send(bytes(1_000_000)):
+                events.add("refused")
+                return
+
+    server = make_server(
+        on_data=on_data, on_close=events.recorder("close"), max_write_buffer=4_000_000
+    )
+    plain(server).sendall(b"x")
+    events.wait(2)
+    assert events.items[0] == "refused"
+    assert isinstance(events.items[1][1], SlowReaderError)
+
+
+@pytest.mark.system
+def test_on_drain(make_server, plain):
+    """Above write_high the peer is not read any more; on_drain says when it goes on."""
+    events = Events()
+
+    def on_data(conn: Connection, data: bytes) -> None:
+        events.add(("data", len(data)))
+        if data == b"go":
+            conn.send(bytes(16_000_000))
+
+    server = make_server(on_data=on_data, on_drain=events.recorder("drain"))
+    sock = plain(server)
+    sock.sendall(b"go")
+    events.wait()
+    sock.sendall(b"not yet")
+    assert read_exactly(sock, 1_000_000)
+    assert events.items == [("data", 2)]
+    assert len(read_exactly(sock, 15_000_000)) == 15_000_000
+    events.wait(3)
+    assert events.items[1] == ("drain",)
+    assert events.items[2] == ("data", 7)
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+def test_an_echo_of_more_than_any_buffer(make_server, dial):
+    """The server stops reading what it cannot send back; if its client did so, too, each would wait
+    for the other for ever."""
+    pieces = scaled(48, 16)
+    received = 0
+    done = threading.Event()
+
+    def count(conn, data):
+        nonlocal received
+        received += len(data)
+        if received == pieces * PIECE:
+            done.set()
+
+    server = make_server(on_data=lambda conn, data: conn.send(data), max_write_buffer=1 << 30)
+    conn = dial(server, on_data=count, max_write_buffer=1 << 30)
+    for _ in range(pieces):
+        assert conn.send(bytes(PIECE))
+    assert done.wait(LIMIT), f"{received} of {pieces * PIECE} bytes came back"
+    conn.close()

@@ -8,19 +8,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import iocpcore
 import pytest
-from iocpcore import Connecting, Connection, _client_sockets, _runtime, connect, connect_nowait
-from iocpcore._sockets import Target
+from iocpcore import Connection, connect, connect_nowait
+from support import inside
+from support.callbacks import echo
 from support.child import check
 from support.events import Events
 from support.streams import socket_of
 from support.system import LIMIT, LINUX, wait_until
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 @pytest.fixture
@@ -29,17 +26,6 @@ def dead() -> Iterator[tuple[str, int]]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()
-
-
-@pytest.fixture
-def nowait(backend, client_port) -> Callable[..., Connecting]:
-    """connect_nowait() to a server."""
-
-    def call(server: iocpcore.Server, **options: object) -> Connecting:
-        port = server.completion_port if backend == "sim" else client_port()
-        return connect_nowait(*server.addresses[0][:2], completion_port=port, **options)
-
-    return call
 
 
 # ---- waiting ------------------------------------------------------------------------------------
@@ -70,7 +56,7 @@ def test_the_port_of_the_process(make_server, backend):
     for conn in conns:
         conn.send(b"x")
     assert events.wait(3) == [b"x"] * 3
-    assert _runtime.stop_default() == 0
+    assert inside.stop_default_port() == 0
     assert all(conn.closing for conn in conns)
     connect(*address).close()  # on another one
 
@@ -82,11 +68,28 @@ def test_refused(client_port, dead):
         connect(*dead, completion_port=client_port())
 
 
+Address = tuple[str, int]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], list[Address]]]:
+    """Functions that say what these names stand for."""
+    known: dict[str, Callable[[], list[Address]]] = {}
+    ask_system = socket.getaddrinfo
+
+    def look_up(host: str, port: int, **options: int) -> list[Any]:
+        if host not in known or options["flags"] & socket.AI_NUMERICHOST:
+            return ask_system(host, port, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in known[host]()]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known
+
+
 @pytest.mark.system
-def test_all_addresses_are_tried(make_server, client_port, dead, monkeypatch):
-    server = make_server()
-    found = [Target(socket.AF_INET, address) for address in (dead, dead, server.addresses[0])]
-    monkeypatch.setattr(_client_sockets, "resolve", lambda *_: list(found))
+def test_all_addresses_are_tried(make_server, client_port, dead, names):
+    found = [dead, ("127.0.0.2", dead[1]), make_server().addresses[0]]
+    names["several.test"] = lambda: found
     connect("several.test", 1, completion_port=client_port()).close()
     found.pop()
     with pytest.raises(ConnectionRefusedError) as caught:
@@ -124,18 +127,6 @@ def test_the_peer_is_known(make_server, dial):
 
 
 @pytest.mark.system
-def test_a_peer_that_is_not_numbers_only(make_server, plain):
-    """As the address of an interface may look. Then the system is asked."""
-    listening, server = make_server(), make_server()
-    sock = plain(listening)
-    sock.setblocking(False)
-    peer = sock.getpeername()
-    conn = server._group.adopt(sock.detach(), socket.AF_INET, peer=("127.0.0.1%lo", 5))
-    assert repr(conn) == f"<iocpcore.Connection {conn.id}>"
-    assert conn.peername == peer
-
-
-@pytest.mark.system
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a" * 64 + ".test"])
 def test_a_name_that_is_unknown(client_port, name):
     with pytest.raises(socket.gaierror, match=name):
@@ -154,9 +145,9 @@ def test_the_timeout(client_port, port, net):
 
 
 @pytest.mark.system
-def test_the_timeout_covers_the_name(client_port, monkeypatch):
+def test_the_timeout_covers_the_name(client_port, names):
     let_go = threading.Event()
-    monkeypatch.setattr(_client_sockets, "resolve", lambda *_: let_go.wait(LIMIT) and [])
+    names["slow.test"] = lambda: let_go.wait(LIMIT) and []
     with pytest.raises(TimeoutError, match=r"connect to slow\.test:1: not done within"):
         connect("slow.test", 1, completion_port=client_port(), timeout=0.1)
     let_go.set()
@@ -188,27 +179,6 @@ def test_options_of_the_socket(make_server, client_port):
         with socket_of(conn) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
-
-
-def test_connections_that_are_alike_share_what_they_can(make_server, dial, client_port, backend):
-    """Of many connections each costs little; nothing is kept when all are gone."""
-    server = make_server(on_data=echo)
-    port = server.completion_port if backend == "sim" else client_port()
-    runtime = _runtime.runtime_of(port)
-    ends = Events()
-
-    def end(conn: Connection, error: BaseException | None) -> None:
-        ends.add(conn.context)
-
-    conns = [dial(server, on_close=end, context=number) for number in range(10)]
-    assert len(runtime.client_groups) == 1
-    other = dial(server, on_close=end, write_high=300_000, context=10)
-    assert len(runtime.client_groups) == 2
-    for conn in (*conns, other):
-        conn.close()
-    assert sorted(ends.wait(11)) == list(range(11))
-    wait_until(lambda: not runtime.client_groups, "the end of both kinds")
-    wait_until(lambda: not server.connections, "the end of all")
 
 
 # ---- where it cannot work -----------------------------------------------------------------------
@@ -277,6 +247,7 @@ def test_a_server_that_stops_meanwhile(net, make_server):
     events = Events()
     server = make_server(workers=2)
     options = {"completion_port": server.completion_port, "timeout": LIMIT}
+    before = server.completion_port.in_flight
     connecting = connect_nowait(*address, on_close=lambda *args: events.add(args), **options)
 
     def wait() -> None:
@@ -287,10 +258,8 @@ def test_a_server_that_stops_meanwhile(net, make_server):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(
-        lambda: sum(isinstance(one, Connecting) for one in list(server._runtime._members)) == 2,
-        "both attempts",
-    )
+    # Each connects, and the one that nobody waits for has a timer.
+    wait_until(lambda: server.completion_port.in_flight == before + 3, "both attempts")
     assert server.stop(LIMIT) == 0
     events.wait(2)
     thread.join(LIMIT)
@@ -300,30 +269,6 @@ def test_a_server_that_stops_meanwhile(net, make_server):
 
 
 # ---- not waiting --------------------------------------------------------------------------------
-
-
-@pytest.mark.system
-def test_the_connection_is_known_to_its_callbacks(make_server, nowait, monkeypatch):
-    """They may be called before the thread that made it goes on."""
-    streams = _client_sockets.SystemStream
-    adopt, called, told = streams.adopt, threading.Event(), threading.Event()
-    events = Events()
-
-    def slow_adopt(*args: object) -> Connection:
-        conn = adopt(*args)
-        assert called.wait(LIMIT)
-        return conn
-
-    def on_connect(conn: Connection) -> None:
-        called.set()
-        assert told.wait(LIMIT)
-        events.add(connecting.connection is conn)
-
-    server = make_server(on_data=echo)
-    monkeypatch.setattr(streams, "adopt", slow_adopt)
-    connecting = nowait(server, on_connect=on_connect)
-    told.set()
-    assert events.wait() == [True]
 
 
 def test_nowait(make_server, nowait):
@@ -500,92 +445,6 @@ def test_cancel_at_any_moment(make_server, nowait):
             connecting.connection.close()
             assert events.wait(2) == ["connect", connecting.connection]
     wait_until(lambda: not server.connections, "the end of all")
-
-
-# ---- stages -------------------------------------------------------------------------------------
-
-
-class Slow:
-    """A handshake: the first byte from the peer, which may never come, decides."""
-
-    peer_ended = False
-
-    def __init__(self, conn: Connection) -> None:
-        self.conn = conn
-
-    def start(self) -> None:
-        pass
-
-    def receive(self, data: bytes) -> bytes:
-        if data[:1] != b"+":
-            raise ConnectionError("rejected")
-        self.conn._established()
-        self.conn._set_stage(None)
-        return data[1:]
-
-    def eof(self) -> None:
-        raise ConnectionError("ended too early")
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    monkeypatch.setattr("iocpcore._tls.client_stage", lambda *_: Slow)
-    return {"ssl": object()}
-
-
-def test_a_handshake(make_server, dial, slow):
-    events = Events()
-    server = make_server(on_connect=lambda conn: conn.call_later(0.05, conn.send, b"+data"))
-    conn = dial(
-        server,
-        on_connect=events.recorder("connect"),
-        on_data=events.recorder("data"),
-        on_close=events.recorder("close"),
-        **slow,
-    )
-    conn.close()
-    assert events.wait(2)[0] == ("connect",)
-    events.wait_for(("close", None))
-
-
-@pytest.mark.parametrize("answer", [b"-", b""])
-def test_a_handshake_that_fails(make_server, dial, nowait, slow, answer):
-    def on_connect(conn: Connection) -> None:
-        conn.send(answer)
-        conn.close()
-
-    events = Events()
-    server = make_server(on_connect=on_connect)
-    words = "rejected" if answer else "ended too early"
-    with pytest.raises(ConnectionError, match=words):
-        dial(server, on_connect=events.add, on_close=events.add, **slow)
-    assert len(events) == 0
-    nowait(server, on_connect=events.add, on_close=lambda *args: events.add(args), **slow)
-    ((conn, error),) = events.wait()
-    assert conn is None
-    assert words in str(error)
-
-
-def test_the_timeout_covers_the_handshake(make_server, dial, nowait, slow, backend):
-    if backend == "sim":
-        pytest.skip("its timers are faster than its wall clock")
-    events = Events()
-    server = make_server()
-    with pytest.raises(TimeoutError):
-        dial(server, on_connect=events.add, on_close=events.add, timeout=0.2, **slow)
-    connecting = nowait(
-        server,
-        on_connect=events.add,
-        on_close=lambda *args: events.add(args),
-        timeout=0.2,
-        **slow,
-    )
-    ((conn, error),) = events.wait()
-    assert conn is None
-    assert isinstance(error, TimeoutError)
-    assert connecting.connection is None
-    wait_until(lambda: not server.connections, "the end of both")
-    assert len(events) == 1
 
 
 # ---- processes ----------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from iocpcore import Datagram, _runtime
+from iocpcore import Datagram
+from support import inside
 from support.child import run
 from support.events import Events
 from support.streams import socket_of
@@ -22,16 +23,16 @@ LOOPBACK = ("127.0.0.1", 0)
 def default_port() -> Iterator[None]:
     """Tests that use the process's own port leave none behind."""
     yield
-    _runtime.stop_default()
+    inside.stop_default_port()
 
 
-def echo(endpoint: Datagram, data: bytes, address: object) -> None:
+def answer(endpoint: Datagram, data: bytes, address: object) -> None:
     endpoint.send_to(data, address)
 
 
 def test_there_and_back(endpoint):
     events = Events()
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(on_datagram=lambda _, data, address: events.add((data, address)))
     for data in (b"hello", b"", bytes(1000)):
         assert client.send_to(data, server.sockname)
@@ -141,7 +142,7 @@ def test_an_address_must_be_numeric(endpoint):
 @pytest.mark.system
 def test_a_remote_address(endpoint):
     events = Events()
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(remote_address=server.sockname, on_datagram=events.recorder("got"))
     stranger = endpoint()
     stranger.send_to(b"not for you", client.sockname)
@@ -152,7 +153,7 @@ def test_a_remote_address(endpoint):
 
 @pytest.mark.system
 def test_a_name_as_remote_address(endpoint, localhost):
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(remote_address=(localhost, server.sockname[1]), local_address=LOOPBACK)
     assert client.remote_address == server.sockname
 
@@ -175,7 +176,7 @@ def test_nobody_there(endpoint):
             errors.wait(count)
     assert all(isinstance(error, ConnectionError) for error in errors.items)
     assert all(f" 127.0.0.1:{address[1]}: " in str(error) for error in errors.items)
-    server = endpoint(local_address=address, on_datagram=echo)
+    server = endpoint(local_address=address, on_datagram=answer)
     wait_until(
         lambda: client.send_to(b"now?") and (len(events) or not threading.Event().wait(0.01)),
         "an answer",
@@ -187,7 +188,7 @@ def test_nobody_there(endpoint):
 def test_too_large(endpoint):
     """That is the system's to say."""
     events, errors = Events(), Events()
-    server = endpoint(on_datagram=echo)
+    server = endpoint(on_datagram=answer)
     client = endpoint(
         on_datagram=events.recorder("got"), on_error=lambda _, error: errors.add(error)
     )
@@ -208,22 +209,6 @@ def test_what_is_too_long_is_cut_off(endpoint):
     client.send_to(b"next", server.sockname)
     events.wait(2)
     assert [event[1] for event in events.items] == [bytes(10), b"next"]
-
-
-@pytest.mark.system
-def test_failures_in_a_row(endpoint):
-    """A receive that fails for ever does not keep a worker busy; it pauses, longer and longer."""
-    server = endpoint()
-    no_memory = OSError(errno.ENOMEM, "no memory")
-    for failures, expected in enumerate((0.02, 0.04, 0.08), 1):
-        server._not_received(no_memory, failures)
-        assert server._pause == pytest.approx(expected)
-    for failures in range(4, 24):
-        server._not_received(no_memory, failures)
-    assert server._pause == 1.0
-    server._not_received(no_memory, 1)  # something was received meanwhile
-    assert server._pause == pytest.approx(0.02)
-    server.close()
 
 
 @pytest.mark.system
@@ -271,7 +256,7 @@ def test_reuse_port(endpoint):
 def test_ipv6(endpoint):
     events = Events()
     try:
-        server = endpoint(local_address=("::1", 0), on_datagram=echo)
+        server = endpoint(local_address=("::1", 0), on_datagram=answer)
     except OSError:
         pytest.skip("no IPv6 here")
     client = endpoint(remote_address=server.sockname[:2], on_datagram=events.recorder("got"))
@@ -293,7 +278,7 @@ def test_a_closed_port(make_port):
 def test_the_port_of_the_process(default_port):
     events = Events()
     with (
-        Datagram(local_address=LOOPBACK, on_datagram=echo) as server,
+        Datagram(local_address=LOOPBACK, on_datagram=answer) as server,
         Datagram(local_address=LOOPBACK, on_datagram=events.recorder("got")) as client,
     ):
         client.send_to(b"x", server.sockname)
@@ -359,7 +344,7 @@ def test_many_errors_and_the_log(endpoint, caplog):
     with caplog.at_level(logging.DEBUG, "iocpcore"):
         sender = endpoint(remote_address=address)
         wait_until(lambda: sender.send_to(b"x") and sender.stats()["errors"] > 20, "errors")
-        sender._runtime.log.close()  # whose timer would outlive the endpoint
+        inside.end_log(sender)  # whose timer would outlive the endpoint
     messages = [record.getMessage() for record in caplog.records if record.name == "iocpcore"]
     assert "refused" in messages[0]
     assert len(messages) == 2

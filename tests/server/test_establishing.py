@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -234,67 +235,6 @@ def test_nobody_is_known_before_the_proxy_header(make_server, plain):
     assert len(server.connections) == 1
 
 
-@pytest.mark.system
-def test_on_connect_comes_first(backend, client_port):
-    """Whoever has got hold of a connection early: timers and offloads wait for on_connect."""
-    events = Events()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        connecting = iocpcore.connect_nowait(
-            "127.0.0.1",
-            listener.getsockname()[1],
-            ssl=client_context(),
-            server_hostname=HOST,
-            on_connect=lambda conn: events.add("on_connect"),
-            on_close=lambda conn, error: events.add(error),
-            completion_port=client_port(),
-        )
-        sock = listener.accept()[0]
-        wait_until(lambda: connecting._connection, "the connection")
-        conn = connecting._connection
-        fired = threading.Event()
-        conn.call_later(0, lambda: events.add("timer"))
-        conn.offload(fired.set, then=lambda conn, result: events.add("offload"))
-        conn.offload(fired.set, then=lambda conn, result: events.add("serial"), serial=True)
-        assert fired.wait(LIMIT)
-        assert conn.send(b"early")  # waits for the end of the handshake
-        assert events.items == []
-        server = server_context().wrap_socket(sock, server_side=True)
-        assert server.recv(10) == b"early"
-        assert events.wait(4)[0] == "on_connect"
-        assert sorted(events.items[1:]) == ["offload", "serial", "timer"]
-        server.close()
-        assert events.wait(5)
-
-
-@pytest.mark.system
-def test_jobs_of_one_that_is_never_established(backend, client_port):
-    """They are dropped with it."""
-    events, fired = Events(), threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        connecting = iocpcore.connect_nowait(
-            "127.0.0.1",
-            listener.getsockname()[1],
-            ssl=client_context(),
-            server_hostname=HOST,
-            on_close=lambda conn, error: events.add((conn, type(error))),
-            completion_port=client_port(),
-        )
-        sock = listener.accept()[0]
-        wait_until(lambda: connecting._connection, "the connection")
-        connecting._connection.call_later(0, lambda: events.add("timer"))
-        connecting._connection.offload(fired.set, then=lambda conn, result: events.add("offload"))
-        assert fired.wait(LIMIT)
-        assert sock.recv(65536)
-        sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        sock.shutdown(socket.SHUT_WR)
-        ((conn, error),) = events.wait()
-        assert conn is None
-        assert issubclass(error, ssl.SSLError)
-        sock.close()
-        wait_until(lambda: client_port().in_flight == 0, "the end of all operations")
-        assert len(events) == 1
-
-
 # ---- framers ------------------------------------------------------------------------------------
 
 
@@ -403,3 +343,31 @@ def test_framer_of_a_server_that_cannot_be_made(backend, make_server, dial):
     conn = dial(server, on_data=lambda conn, data: answers.add(data))
     conn.send(b"x\n")
     assert answers.wait() == [b"x\n"]
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+def test_connections_are_whole_when_they_are_listed(make_server):
+    """server.connections gave some that were not open yet, and using those was a crash."""
+    server = make_server(on_data=lambda conn, data: None, workers=2)
+    end = time.monotonic() + 1
+
+    def use() -> None:
+        while time.monotonic() < end:
+            for conn in server.connections:
+                conn.send(b"x")
+                conn.close()
+
+    def connect() -> None:
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(server.addresses[0][:2], LIMIT).close()
+            except OSError:
+                pass
+
+    threads = [threading.Thread(target=function) for function in (use, use, connect, connect)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    wait_until(lambda: not server.connections, "the end of all connections")

@@ -6,18 +6,13 @@ that serves nobody must not look as if it did.
 
 from __future__ import annotations
 
-import sys
 import textwrap
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from iocpcore import _workers
 from support.child import run
-from support.system import LIMIT
+from support.system import LINUX
 
-pytestmark = pytest.mark.found_in_use
-
-LINUX = sys.platform == "linux"
 FAILED = "ERROR iocpcore the port has failed, and everything on it ends: "
 HEAD = '''
 import logging, os, socket, sys, threading, time
@@ -81,6 +76,7 @@ def run_child(code: str, backend: str, *output: str) -> None:
         assert line.startswith(beginning), child.stdout
 
 
+@pytest.mark.found_in_use
 @with_descriptors
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("again", [False, True], ids=["closed", "used again"])
@@ -125,6 +121,7 @@ def test_serve_forever_raises(backend, count, again):
     )
 
 
+@pytest.mark.found_in_use
 @with_descriptors
 def test_started_server(backend):
     """Without serve_forever(): the log and on_close tell, and stop() ends as ever."""
@@ -155,6 +152,7 @@ def test_started_server(backend):
     )
 
 
+@pytest.mark.found_in_use
 @with_descriptors
 def test_default_port_of_clients(backend):
     """Its connections hear of it, and the next connect() gets another port."""
@@ -185,6 +183,7 @@ def test_default_port_of_clients(backend):
     )
 
 
+@pytest.mark.found_in_use
 @with_descriptors
 def test_datagram(backend):
     """Its on_error hears of it, and may take any time: the end does not wait."""
@@ -223,6 +222,7 @@ def test_datagram(backend):
     )
 
 
+@pytest.mark.found_in_use
 @with_descriptors
 def test_port_of_ones_own(backend):
     """Every wait on it raises, from then on; close() ends what is in flight."""
@@ -267,50 +267,3 @@ def test_port_of_ones_own(backend):
         backend,
         "end",
     )
-
-
-# ---- workers by themselves ----------------------------------------------------------------------
-
-
-class Port:
-    """Its run() ends in these ways, one after another."""
-
-    closed = False
-
-    def __init__(self, *ends: BaseException | None) -> None:
-        self._ends = list(ends)
-
-    def run(self) -> None:
-        end = self._ends.pop(0)
-        if end is not None:
-            raise end
-
-
-def ends_of(port: Port) -> list[BaseException]:
-    left: list[BaseException] = []
-    team = _workers.Workers(cast(Any, port), 1, left.append, left.append)
-    team.start()
-    assert team.join(LIMIT)
-    return left
-
-
-@pytest.mark.parametrize("end", [OSError(9, "wait"), RuntimeError("odd"), AssertionError()])
-def test_no_worker_ends_without_a_word(end):
-    """Whatever it is that ends it."""
-    assert ends_of(Port(end)) == [end]
-
-
-def test_a_port_that_its_user_ends():
-    (left,) = ends_of(Port(ValueError("port is closed")))
-    assert isinstance(left, _workers.Closed)
-    (left,) = ends_of(Port(None))
-    assert isinstance(left, _workers.Stopped)
-
-
-def test_a_worker_goes_on(monkeypatch):
-    """After an exit that a callback asked for, and when memory is there again."""
-    monkeypatch.setattr(_workers, "PAUSE", 0)
-    asked = SystemExit(3)
-    first, last = ends_of(Port(MemoryError(), asked, MemoryError(), None))
-    assert first is asked
-    assert isinstance(last, _workers.Stopped)

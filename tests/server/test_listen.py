@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import socket
@@ -11,20 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from iocpcore import Connection, Server, _core, connect
+from iocpcore import Connection, Server, connect
+from support.callbacks import echo
 from support.events import Events
 from support.streams import read_exactly, socket_of
 from support.system import LIMIT, LINUX, WINDOWS
 
-if WINDOWS:
-    import _winapi
-
 pytestmark = pytest.mark.system
 unix = pytest.mark.skipif(not LINUX, reason="unix sockets are for Linux")
-
-
-def echo(conn: Connection, data: bytes) -> None:
-    conn.send(data)
 
 
 def ask(address: object, family: int = socket.AF_INET) -> None:
@@ -298,41 +291,28 @@ def test_a_pipe(server, client_port):
         connect(name + "-nothing", completion_port=client_port())
 
 
-@pytest.mark.skipif(not WINDOWS, reason="named pipes are for Windows")
-def test_what_is_no_pipe():
-    with pytest.raises(FileNotFoundError, match=r"connect to .*nothing"):
-        _core.pipe_connect(r"\\.\pipe\nothing", 1)
-    with pytest.raises(OSError, match="connect to") as raised:  # which opening might change
-        _core.pipe_connect(r"C:\file", 1)
-    assert raised.value.errno == errno.EINVAL
-    with pytest.raises(ValueError, match="null"):
-        _core.pipe_connect("\\\\.\\pipe\\x\0y", 1)
-    with pytest.raises(ValueError, match="timeout"):
-        _core.pipe_connect(r"\\.\pipe\nothing", -1)
-    with pytest.raises(TypeError, match="timeout"):
-        _core.pipe_connect(r"\\.\pipe\nothing", "soon")
-    with pytest.raises(TypeError):
-        _core.pipe_connect(b"nothing", 1)
-
-
-@pytest.mark.skipif(not WINDOWS, reason="named pipes are for Windows")
-def test_a_busy_pipe(client_port):
-    """As many clients as there are instances; the next one waits."""
-    name = rf"\\.\pipe\iocpcore-busy-{os.getpid()}"
-    another = name + "-too"  # connect() may still be trying for a moment when its time is up
-
-    def instance(name: str) -> int:
-        return _winapi.CreateNamedPipe(name, _winapi.PIPE_ACCESS_DUPLEX, 0, 2, 4096, 4096, 0, 0)
-
-    handles = [instance(name), instance(another)]
-    ends = [_core.pipe_connect(name, 0), _core.pipe_connect(another, None)]
-    with pytest.raises(TimeoutError, match="connect to"):
-        _core.pipe_connect(name, 0.01)
-    with pytest.raises(TimeoutError):
-        connect(another, completion_port=client_port(), timeout=0.01)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_core.pipe_connect, name, LIMIT)
-        handles.append(instance(name))
-        ends.append(waiting.result(LIMIT))
-    for handle in [*ends, *handles]:
-        _core.pipe_close(handle)
+@pytest.mark.found_in_use
+@pytest.mark.system
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads
+def test_forked_child_leaves_the_socket_file(make_server, tmp_path):
+    """A child that unwinds `with server:` must not take the parent's address away."""
+    path = str(tmp_path / "s")
+    server = make_server(on_data=lambda conn, data: conn.send(data), listen=False)
+    server.listen(path)
+    child = os.fork()
+    if child == 0:
+        try:
+            server.stop(0)
+        except RuntimeError:  # it is the parent's
+            pass
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(LIMIT)
+        sock.connect(path)
+        sock.sendall(b"x")
+        assert read_exactly(sock, 1) == b"x"
+    server.stop(LIMIT)
+    assert not os.path.exists(path)

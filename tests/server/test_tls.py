@@ -18,6 +18,7 @@ from typing import Any
 import iocpcore
 import pytest
 from iocpcore import Server, SlowReaderError
+from support.callbacks import echo
 from support.certificates import HOST, OTHER_HOST, client_context, server_context
 from support.events import Events
 from support.net import reset
@@ -131,10 +132,6 @@ def unestablished(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """The server's lines about connections that did not come about."""
     caplog.set_level(logging.INFO, "iocpcore")
     return lambda: [r.getMessage() for r in caplog.records if "not established" in r.getMessage()]
-
-
-def echo(conn: Any, data: bytes) -> None:
-    conn.send(data)
 
 
 # ---- data ---------------------------------------------------------------------------------------

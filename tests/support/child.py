@@ -23,6 +23,7 @@ CRASHES |= {
 }
 
 PACKAGES = str(Path(iocpcore.__file__).resolve().parents[1])
+TESTS = str(Path(__file__).resolve().parents[1])
 
 
 class Crashed(AssertionError):
@@ -30,8 +31,8 @@ class Crashed(AssertionError):
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, and the package where this process found it."""
-    path = os.pathsep.join(filter(None, [PACKAGES, os.environ.get("PYTHONPATH")]))
+    """Ours, with the package where this process found it, and `support`."""
+    path = os.pathsep.join(filter(None, [PACKAGES, TESTS, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **extra}
 
 

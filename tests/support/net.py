@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import iocpcore
-from iocpcore import _core
 
+from support import sim
 from support.system import LIMIT, POLLIN, POLLOUT, wait_ready
 
 LOOPBACK = "127.0.0.1"
@@ -173,6 +173,16 @@ class Net:
         self.finish(op)
         return op.error
 
+    def forget(self) -> None:
+        """Let go of all operations that were handed out."""
+        self._seen.clear()
+        self._stash.clear()
+
+    @property
+    def kept(self) -> int:
+        """How many completions take() would find at once."""
+        return len(self._stash)
+
     def nothing_more(self) -> None:
         """Nothing has completed that was not asked for."""
         assert self.pump(0) == []
@@ -186,6 +196,10 @@ class Net:
         self._closers[id(item)] = item.close
         return item
 
+    def disown(self, item: Any) -> None:
+        """The test closes it."""
+        self._closers.pop(id(item))
+
     def _keep_simulated(self, handle: int) -> int:
         def close() -> None:
             try:
@@ -193,7 +207,7 @@ class Net:
             except ValueError:
                 pass  # it never was associated, or the port is closed
             try:
-                _core.sim_close(self.port, handle)
+                sim.close(self.port, handle)
             except ValueError:
                 pass  # the port is closed, and its world with it
 
@@ -209,7 +223,7 @@ class Net:
     def pair(self) -> tuple[Any, Any]:
         """A connected stream handle, and its peer."""
         if self.simulated:
-            handle, other = _core.sim_pair(self.port)
+            handle, other = sim.pair(self.port)
             return self._keep_simulated(handle), SimPeer(self, self._keep_simulated(other))
         sock, other = tcp_pair()
         return self.keep(sock), SystemPeer(self, self.keep(other))
@@ -217,12 +231,12 @@ class Net:
     def stream(self) -> Any:
         """A stream handle that is not connected."""
         if self.simulated:
-            return self._keep_simulated(_core.sim_socket(self.port))
+            return self._keep_simulated(sim.socket(self.port))
         return self.keep(socket.socket())
 
     def listener(self, backlog: int = 128) -> tuple[Any, Any]:
         if self.simulated:
-            handle, address = _core.sim_listener(self.port)
+            handle, address = sim.listener(self.port)
             return self._keep_simulated(handle), address
         sock = self.keep(socket.socket())
         sock.bind((LOOPBACK, 0))
@@ -247,7 +261,7 @@ class Net:
     def datagram(self) -> tuple[Any, Any]:
         """A datagram handle and its address."""
         if self.simulated:
-            handle, address = _core.sim_datagram(self.port)
+            handle, address = sim.datagram(self.port)
             return self._keep_simulated(handle), address
         sock = self.keep(socket.socket(type=socket.SOCK_DGRAM))
         sock.bind((LOOPBACK, 0))
@@ -256,7 +270,7 @@ class Net:
     def file(self, data: bytes = b"") -> Any:
         """A file to read and write, with this in it."""
         if self.simulated:
-            return self._keep_simulated(_core.sim_file(self.port, data))
+            return self._keep_simulated(sim.file(self.port, data))
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end
         file.write(data)
         return self.keep(file)
@@ -294,5 +308,4 @@ class Net:
         for closer in reversed(self._closers.values()):
             closer()
         self._closers.clear()
-        self._seen.clear()
-        self._stash.clear()
+        self.forget()

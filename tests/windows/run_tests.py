@@ -40,7 +40,7 @@ from layout import (
 
 # What is run unless tests are named, as far as it exists.
 TESTS = (
-    *("tests/contract", "tests/server", "tests/aio", "tests/faults"),
+    *("tests/contract", "tests/server", "tests/unit", "tests/aio", "tests/faults"),
     *("tests/test_cli.py", "tests/test_exit.py"),
 )
 SMOKE = "@tests/smoke.txt"

@@ -11,15 +11,15 @@ from types import FrameType
 from typing import Any
 
 from iocpcore import Connection, LengthPrefixed, Server
-from iocpcore._cli import arguments
-from iocpcore._cli.display import Display, Figures, display
-from iocpcore._cli.processes import (
+from iocpcore._bench.processes import (
     ANSWER_LIMIT,
     CONNECT_LIMIT,
     PATIENCE,
     Child,
     need_descriptors,
 )
+from iocpcore._cli import arguments
+from iocpcore._cli.display import Display, Figures, display
 from iocpcore._cli.serving import description, open_server
 from iocpcore._signals import NUMBERS
 
@@ -106,7 +106,7 @@ class Demo:
         environment = {"IOCPCORE_BACKEND": options.backend} if options.backend else {}
         with display(options.seconds) as shown:
             with Child(
-                "iocpcore._cli.load",
+                "iocpcore._bench.load",
                 *(host, port, "--answer", "upper", "--depth", DEPTH, "--size", SIZE),
                 *("--connections", options.connections, "--seconds", options.seconds),
                 *("--interval", shown.interval),

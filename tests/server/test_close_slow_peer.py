@@ -10,7 +10,6 @@ import threading
 import time
 
 import pytest
-from iocpcore import Framer, FramingError
 from support.system import LIMIT, LINUX, wait_until
 
 pytestmark = pytest.mark.found_in_use
@@ -85,30 +84,3 @@ def test_everything_arrives(slow, way):
     if way == "stop":
         stopper.join(LIMIT)
         assert stopped == [0]
-
-
-class Words(Framer):
-    def feed(self, data):
-        for word in data.split():
-            if word == b"bad":
-                raise FramingError("a bad word")
-            yield word
-
-    def encode(self, message):
-        return message + b" "
-
-
-@pytest.mark.system
-def test_messages_before_a_bad_one(make_server, plain):
-    """Also of a framer that is a generator."""
-    said = []
-    closed = threading.Event()
-    server = make_server(
-        on_message=lambda conn, message: said.append(message),
-        on_error=lambda conn, error: said.append(type(error)),
-        on_close=lambda conn, error: closed.set(),
-        framing=Words,
-    )
-    plain(server).sendall(b"one two bad three")
-    assert closed.wait(LIMIT)
-    assert said == [b"one", b"two", FramingError]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import iocpcore
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from iocpcore import Connection, Delimited, FixedSize, FramingError, LengthPrefixed
+from iocpcore import Connection, Delimited, FixedSize, Framer, FramingError, LengthPrefixed
 from support.events import Events
 from support.system import LIMIT, SLOWNESS, wait_until
 
@@ -292,3 +293,31 @@ def test_that_framings_are_what_they_say():
                 len(encode(framing, messages)),
             )
     assert iocpcore.FramingError is FramingError
+
+
+class Words(Framer):
+    def feed(self, data):
+        for word in data.split():
+            if word == b"bad":
+                raise FramingError("a bad word")
+            yield word
+
+    def encode(self, message):
+        return message + b" "
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+def test_messages_before_a_bad_one(make_server, plain):
+    """Also of a framer that is a generator."""
+    said = []
+    closed = threading.Event()
+    server = make_server(
+        on_message=lambda conn, message: said.append(message),
+        on_error=lambda conn, error: said.append(type(error)),
+        on_close=lambda conn, error: closed.set(),
+        framing=Words,
+    )
+    plain(server).sendall(b"one two bad three")
+    assert closed.wait(LIMIT)
+    assert said == [b"one", b"two", FramingError]

@@ -119,7 +119,7 @@ def test_two_ports_and_one_number(make_port, make_net):
     two.dissociate(a.fileno())
     one.associate(a)
     number = a.detach()
-    net._closers.pop(id(a))
+    net.disown(a)
     two.associate(number)  # the object that the other port knows is closed
     two.close_handle(number)
 
@@ -306,7 +306,7 @@ def test_close_handle_of_a_number(port, net):
     """The port closes it, as there is no object to do so."""
     a, peer = net.pair()
     number = a.detach()
-    net._closers.pop(id(a))
+    net.disown(a)
     op = port.recv(number, 10)
     port.close_handle(number)
     net.finish(op)

@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from iocpcore import Connection, FixedSize, LengthPrefixed, connect_nowait
-from iocpcore._cli.processes import ANSWER_LIMIT, CONNECT_LIMIT, report, watch_stdin
+from iocpcore._bench.processes import ANSWER_LIMIT, CONNECT_LIMIT, report, watch_stdin
 
 TICK = 0.01
 SMALLEST = 16  # bytes of a message
@@ -230,7 +230,7 @@ def _at(rising: list[tuple[int, int]], rank: float) -> float | None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m iocpcore._cli.load", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m iocpcore._bench.load", description=__doc__)
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("--connections", type=int, default=100)

@@ -1,10 +1,9 @@
-"""What peers can bring about is not logged as often as they like, and ends with its number."""
+"""The log by itself: how often what may be repeated is said, and what is said of a peer."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -14,8 +13,8 @@ import iocpcore
 import pytest
 from iocpcore import _log
 from iocpcore._log import INTERVAL, Kind, Log, ServerLog, escaped, shown
-from support.certificates import server_context
-from support.system import LIMIT, wait_until
+from support.log import Lines, log_lines
+from support.system import LIMIT
 
 EVENTS = Kind(logging.WARNING, "events")
 STATE = Kind(logging.WARNING, "failures", over="it goes on")
@@ -53,20 +52,6 @@ class World:
         self.now = end
 
 
-class Lines(logging.Handler):
-    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
-        super().__init__()
-        self.lines: list[tuple[float, str]] = []
-        self._now = now
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((self._now(), record.getMessage()))
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for _, text in self.lines]
-
-
 @pytest.fixture
 def world() -> World:
     return World()
@@ -74,11 +59,8 @@ def world() -> World:
 
 @pytest.fixture
 def lines(world: World) -> Iterator[Lines]:
-    handler = Lines(lambda: world.now)
-    logger = logging.getLogger("iocpcore")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
+    with log_lines(lambda: world.now) as lines:
+        yield lines
 
 
 @pytest.fixture
@@ -329,91 +311,3 @@ def test_every_line_of_a_server_is_escaped(log, lines):
     assert len(lines.texts) >= 6
     for text in lines.texts:
         assert text.isprintable()
-
-
-# ---- with servers -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def warnings() -> Iterator[Lines]:
-    handler = Lines()
-    logger = logging.getLogger("iocpcore")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
-
-
-def ended(dial: Any, server: iocpcore.Server, data: bytes) -> None:
-    end = threading.Event()
-    dial(server, on_close=lambda conn, error: end.set()).send(data)
-    assert end.wait(LIMIT)
-
-
-def v2_unix(path: bytes) -> bytes:
-    """A PROXY header that tells of a client at a unix socket."""
-    addresses = path.ljust(108, b"\0") + bytes(108)
-    return b"\r\n\r\n\0\r\nQUIT\n\x21\x31" + len(addresses).to_bytes(2, "big") + addresses
-
-
-@pytest.mark.parametrize("trusted", [["0.0.0.0/0"], []])
-def test_a_flood_of_headers(make_server, dial, warnings, trusted):
-    """By a peer that is not trusted, and by one that is: the first is in the log, and at the end
-    how many there were."""
-    server = make_server(proxy_protocol=trusted, handshake_timeout=None)
-    for _ in range(30):
-        ended(dial, server, b"PROXY nonsense\r\n")
-    if server.completion_port.backend != "sim":  # where time flies
-        assert len(warnings.texts) == 1
-    assert warnings.texts[0].startswith("connection from ")
-    server.stop()
-    if server.completion_port.backend != "sim":
-        assert len(warnings.texts) == 2
-        assert "29 more until the end" in warnings.texts[1]
-
-
-def test_a_path_in_a_header(make_server, dial, warnings):
-    """It may contain anything; TLS behind it is refused, and the log names the path."""
-    server = make_server(proxy_protocol=["0.0.0.0/0"], ssl=server_context(), handshake_timeout=None)
-    logging.getLogger("iocpcore").setLevel(logging.INFO)
-    try:
-        ended(dial, server, v2_unix(b"/x\n\x1b[2Jroot") + b"this is not TLS")
-        wait_until(lambda: warnings.texts, "the line")
-    finally:
-        logging.getLogger("iocpcore").setLevel(logging.NOTSET)
-    assert r"/x\n\x1b[2Jroot" in warnings.texts[0]
-    assert all(text.isprintable() for text in warnings.texts)
-
-
-def test_a_flood_of_failed_attempts(client_port, backend, warnings):
-    """Of connect_nowait() whose failure nobody else is told."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        address = sock.getsockname()
-        attempts = [
-            iocpcore.connect_nowait(*address, completion_port=client_port()) for _ in range(20)
-        ]
-        wait_until(lambda: all(attempt.done for attempt in attempts), "all refusals")
-    wait_until(lambda: warnings.texts, "a line")
-    if backend != "sim":
-        assert len(warnings.texts) == 1
-
-
-@pytest.mark.system  # the time of sim flies between two connections
-def test_the_last_line_comes_by_itself(make_server, dial, warnings, monkeypatch):
-    """Though nothing happens any more, and without another thread."""
-    monkeypatch.setattr(_log, "INTERVAL", 0.3)
-    server = make_server(proxy_protocol=["0.0.0.0/0"], handshake_timeout=None)
-    before = threading.active_count()
-    for _ in range(30):
-        ended(dial, server, b"PROXY nonsense\r\n")
-    assert threading.active_count() <= before + 2  # those of the client's port
-    wait_until(lambda: any("no more" in text for text in warnings.texts), "the last line")
-    (last,) = [text for text in warnings.texts if "no more" in text]
-    assert "30 in all" in last
-    wait_until(lambda: server.stats()["port_in_flight"] == 1, "the end of the timer")
-
-
-def test_no_timer_without_events(make_server, dial):
-    server = make_server(on_data=lambda conn, data: conn.send(data))
-    dial(server).close()
-    assert not server._runtime.log._episodes

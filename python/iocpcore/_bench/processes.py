@@ -1,4 +1,4 @@
-"""The child processes of demo and bench."""
+"""Processes of servers and of loads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -25,49 +25,45 @@ ANSWER_LIMIT = 5.0  # for answers that are missing at its end
 PATIENCE = 10.0  # for a process that is late
 
 
-class Child:
-    """A module of ours as a process of its own, which writes JSON, a line for each event.
+class LineProcess:
+    """A process that writes lines to its stdout.
 
-    It ends when its stdin does; so none is left behind, however this process ends. Ctrl-C is not
-    its business.
+    It is asked to end by the end of its stdin. In the end it is killed if it takes long, so that
+    none is left behind.
     """
 
     def __init__(
-        self, module: str, *arguments: object, cpu: int | None = None, **environment: str
+        self, command: Sequence[str], cores: Set[int] | None = None, **options: Any
     ) -> None:
-        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._process = subprocess.Popen(
-            [sys.executable, "-u", "-m", module, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            env=_environment() | environment,
-            **_apart(),
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        options.setdefault("stdin", subprocess.PIPE)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, encoding="utf-8", **options
         )
-        if cpu is not None:
-            _pin(self._process.pid, cpu)
-        self._reader = threading.Thread(target=self._read, name="events", daemon=True)
+        if cores:
+            _pin(self.process.pid, cores)
+        self._reader = threading.Thread(target=self._read, name="lines", daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._events.put(json.loads(line))
-        self._events.put(None)
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
 
-    def event(self, limit: float) -> dict[str, Any]:
-        """The next one. Raises queue.Empty after so many seconds, RuntimeError if none follows."""
-        found = self._events.get(timeout=limit)
+    def line(self, limit: float) -> str:
+        """The next one; "" if none follows. Raises queue.Empty after so many seconds."""
+        found = self._lines.get(timeout=max(0.0, limit))
         if found is None:
-            self._events.put(None)
-            raise RuntimeError("a process of the load or of a server has ended early")
+            self._lines.put(None)
+            return ""
         return found
 
     def end(self) -> None:
-        """Ask it to end. Its last events may follow."""
-        assert self._process.stdin is not None
+        """Ask it to end. Its last lines may follow."""
+        assert self.process.stdin is not None
         try:
-            self._process.stdin.close()
+            self.process.stdin.close()
         except OSError:
             pass  # it has ended
 
@@ -77,13 +73,38 @@ class Child:
     def __exit__(self, *exception: object) -> None:
         self.end()
         try:
-            self._process.wait(END_LIMIT)
+            self.process.wait(END_LIMIT)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
         self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Child(LineProcess):
+    """A module of ours as a process of its own, which writes JSON, a line for each event.
+
+    Ctrl-C is not its business.
+    """
+
+    def __init__(
+        self, module: str, *arguments: object, cores: Set[int] | None = None, **environment: str
+    ) -> None:
+        super().__init__(
+            [sys.executable, "-u", "-m", module, *map(str, arguments)],
+            cores,
+            env=_environment() | environment,
+            **_apart(),
+        )
+
+    def event(self, limit: float) -> dict[str, Any]:
+        """The next one. Raises queue.Empty after so many seconds, RuntimeError if none follows."""
+        line = self.line(limit)
+        if not line:
+            raise RuntimeError("a process of the load or of a server has ended early")
+        found: dict[str, Any] = json.loads(line)
+        return found
 
 
 def watch_stdin(function: Callable[[], object]) -> None:
@@ -117,7 +138,7 @@ if sys.platform == "win32":
     def _apart() -> dict[str, Any]:
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 
-    def _pin(pid: int, cpu: int) -> None:
+    def _pin(pid: int, cores: Set[int]) -> None:
         """Left to the system."""
 
     def need_descriptors(count: int) -> None:
@@ -129,9 +150,9 @@ else:
         """Signals of the terminal are not for the child."""
         return {"start_new_session": True}
 
-    def _pin(pid: int, cpu: int) -> None:
-        with suppress(OSError):  # it has ended; its events will tell
-            os.sched_setaffinity(pid, {cpu})
+    def _pin(pid: int, cores: Set[int]) -> None:
+        with suppress(OSError):  # it has ended; its lines will tell
+            os.sched_setaffinity(pid, cores)
 
     def need_descriptors(count: int) -> None:
         """Raises ValueError if the system does not let this process have so many connections."""

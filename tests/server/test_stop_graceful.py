@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+import iocpcore
 import pytest
 from iocpcore import Connection
 from support import certificates
 from support.events import Events
+from support.stopping import PROMISED, within
 from support.streams import read_all
 from support.system import LIMIT, wait_until
-
-# What stop() promises is its time limit and one second; the rest is for a slow machine.
-PROMISED = 1.0
-SLACK = 1.5
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < seconds + SLACK
 
 
 def in_thread(function: Callable[[], object]) -> threading.Thread:
@@ -269,30 +258,14 @@ def test_again_with_less_time(make_server, plain):
 
 
 @pytest.mark.system
-def test_during_a_handshake(make_server, plain, monkeypatch):
+def test_during_a_handshake(make_server, plain):
     """A client that has not finished it is not waited for."""
-
-    class Never:
-        peer_ended = False
-        ssl_object = None
-
-        def __init__(self, conn: Connection) -> None:
-            pass
-
-        def start(self) -> None:
-            pass
-
-        def receive(self, data: bytes) -> bytes:
-            return b""
-
-        def eof(self) -> None:
-            pass
-
     events = Events()
-    monkeypatch.setattr("iocpcore.server._stage", lambda *_: Never)
-    server = make_server(on_connect=events.add, on_close=events.add)
+    server = make_server(
+        on_connect=events.add, on_close=events.add, ssl=certificates.server_context()
+    )
     sock = plain(server)
-    sock.sendall(b"hello?")
+    sock.sendall(b"\x16\x03\x01")  # the first bytes of a record
     wait_until(lambda: server.stats()["establishing"] == 1, "the connection")
     with within(0):
         assert server.stop(LIMIT) == 0
@@ -301,7 +274,6 @@ def test_during_a_handshake(make_server, plain, monkeypatch):
 
 def test_clients_on_the_servers_port(make_server, backend):
     """Their end is part of the server's."""
-    import iocpcore
 
     events = Events()
     server = make_server(on_connect=events.recorder("accepted"))

@@ -10,8 +10,6 @@ import pytest
 from iocpcore import Connection
 from support.system import scaled
 
-pytestmark = pytest.mark.found_in_use
-
 CONNECTIONS = 100
 MESSAGE = bytes(100)
 MESSAGES = 150_000
@@ -22,6 +20,7 @@ def begin(conn: Connection) -> None:
     conn.send(MESSAGE)
 
 
+@pytest.mark.found_in_use
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_main_thread_has_its_turns(make_server, backend, workers):
     """Both ends send back what they get, without any Python code, so that completions wait

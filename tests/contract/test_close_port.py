@@ -367,11 +367,11 @@ def test_opened_and_closed_with_work_again_and_again(make_port, make_net):
 STUCK = """
 import errno, gc, warnings
 import iocpcore
-from iocpcore import _core
+from support import sim
 
 port = iocpcore.CompletionPort()
-a, b = _core.sim_pair(port)
-_core.sim_configure(port, stuck=True)
+a, b = sim.pair(port)
+sim.configure(port, stuck=True)
 buffer = bytearray(10)
 op = port.recv_into(a, buffer)
 timer = port.timer(1000)

@@ -36,7 +36,7 @@ def test_ten_thousand_in_flight(port, net):
         net.nothing_more()
     finally:
         expected = None
-        net._seen.clear()
+        net.forget()
         for near, far in sockets:
             near.close()
             far.close()

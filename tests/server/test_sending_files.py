@@ -1,19 +1,23 @@
-"""send_file() of what is no file that can be sent: told at once, and nothing else is hurt."""
+"""Files that are sent: what cannot be is told at once, and nothing else is hurt."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import iocpcore
 import pytest
 from support import certificates
 from support.events import Events
-from support.system import WINDOWS, wait_until
+from support.system import WINDOWS, descriptors, wait_until
+
+ASKED = 1000
 
 pytestmark = pytest.mark.system
 
@@ -133,3 +137,28 @@ def test_it_is_told_at_once(ends, unsendable, kind, number, count):
         assert conn.send_file(good)
     assert conn.send(b" after")
     wait_until(lambda: b"".join(received.items) == b"before content after", "all of it")
+
+
+@pytest.mark.found_in_use
+@pytest.mark.system
+def test_files_that_nobody_reads(make_server, plain):
+    """Each that waits holds a descriptor: so few wait, and the peer's other requests do, too."""
+    asked = []
+    with tempfile.TemporaryFile() as file:
+        file.truncate(1 << 26)
+
+        def on_message(conn, message):
+            asked.append(message)
+            conn.send_file(file)
+
+        server = make_server(on_message=on_message, framing=iocpcore.FixedSize(1))
+        before = len(descriptors())
+        sock = plain(server)
+        sock.sendall(bytes(ASKED))
+        while not asked:
+            assert sock.recv(1 << 16)
+        sock.recv(1 << 16)
+        assert 1 <= len(asked) < 50
+        assert len(descriptors()) - before < 60
+        (conn,) = server.connections
+        conn.abort()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iocpcore import Connection, LengthPrefixed, Server
-from iocpcore._cli.processes import report, watch_stdin
+from iocpcore._bench.processes import report, watch_stdin
 
 LOOPS = ("asyncio", "uvloop", "winloop")
 HOST = "127.0.0.1"
@@ -102,7 +102,7 @@ def serve_iocpcore(backend: str, framed: bool) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m iocpcore._cli.bench_server")
+    parser = argparse.ArgumentParser(prog="python -m iocpcore._bench.server")
     parser.add_argument("kind", help=f"{', '.join(LOOPS)}, or a backend of this package")
     parser.add_argument("--framing", choices=["none", "length"], default="none")
     parser.add_argument("--gather", action="store_true", help="one write for each receive")
