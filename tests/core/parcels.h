@@ -8,7 +8,7 @@
 #ifndef IOCPCORE_TEST_PARCELS_H
 #define IOCPCORE_TEST_PARCELS_H
 
-#include "scene.h"
+#include "op_case.h"
 
 #include "net/datagram.h"
 

@@ -1,10 +1,10 @@
 /* test_connection_state.c: which states a connection can be in, and that any other one ends the
  * program where assertions are on, as they are here. */
-#include "talk.h"
+#include "connection_pair.h"
 
 #include "net/connection_state.h"
 
-static talk both;
+static connection_pair both;
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
@@ -319,10 +319,10 @@ static const breach breaches[] = {
 static const breach harmless = BREACH(nothing);
 
 static int commit(const breach *which) {
-    talk_open(&both, "sim", 0);
+    pair_open(&both, "sim", 0);
     io_connection *self = &both.ends[0].io;
-    TALK_UNTIL(&both, both.ends[0].came[IO_CONNECTION_STARTED] == 1);
-    talk_settle(&both);
+    PAIR_UNTIL(&both, both.ends[0].came[IO_CONNECTION_STARTED] == 1);
+    pair_settle(&both);
     connection_lock(self);
     which->make(self);
     connection_unlock(self);
@@ -350,10 +350,10 @@ static void check_sides(const io_connection *self, io_connection_phase phase, io
 }
 
 static io_connection *started(const char *backend) {
-    talk_open(&both, backend, 0);
-    talk_end *end = &both.ends[0];
+    pair_open(&both, backend, 0);
+    pair_end *end = &both.ends[0];
     CHECK(!io_connection_is_known(&end->io));
-    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && end->peer->came[IO_CONNECTION_STARTED]);
+    PAIR_UNTIL(&both, end->came[IO_CONNECTION_STARTED] && end->peer->came[IO_CONNECTION_STARTED]);
     CHECK(io_connection_is_known(&end->io));
     check_sides(&end->io, IO_CONNECTION_OPEN, IO_SEND_SIDE_OPEN, IO_RECEIVE_SIDE_OPEN,
                 IO_REASON_NONE);
@@ -369,7 +369,7 @@ static void check_asked(const io_connection *self, bool end, bool close) {
 static void finish(void) {
     both.ends[0].answers = both.ends[1].answers = true;
     io_connection_close(&both.ends[0].io, true);
-    talk_close(&both);
+    pair_close(&both);
     CHECK(io_connection_is_known(&both.ends[0].io));
     check_asked(&both.ends[0].io, true, true);
 }
@@ -377,37 +377,37 @@ static void finish(void) {
 /* Only the closing handshake may be sent; what arrives is still handed on. */
 static void last_words_then_shutdown(const char *backend) {
     io_connection *self = started(backend);
-    talk_end *end = &both.ends[0], *peer = &both.ends[1];
+    pair_end *end = &both.ends[0], *peer = &both.ends[1];
     check_asked(self, false, false);
     io_connection_begin_end(self, false, true);
     check_sides(self, IO_CONNECTION_OPEN, IO_SEND_SIDE_LAST, IO_RECEIVE_SIDE_OPEN, IO_REASON_NONE);
     check_asked(self, true, false);
-    CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
-    CHECK_INT(talk_send(peer, 10, TALK_COPIED), 1);
-    TALK_UNTIL(&both, peer->in == 10 && end->in == 10);
+    CHECK_INT(pair_send(end, 10, PAIR_COPIED), 1);
+    CHECK_INT(pair_send(peer, 10, PAIR_COPIED), 1);
+    PAIR_UNTIL(&both, peer->in == 10 && end->in == 10);
     io_connection_shutdown(self);
-    CHECK_INT(talk_send(end, 10, TALK_COPIED), 0);
+    CHECK_INT(pair_send(end, 10, PAIR_COPIED), 0);
     io_connection_begin_end(self, false, true); /* too late to go back */
-    CHECK_INT(talk_send(end, 10, TALK_COPIED), 0);
-    TALK_UNTIL(&both, peer->came[IO_CONNECTION_EOF] == 1);
+    CHECK_INT(pair_send(end, 10, PAIR_COPIED), 0);
+    PAIR_UNTIL(&both, peer->came[IO_CONNECTION_EOF] == 1);
     check_sides(self, IO_CONNECTION_OPEN, IO_SEND_SIDE_ENDED, IO_RECEIVE_SIDE_OPEN, IO_REASON_NONE);
-    CHECK_INT(talk_send(peer, 10, TALK_COPIED), 1);
-    TALK_UNTIL(&both, end->in == 20);
+    CHECK_INT(pair_send(peer, 10, PAIR_COPIED), 1);
+    PAIR_UNTIL(&both, end->in == 20);
     io_connection_close(&peer->io, true);
     finish();
 }
 
 static void last_words_then_close(const char *backend) {
     io_connection *self = started(backend);
-    talk_end *end = &both.ends[0], *peer = &both.ends[1];
+    pair_end *end = &both.ends[0], *peer = &both.ends[1];
     io_connection_begin_end(self, true, true);
     check_sides(self, IO_CONNECTION_OPEN, IO_SEND_SIDE_LAST, IO_RECEIVE_SIDE_DRAINING,
                 IO_REASON_NONE);
     check_asked(self, true, true);
-    CHECK_INT(talk_send(end, 10, TALK_COPIED), 1);
-    TALK_UNTIL(&both, peer->in == 10);
+    CHECK_INT(pair_send(end, 10, PAIR_COPIED), 1);
+    PAIR_UNTIL(&both, peer->in == 10);
     io_connection_shutdown(&peer->io);
-    TALK_UNTIL(&both, self->receive_side == IO_RECEIVE_SIDE_DRAINED);
+    PAIR_UNTIL(&both, self->receive_side == IO_RECEIVE_SIDE_DRAINED);
     CHECK_INT(end->came[IO_CONNECTION_EOF], 0);
     io_connection_close(self, true);
     CHECK_INT(self->reason, IO_REASON_CLOSE);
@@ -417,32 +417,32 @@ static void last_words_then_close(const char *backend) {
 /* An end that nobody has asked for shows in the phase, and in the sides only when it is over. */
 static void reset_by_the_peer(const char *backend) {
     io_connection *self = started(backend);
-    talk_end *end = &both.ends[0];
+    pair_end *end = &both.ends[0];
     CHECK(io_connection_abort(&end->peer->io));
     CHECK(io_connection_close_requested(&end->peer->io));
-    TALK_UNTIL(&both, io_connection_is_closing(self));
+    PAIR_UNTIL(&both, io_connection_is_closing(self));
     CHECK(atomic_load(&end->gone) || !io_connection_close_requested(self));
-    TALK_UNTIL(&both, atomic_load(&end->gone));
+    PAIR_UNTIL(&both, atomic_load(&end->gone));
     CHECK(self->reason == IO_REASON_RECEIVE);
     CHECK_INT(self->notified, IO_NOTIFIED_CLOSED);
     check_asked(self, true, true);
-    talk_close(&both);
+    pair_close(&both);
 }
 
 static void gone_unknown(const char *backend) {
-    talk_begin(&both, backend, 0);
-    talk_end *end = talk_pair(&both);
+    pair_begin(&both, backend, 0);
+    pair_end *end = pair_add(&both);
     end->shakes_hands = true;
     end->peer->answers = true;
-    TALK_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
+    PAIR_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
     CHECK_INT(end->io.notified, IO_NOTIFIED_STARTED);
     CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT));
     check_sides(&end->io, IO_CONNECTION_CLOSING, IO_SEND_SIDE_ENDING, IO_RECEIVE_SIDE_DRAINING,
                 IO_REASON_TIMEOUT);
-    TALK_UNTIL(&both, atomic_load(&end->gone));
+    PAIR_UNTIL(&both, atomic_load(&end->gone));
     CHECK_INT(end->io.notified, IO_NOTIFIED_FAILED);
     CHECK(!io_connection_is_known(&end->io));
-    talk_close(&both);
+    pair_close(&both);
 }
 
 BACKENDS(DEFINE, last_words_then_shutdown)

@@ -2,7 +2,7 @@
  * address, and the end of the port. */
 #include "server.h"
 
-#include "scene.h"
+#include "op_case.h"
 
 #ifndef _WIN32
 #include <fcntl.h>

@@ -2,7 +2,7 @@
  * and closing in every state. */
 #include "server.h"
 
-#include "scene.h"
+#include "op_case.h"
 
 #ifndef _WIN32
 #include <fcntl.h>

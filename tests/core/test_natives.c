@@ -1,6 +1,6 @@
 /* test_natives.c: sockets that no handle owns, on every backend. Who has a port can close one
  * without asking which backend it is. */
-#include "scene.h"
+#include "op_case.h"
 
 /* Its peer sees the end of the stream, and IO_NATIVE_NONE is nobody's. */
 static void unowned_is_closed(const char *backend) {
