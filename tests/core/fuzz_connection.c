@@ -1,18 +1,19 @@
 /* fuzz_connection.c: pairs of connections on the simulated backend do random things, from outside
  * and inside their events, while the kernel does everything that it may, thousands of seeds long.
  *
- * The model: what an end receives is what its peer has sent, in order (talk.c); when it is told the
- * end of the stream, that was all; where something is lost, there is a reset instead. Each ends,
- * and is told so once. Several threads are simulated by one: it takes several operations, and
- * brings them to their connections later and in any order, also when the port is closed meanwhile.
+ * The model: what an end receives is what its peer has sent, in order (connection_pair.c); when it
+ * is told the end of the stream, that was all; where something is lost, there is a reset instead.
+ * Each ends, and is told so once. Several threads are simulated by one: it takes several
+ * operations, and brings them to their connections later and in any order, also when the port is
+ * closed meanwhile.
  *
  * A failure names its seed: FUZZ_SEED=<seed> fuzz_connection --only <test> repeats it. */
-#include "talk.h"
+#include "connection_pair.h"
 
 enum { PAIRS_MAX = 3, HANDS = 6 };
 
 typedef struct fuzz {
-    talk talk;
+    connection_pair connection_pair;
     test_random random;
     io_op *hands[HANDS]; /* taken, and not brought to their connections yet */
     bool busy;           /* ending: nothing is done from inside events */
@@ -31,26 +32,26 @@ static size_t some_length(void) {
     return (size_t)chance(most[chance(COUNT_OF(most))] + 1);
 }
 
-static void post_job(talk_end *end) {
+static void post_job(pair_end *end) {
     bool gone = end->io.phase == IO_CONNECTION_CLOSED;
-    CHECK(talk_post_job(end) == !gone);
+    CHECK(pair_post_job(end) == !gone);
 }
 
-static void do_something(talk_end *end) {
+static void do_something(pair_end *end) {
     switch (chance(16)) {
     case 0:
     case 1:
     case 2:
     case 3:
     case 4:
-        (void)talk_send(end, some_length(), (talk_how)chance(3));
+        (void)pair_send(end, some_length(), (pair_how)chance(3));
         break;
     case 5:
-        (void)talk_send_pieces(end, some_length() / 4, 1 + (int)chance(16), &now.random);
+        (void)pair_send_pieces(end, some_length() / 4, 1 + (int)chance(16), &now.random);
         break;
     case 6:
     case 7:
-        talk_pause(end, chance(3) == 0);
+        pair_pause(end, chance(3) == 0);
         break;
     case 8:
         io_connection_hold(&end->io, IO_HOLD_SERIAL, chance(4) == 0);
@@ -70,23 +71,24 @@ static void do_something(talk_end *end) {
         break;
     case 13:
         (void)io_connection_tick(&end->io);
-        (void)talk_queued(end);
+        (void)pair_queued(end);
         break;
     default:
         if (chance(12) == 0)
-            talk_end_somehow(end, &now.random);
+            pair_end_somehow(end, &now.random);
         break;
     }
 }
 
-static void on_event(talk_end *end, io_connection_event event) {
+static void on_event(pair_end *end, io_connection_event event) {
     if (event == IO_CONNECTION_EOF) {
         CHECK_INT(end->kept, 0);
         CHECK_INT(end->in, end->peer->out); /* an orderly end: nothing is missing */
     }
     for (uint64_t i = chance(3); i > 0 && !now.busy && event != IO_CONNECTION_GONE; i--)
-        do_something(&now.talk.ends[chance(4) != 0 ? (uint64_t)(end - now.talk.ends)
-                                                   : chance((uint64_t)now.talk.count)]);
+        do_something(&now.connection_pair
+                          .ends[chance(4) != 0 ? (uint64_t)(end - now.connection_pair.ends)
+                                               : chance((uint64_t)now.connection_pair.count)]);
 }
 
 /* ---- threads, in their way ------------------------------------------------------------------- */
@@ -95,12 +97,12 @@ static void bring(io_op **hand) {
     io_op *op = *hand;
     *hand = NULL;
     if (op != NULL)
-        talk_take(op);
+        pair_take(op);
 }
 
 static void take_into(io_op **hand, unsigned ms) {
     bring(hand);
-    *hand = world_get(&now.talk.world, ms);
+    *hand = world_get(&now.connection_pair.world, ms);
 }
 
 static void bring_all(void) {
@@ -112,12 +114,12 @@ static void bring_all(void) {
 
 static void begin(uint64_t seed, uint32_t faults) {
     static const uint64_t highs[] = {0, 1000, 65536, 1 << 20};
-    talk *self = &now.talk;
+    connection_pair *self = &now.connection_pair;
     memset(&now.hands, 0, sizeof(now.hands));
     now.random.state = seed;
     now.busy = false;
     test_about("FUZZ_SEED=%llu", (unsigned long long)seed);
-    talk_begin(self, "sim", 0);
+    pair_begin(self, "sim", 0);
     io_sim_configure(self->world.lane, seed, faults);
     self->limits.write_high = highs[chance(COUNT_OF(highs))];
     self->limits.write_low = self->limits.write_high / (1 + chance(4));
@@ -125,7 +127,7 @@ static void begin(uint64_t seed, uint32_t faults) {
     self->limits.read_size = 1 + (uint32_t)chance(chance(2) == 0 ? 300 : 65536);
     self->limits.reads_on = chance(3) == 0;
     for (uint64_t i = 1 + chance(PAIRS_MAX); i > 0; i--) {
-        talk_end *end = talk_pair(self);
+        pair_end *end = pair_add(self);
         end->on_event = end->peer->on_event = on_event;
     }
 }
@@ -133,7 +135,7 @@ static void begin(uint64_t seed, uint32_t faults) {
 static void steps(uint64_t count) {
     for (uint64_t step = 0; step < count; step++) {
         if (chance(3) == 0)
-            do_something(&now.talk.ends[chance((uint64_t)now.talk.count)]);
+            do_something(&now.connection_pair.ends[chance((uint64_t)now.connection_pair.count)]);
         else
             take_into(&now.hands[chance(HANDS)], (unsigned)chance(3));
     }
@@ -141,10 +143,10 @@ static void steps(uint64_t count) {
 
 /* Nothing holds them any more: they end, in some way, within the limits. */
 static void end_all(void) {
-    talk *self = &now.talk;
+    connection_pair *self = &now.connection_pair;
     now.busy = true;
     for (int i = 0; i < self->count; i++) {
-        talk_end *end = &self->ends[i];
+        pair_end *end = &self->ends[i];
         end->most = 0;
         end->answers = true;
         io_connection_hold(&end->io, IO_HOLD_PAUSED | IO_HOLD_SERIAL, false);
@@ -154,17 +156,17 @@ static void end_all(void) {
             self->ends[i].io.hold & IO_HOLD_CLOSING)
             io_connection_close(&self->ends[i].io, chance(2) == 0);
     bring_all();
-    talk_close(self);
+    pair_close(self);
 }
 
 static void end_with_the_port(void) {
-    talk *self = &now.talk;
+    connection_pair *self = &now.connection_pair;
     bool at_once = chance(2) == 0;
     if (at_once)
         bring_all();
-    CHECK_INT(talk_close_port(self, 10 * IO_NS_PER_SECOND), 0);
+    CHECK_INT(pair_close_port(self, 10 * IO_NS_PER_SECOND), 0);
     bring_all();
-    talk_check_all_gone(self);
+    pair_check_all_gone(self);
     io_port_destroy(self->world.port);
 }
 

@@ -1,33 +1,34 @@
 /* test_connection_threads.c: many connections, taken by several threads while others send, pause,
  * close and abort them, or close their port.
  *
- * talk.c ends the test when two threads run one connection at once, when one is told to be gone
- * twice or while an operation of it is still on its way, and when bytes are lost or mixed up. */
-#include "talk.h"
+ * connection_pair.c ends the test when two threads run one connection at once, when one is told to
+ * be gone twice or while an operation of it is still on its way, and when bytes are lost or mixed
+ * up. */
+#include "connection_pair.h"
 
 enum { TAKERS = 4, PUSHERS = 2, PAIRS = 12, BATCH = 4, FORGOTTEN_MS = 2000 };
 
 typedef enum way { GETTERS, WORKERS, PORT_CLOSED } way;
 
-static talk crowd;
+static connection_pair crowd;
 static _Atomic bool stop;
 static _Atomic uint64_t seeds;
 
-static talk_end *any_end(test_random *random) {
+static pair_end *any_end(test_random *random) {
     return &crowd.ends[test_below(random, (uint64_t)crowd.count)];
 }
 
-static void push(talk_end *end, test_random *random) {
+static void push(pair_end *end, test_random *random) {
     io_address address;
     switch (test_below(random, 12)) {
     case 0:
-        talk_pause(end, true);
+        pair_pause(end, true);
         break;
     case 1:
-        talk_pause(end, false);
+        pair_pause(end, false);
         break;
     case 2:
-        (void)talk_post_job(end);
+        (void)pair_post_job(end);
         break;
     case 3:
         io_connection_ask_for_room(&end->io);
@@ -35,22 +36,22 @@ static void push(talk_end *end, test_random *random) {
     case 4:
         if (!crowd.world.sim) /* which hides what an operation has moved so far */
             (void)io_connection_tick(&end->io);
-        (void)talk_queued(end);
+        (void)pair_queued(end);
         io_connection_address(&end->io, true, &address);
         break;
     case 5:
         if (test_below(random, 20) == 0)
-            talk_end_somehow(end, random);
+            pair_end_somehow(end, random);
         break;
     default:
-        (void)talk_send(end, 1 + (size_t)test_below(random, test_below(random, 4) ? 500 : 20000),
-                        (talk_how)test_below(random, 3));
+        (void)pair_send(end, 1 + (size_t)test_below(random, test_below(random, 4) ? 500 : 20000),
+                        (pair_how)test_below(random, 3));
         break;
     }
 }
 
 /* Of its own connection or another. */
-static void on_event(talk_end *end, io_connection_event event) {
+static void on_event(pair_end *end, io_connection_event event) {
     test_random random = {atomic_fetch_add(&seeds, 1)};
     if (event == IO_CONNECTION_GONE || test_below(&random, 2) == 0)
         return;
@@ -74,7 +75,7 @@ static void getter(void *argument) {
         io_port_leave(crowd.world.port);
         CHECK(count >= 0 || count == -IOE_CLOSED);
         for (int i = 0; i < count; i++)
-            talk_take(ops[i]);
+            pair_take(ops[i]);
     }
 }
 
@@ -85,13 +86,13 @@ static void worker(void *argument) {
     CHECK_INT(io_worker_enter(&self, crowd.world.lane), 0);
     while (io_worker_wait(&self, &wait) == 1)
         for (io_op *op; (op = io_worker_take(&self)) != NULL;)
-            talk_take(op);
+            pair_take(op);
     io_worker_leave(&self);
 }
 
 /* A send whose peer is gone ends, but not always under Wine, which may stop looking at the socket
  * (tests/windows/README.md). True only where that is all that is left to wait for. */
-static bool wine_forgot(talk_end *end) {
+static bool wine_forgot(pair_end *end) {
 #ifdef _WIN32
     io_connection *self = &end->io;
     HMODULE library = GetModuleHandleW(L"ntdll.dll");
@@ -108,7 +109,7 @@ static bool wine_forgot(talk_end *end) {
 #endif
 }
 
-static void wait_until_gone(talk_end *end, int number) {
+static void wait_until_gone(pair_end *end, int number) {
     for (int ms = 1; !atomic_load(&end->gone); ms++) {
         if (ms > 30000)
             FAIL("connection %d is never gone", number);
@@ -121,7 +122,7 @@ static void wait_until_gone(talk_end *end, int number) {
 /* The takers go on until all is over. */
 static void end_all(void) {
     for (int i = 0; i < crowd.count; i++) {
-        talk_pause(&crowd.ends[i], false);
+        pair_pause(&crowd.ends[i], false);
         io_connection_close(&crowd.ends[i].io, true);
     }
     for (int i = 0; i < crowd.count; i++)
@@ -130,13 +131,13 @@ static void end_all(void) {
 
 static void open_crowd(const char *backend, uint64_t seed) {
     test_about("seed %llu", (unsigned long long)seed);
-    talk_begin_threads(&crowd, backend, seed, TAKERS);
+    pair_begin_threads(&crowd, backend, seed, TAKERS);
     crowd.limits.reads_on = seed % 3 == 0;
     crowd.limits.max_write_buffer = UINT64_MAX;
     atomic_store(&stop, false);
     atomic_store(&seeds, seed << 32);
     for (int i = 0; i < PAIRS; i++) {
-        talk_end *end = talk_pair(&crowd);
+        pair_end *end = pair_add(&crowd);
         end->on_event = end->peer->on_event = on_event;
         end->most = seed % 2 ? 1000 : 0;
         end->keeps = seed % 4 == 3;
@@ -152,7 +153,7 @@ static void round_of(const char *backend, way how, uint64_t seed) {
         test_thread_start(&pushers[i], pusher, NULL);
     if (how == PORT_CLOSED) {
         test_sleep_ms((unsigned)(seed % 7) * 2);
-        CHECK_INT(talk_close_port(&crowd, 20 * IO_NS_PER_SECOND), 0);
+        CHECK_INT(pair_close_port(&crowd, 20 * IO_NS_PER_SECOND), 0);
     }
     for (int i = 0; i < PUSHERS; i++)
         test_thread_join(&pushers[i]);
@@ -163,10 +164,10 @@ static void round_of(const char *backend, way how, uint64_t seed) {
     for (int i = 0; i < TAKERS; i++)
         test_thread_join(&takers[i]);
     if (how == PORT_CLOSED) {
-        talk_check_all_gone(&crowd);
+        pair_check_all_gone(&crowd);
         io_port_destroy(crowd.world.port);
     } else {
-        talk_close(&crowd);
+        pair_close(&crowd);
     }
 }
 

@@ -4,7 +4,7 @@
  * fails; and it is cancelled never, while it is queued, right after it was submitted, or when it
  * has completed. Whatever happens, it ends exactly once, and its result means the same everywhere.
  */
-#include "scene.h"
+#include "op_case.h"
 
 typedef enum test_cancel { NEVER, QUEUED, DURING, COMPLETED, CANCELS } test_cancel;
 static const char *const way_names[WAYS] = {"done", "pending", "failed"};
@@ -26,67 +26,66 @@ static int64_t expected(io_kind kind, test_way way) {
     }
 }
 
-static void check_result(const test_scene *scene, test_way way, test_cancel cancel,
-                         int64_t result) {
+static void check_result(const op_case *subject, test_way way, test_cancel cancel, int64_t result) {
     bool cancelled = result == -IOE_CANCELED;
-    bool right = way == FAILS ? result < 0 && !cancelled : result == expected(scene->kind, way);
+    bool right = way == FAILS ? result < 0 && !cancelled : result == expected(subject->kind, way);
     if (cancelled && cancel != NEVER && cancel != COMPLETED)
         right = true;
     /* A short result is right only where partial receives were asked for. */
-    if (way != FAILS && scene->world.sim && result > 0 && result < 5 && scene->kind == IO_RECV)
+    if (way != FAILS && subject->world.sim && result > 0 && result < 5 && subject->kind == IO_RECV)
         right = true;
     if (!right)
-        FAIL("%s: %s that is %s, with %s cancel: %lld", scene->world.backend->name,
-             io_kind_name(scene->kind), way_names[way], cancel_names[cancel], (long long)result);
+        FAIL("%s: %s that is %s, with %s cancel: %lld", subject->world.backend->name,
+             io_kind_name(subject->kind), way_names[way], cancel_names[cancel], (long long)result);
 }
 
 /* A send that was cancelled half way, or not: the peer gets a part from the beginning. */
-static void end_large_send(test_scene *scene, io_op *op, test_cancel cancel) {
+static void end_large_send(op_case *subject, io_op *op, test_cancel cancel) {
     if (cancel != DURING) {
-        scene_read_all(scene, op, LARGE);
+        op_case_read_all(subject, op, LARGE);
         if (*(int *)op->owner == 0)
-            scene_finish(scene, op);
+            op_case_finish(subject, op);
     } else {
-        scene_finish(scene, op);
+        op_case_finish(subject, op);
     }
 }
 
 static void one_case(const char *backend, io_kind kind, test_way way, test_cancel cancel,
                      uint64_t seed) {
-    test_scene scene;
-    scene_open(&scene, backend, kind, seed);
-    scene_set_up(&scene, way);
-    if (way == AT_ONCE && scene_by_peer(kind))
-        scene_fulfil(&scene);
-    if (way == AT_ONCE && scene_by_peer(kind) && !scene.world.sim)
+    op_case subject;
+    op_case_open(&subject, backend, kind, seed);
+    op_case_set_up(&subject, way);
+    if (way == AT_ONCE && op_case_by_peer(kind))
+        op_case_fulfil(&subject);
+    if (way == AT_ONCE && op_case_by_peer(kind) && !subject.world.sim)
         test_sleep_ms(1);
-    io_op *op = scene_op(&scene, way);
-    scene_submit(&scene, op, 0);
+    io_op *op = op_case_op(&subject, way);
+    op_case_submit(&subject, op, 0);
     if (cancel == DURING)
         io_op_cancel(op);
     if (cancel == COMPLETED)
         test_sleep_ms(0);
     if (way == HAS_TO_WAIT && cancel == DURING && (seed & 1) != 0)
-        scene_fulfil(&scene);
+        op_case_fulfil(&subject);
     else if (way == HAS_TO_WAIT && cancel != DURING)
-        scene_fulfil(&scene);
+        op_case_fulfil(&subject);
     if (way == HAS_TO_WAIT && (kind == IO_SEND || kind == IO_SEND_FILE))
-        end_large_send(&scene, op, cancel);
+        end_large_send(&subject, op, cancel);
     else
-        scene_finish(&scene, op);
+        op_case_finish(&subject, op);
     if (cancel == COMPLETED)
         CHECK(!io_op_cancel(op));
-    check_result(&scene, way, cancel, op->result);
+    check_result(&subject, way, cancel, op->result);
     if (kind == IO_ACCEPT && op->result == 0) {
         CHECK(((io_accept *)op)->accepted != IO_NATIVE_NONE);
-        world_native_close(&scene.world, ((io_accept *)op)->accepted, false);
+        world_native_close(&subject.world, ((io_accept *)op)->accepted, false);
     }
     if ((kind == IO_RECV || kind == IO_RECV_FROM) && op->result > 0)
-        CHECK(memcmp(scene.received, scene.bytes, (size_t)op->result) == 0);
+        CHECK(memcmp(subject.received, subject.bytes, (size_t)op->result) == 0);
     if (kind == IO_POLL && op->result == 0)
         CHECK_INT(((io_poll *)op)->ready, way == HAS_TO_WAIT ? IO_READABLE : IO_WRITABLE);
     io_op_release(op);
-    scene_close(&scene);
+    op_case_close(&subject);
 }
 
 static bool socket_kind(io_kind kind) {
@@ -96,27 +95,27 @@ static bool socket_kind(io_kind kind) {
 
 /* The second of two is cancelled while the first is in the kernel (or queued in the kernel). */
 static void cancel_queued(const char *backend, io_kind kind, uint64_t seed) {
-    test_scene scene;
-    scene_open(&scene, backend, kind, seed);
-    scene_set_up(&scene, HAS_TO_WAIT);
-    io_op *first = scene_op(&scene, HAS_TO_WAIT), *second = scene_op(&scene, HAS_TO_WAIT);
-    scene_submit(&scene, first, 0);
-    scene_submit(&scene, second, 0);
+    op_case subject;
+    op_case_open(&subject, backend, kind, seed);
+    op_case_set_up(&subject, HAS_TO_WAIT);
+    io_op *first = op_case_op(&subject, HAS_TO_WAIT), *second = op_case_op(&subject, HAS_TO_WAIT);
+    op_case_submit(&subject, first, 0);
+    op_case_submit(&subject, second, 0);
     CHECK(io_op_cancel(second));
-    int64_t result = scene_finish(&scene, second);
+    int64_t result = op_case_finish(&subject, second);
     CHECK_INT(result, -IOE_CANCELED);
     io_op_release(second);
-    scene_fulfil(&scene);
+    op_case_fulfil(&subject);
     if (kind == IO_SEND || kind == IO_SEND_FILE)
         io_op_cancel(first);
-    scene_end(&scene, first);
-    scene_close(&scene);
+    op_case_end(&subject, first);
+    op_case_close(&subject);
 }
 
 static void every_end(const char *backend, test_way way) {
     bool sim = strcmp(backend, "sim") == 0;
     for (int kind = IO_POLL; kind < IO_KINDS; kind++) {
-        if (!scene_has_way((io_kind)kind, way))
+        if (!op_case_has_way((io_kind)kind, way))
             continue;
         for (int cancel = NEVER; cancel < CANCELS; cancel++) {
             bool large = way == HAS_TO_WAIT && (kind == IO_SEND || kind == IO_SEND_FILE);

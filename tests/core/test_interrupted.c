@@ -1,6 +1,6 @@
 /* test_interrupted.c: system calls that signals interrupt, a few times or every time. They are
  * repeated under a handle's lock, so there must be an end of it. */
-#include "scene.h"
+#include "op_case.h"
 
 #ifndef _WIN32
 #include "real_syscall.h"
@@ -89,16 +89,16 @@ static void interrupt(int count) {
 
 /* What the backend leaves to the kernel is not called here, and is not interrupted. */
 static void one_kind(const char *backend, io_kind kind, int count) {
-    test_scene scene;
-    scene_open(&scene, backend, kind, 0);
-    scene_set_up(&scene, AT_ONCE);
-    if (scene_by_peer(kind))
-        scene_fulfil(&scene);
+    op_case subject;
+    op_case_open(&subject, backend, kind, 0);
+    op_case_set_up(&subject, AT_ONCE);
+    if (op_case_by_peer(kind))
+        op_case_fulfil(&subject);
     test_sleep_ms(1);
-    io_op *op = scene_op(&scene, AT_ONCE);
+    io_op *op = op_case_op(&subject, AT_ONCE);
     interrupt(count);
-    scene_submit(&scene, op, 0);
-    int64_t result = scene_finish(&scene, op);
+    op_case_submit(&subject, op, 0);
+    int64_t result = op_case_finish(&subject, op);
     bool asked = atomic_load(&calls) > 0;
     interrupt(0);
     CHECK(asked || strcmp(backend, "epoll") != 0);
@@ -106,7 +106,7 @@ static void one_kind(const char *backend, io_kind kind, int count) {
         FAIL("%s: %s that is interrupted %d times: %lld", backend, io_kind_name(kind), count,
              (long long)result);
     io_op_release(op);
-    scene_close(&scene);
+    op_case_close(&subject);
 }
 
 static const io_kind kinds[] = {IO_RECV,      IO_SEND, IO_RECV_FROM, IO_SEND_TO,

@@ -1,6 +1,6 @@
 /* test_lane.c: threads: waits and wakes, several getters, workers that block and the spares that
  * take over, stop and close. For every backend of the platform. */
-#include "scene.h"
+#include "op_case.h"
 
 #define THREADS 4
 
@@ -285,42 +285,42 @@ static void threads_hammer(const char *backend) {
 
 /* Submits a receive and looks into the kernel, then ends: what it began goes on. */
 static void begin_and_end(void *argument) {
-    test_scene *scene = argument;
-    scene_submit(scene, scene_op(scene, HAS_TO_WAIT), 0);
-    CHECK(world_quiet(&scene->world, 1));
+    op_case *subject = argument;
+    op_case_submit(subject, op_case_op(subject, HAS_TO_WAIT), 0);
+    CHECK(world_quiet(&subject->world, 1));
 }
 
 static void submitter_ends(const char *backend) {
     static const io_kind kinds[] = {IO_RECV, IO_ACCEPT, IO_RECV_FROM, IO_POLL};
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {
-        test_scene scene;
+        op_case subject;
         test_thread thread;
-        scene_open(&scene, backend, kinds[i], 0);
-        scene_set_up(&scene, HAS_TO_WAIT);
-        test_thread_start(&thread, begin_and_end, &scene);
+        op_case_open(&subject, backend, kinds[i], 0);
+        op_case_set_up(&subject, HAS_TO_WAIT);
+        test_thread_start(&thread, begin_and_end, &subject);
         test_thread_join(&thread);
         test_sleep_ms(5);
-        CHECK(world_quiet(&scene.world, 5)); /* not the end of the operation */
-        test_waiter waiting = {.world = &scene.world, .deadline_ns = IO_NEVER};
+        CHECK(world_quiet(&subject.world, 5)); /* not the end of the operation */
+        test_waiter waiting = {.world = &subject.world, .deadline_ns = IO_NEVER};
         test_thread_start(&thread, wait_once, &waiting);
         test_sleep_ms(5);
-        post(&scene.world, &scene.used); /* that thread is woken all the same */
+        post(&subject.world, &subject.used); /* that thread is woken all the same */
         test_thread_join(&thread);
         CHECK_INT(waiting.count, 1);
-        CHECK(waiting.op->owner == &scene.used);
+        CHECK(waiting.op->owner == &subject.used);
         io_op_release(waiting.op);
-        CHECK_INT(scene.ended[0], 0);
-        scene_fulfil(&scene);
+        CHECK_INT(subject.ended[0], 0);
+        op_case_fulfil(&subject);
         io_op *op = NULL;
-        while (scene.ended[0] == 0) {
-            op = world_get(&scene.world, 10000);
+        while (subject.ended[0] == 0) {
+            op = world_get(&subject.world, 10000);
             CHECK(op != NULL && op->result >= 0);
             CHECK_INT(++*(int *)op->owner, 1);
             if (op->kind == IO_ACCEPT)
-                world_native_close(&scene.world, ((io_accept *)op)->accepted, false);
+                world_native_close(&subject.world, ((io_accept *)op)->accepted, false);
             io_op_release(op);
         }
-        scene_close(&scene);
+        op_case_close(&subject);
     }
 }
 

@@ -1,6 +1,6 @@
 /* test_left_over.c: sockets on the backends of Linux: what they hold while they wait, and what is
  * left when a handle, a thread or a process ends. */
-#include "duplex.h"
+#include "stream_pair.h"
 
 #ifndef _WIN32
 #include <errno.h>
@@ -19,10 +19,10 @@ static void send_raw(io_native native, const void *data, size_t length) {
 }
 
 /* Side 0 has received once; nothing waits. */
-static void receive_first(duplex *both) {
-    duplex_start(both, 0, 4096);
-    send_raw(both->native[1], duplex_pattern, 1);
-    CHECK_INT(duplex_received(both, 0), 1);
+static void receive_first(stream_pair *both) {
+    stream_pair_start(both, 0, 4096);
+    send_raw(both->native[1], stream_pair_pattern, 1);
+    CHECK_INT(stream_pair_received(both, 0), 1);
     io_receive_release(&both->receive[0]);
 }
 
@@ -86,12 +86,12 @@ static void no_memory_waits(const char *backend) {
 
 /* While nobody receives, nothing is taken from the socket, whoever sends how. */
 static void paused(const char *backend, size_t piece) {
-    duplex both;
+    stream_pair both;
     size_t sent = 1;
-    duplex_open(&both, backend, 1);
+    stream_pair_open(&both, backend, 1);
     receive_first(&both);
-    while (sent + piece < sizeof(duplex_pattern)) {
-        ssize_t moved = send((int)both.native[1], duplex_pattern + sent, piece, MSG_NOSIGNAL);
+    while (sent + piece < sizeof(stream_pair_pattern)) {
+        ssize_t moved = send((int)both.native[1], stream_pair_pattern + sent, piece, MSG_NOSIGNAL);
         if (moved < 0)
             break;
         sent += (size_t)moved;
@@ -103,8 +103,8 @@ static void paused(const char *backend, size_t piece) {
         waiting_bytes((int)both.native[0], SIOCINQ) + waiting_bytes((int)both.native[1], SIOCOUTQ);
     CHECK(sent > 100000);
     CHECK((size_t)left >= sent - 1);
-    duplex_receive_all(&both, 0, 1, sent - 1, 10000);
-    duplex_close(&both);
+    stream_pair_receive_all(&both, 0, 1, sent - 1, 10000);
+    stream_pair_close(&both);
 }
 
 static void paused_large(const char *backend) {
@@ -147,7 +147,7 @@ static void all_at_once(const char *backend) {
             io_receive *receive = (io_receive *)world_get(&world, 10000);
             CHECK(receive != NULL);
             int i = (int)(receive - receives), got;
-            if (!duplex_fetched(receive, handles[i]))
+            if (!stream_pair_fetched(receive, handles[i]))
                 continue;
             CHECK_INT(receive->op.result, sizeof(got));
             memcpy(&got, receive->buffer, sizeof(got));
@@ -170,10 +170,10 @@ typedef struct talker {
     _Atomic bool stop;
 } talker;
 
-static void talk(void *argument) {
+static void connection_pair(void *argument) {
     talker *self = argument;
     while (!atomic_load(&self->stop))
-        if (send((int)self->native, duplex_pattern, 50, MSG_NOSIGNAL) < 0 && errno != EAGAIN)
+        if (send((int)self->native, stream_pair_pattern, 50, MSG_NOSIGNAL) < 0 && errno != EAGAIN)
             break;
 }
 
@@ -185,25 +185,25 @@ static void numbers_used_again(const char *backend) {
     int before = descriptors();
     for (uint64_t round = 0; round < test_scaled(300); round++) {
         static const char own[] = "its own";
-        duplex both = {.world = world};
+        stream_pair both = {.world = world};
         talker other = {.stop = false};
         world_pair(&world, both.native);
         other.native = both.native[1];
         both.handle[0] = world_adopt(&world, both.native[0]);
         receive_first(&both);
         CHECK_INT(fcntl((int)both.native[1], F_SETFL, O_NONBLOCK), 0);
-        test_thread_start(&other.thread, talk, &other);
-        duplex_close_side(&both, 0);
+        test_thread_start(&other.thread, connection_pair, &other);
+        stream_pair_close_side(&both, 0);
         for (int i = 0; i < 3; i++) {
             io_native natives[2];
             world_pair(&world, natives);
             both.handle[0] = world_adopt(&world, natives[0]);
-            duplex_start(&both, 0, 4096);
+            stream_pair_start(&both, 0, 4096);
             send_raw(natives[1], own, sizeof(own));
-            CHECK_INT(duplex_received(&both, 0), sizeof(own));
+            CHECK_INT(stream_pair_received(&both, 0), sizeof(own));
             CHECK(memcmp(both.receive[0].buffer, own, sizeof(own)) == 0);
             io_receive_release(&both.receive[0]);
-            duplex_close_side(&both, 0);
+            stream_pair_close_side(&both, 0);
             close((int)natives[1]);
         }
         atomic_store(&other.stop, true);
@@ -216,7 +216,7 @@ static void numbers_used_again(const char *backend) {
 
 typedef struct canceller {
     test_thread thread;
-    duplex *both;
+    stream_pair *both;
     io_mutex lock;
     _Atomic bool stop;
 } canceller;
@@ -232,17 +232,17 @@ static void cancel_often(void *argument) {
 
 /* Cancelled again and again from another thread while data comes: none is lost or doubled. */
 static void cancel_races(const char *backend) {
-    duplex both;
+    stream_pair both;
     canceller other = {.both = &both, .stop = false};
     size_t sent = 1, taken = 1, most = test_scaled(200000);
-    duplex_open(&both, backend, 7);
+    stream_pair_open(&both, backend, 7);
     receive_first(&both);
     CHECK_INT(io_mutex_init(&other.lock), 0);
     test_thread_start(&other.thread, cancel_often, &other);
     while (taken < most) {
         for (int i = 0; i < 3; i++) {
             size_t length = 1 + test_below(&both.random, 100);
-            send_raw(both.native[1], duplex_pattern + sent, length);
+            send_raw(both.native[1], stream_pair_pattern + sent, length);
             sent += length;
         }
         while (taken < sent) {
@@ -258,7 +258,7 @@ static void cancel_races(const char *backend) {
             if (result == -IOE_CANCELED || result == -IOE_AGAIN)
                 continue;
             CHECK(result > 0 && taken + (size_t)result <= sent);
-            CHECK(memcmp(receive->buffer, duplex_pattern + taken, (size_t)result) == 0);
+            CHECK(memcmp(receive->buffer, stream_pair_pattern + taken, (size_t)result) == 0);
             io_receive_release(receive);
             taken += (size_t)result;
         }
@@ -267,36 +267,36 @@ static void cancel_races(const char *backend) {
     atomic_store(&other.stop, true);
     test_thread_join(&other.thread);
     io_mutex_destroy(&other.lock);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 static void start_one(void *argument) {
-    duplex_start(argument, 0, 4096);
+    stream_pair_start(argument, 0, 4096);
 }
 
 /* What the kernel was asked for by a thread that has ended goes on. */
 static void thread_ended(const char *backend) {
     for (uint64_t round = 0; round < test_scaled(20); round++) {
-        duplex both;
+        stream_pair both;
         test_thread thread;
-        duplex_open(&both, backend, round);
+        stream_pair_open(&both, backend, round);
         test_thread_start(&thread, start_one, &both);
         test_thread_join(&thread);
         if (round % 3 == 0)
             settle(&both.world);
         for (int i = 0; i < 3; i++) {
-            duplex_send_now(&both, 1, duplex_pattern, 100);
-            duplex_receive_all(&both, 0, 0, 100, 4096);
+            stream_pair_send_now(&both, 1, stream_pair_pattern, 100);
+            stream_pair_receive_all(&both, 0, 0, 100, 4096);
         }
-        duplex_close(&both);
+        stream_pair_close(&both);
     }
 }
 
 /* A child has copies of the descriptors and of nothing else; the parent goes on. */
 static void forked(const char *backend) {
-    duplex both;
+    stream_pair both;
     int gate[2];
-    duplex_open(&both, backend, 0);
+    stream_pair_open(&both, backend, 0);
     receive_first(&both);
     CHECK_INT(pipe(gate), 0);
     pid_t child = fork();
@@ -308,12 +308,12 @@ static void forked(const char *backend) {
     CHECK(child > 0);
     close(gate[0]);
     for (int i = 0; i < 100; i++) {
-        duplex_send_now(&both, 1, duplex_pattern + i, 1000);
-        duplex_receive_all(&both, 0, (size_t)i, 1000, 4096);
+        stream_pair_send_now(&both, 1, stream_pair_pattern + i, 1000);
+        stream_pair_receive_all(&both, 0, (size_t)i, 1000, 4096);
     }
     receive_first(&both);
     uint64_t began_ns = io_clock_ns();
-    duplex_close(&both);
+    stream_pair_close(&both);
     CHECK(io_clock_ns() - began_ns < IO_NS_PER_SECOND);
     close(gate[1]);
     int status = -1;

@@ -1,5 +1,5 @@
 /* test_pipe.c: named pipes as streams, which only Windows has. */
-#include "duplex.h"
+#include "stream_pair.h"
 
 #ifdef _WIN32
 #include <wchar.h>
@@ -51,9 +51,9 @@ static io_handle *adopt(test_world *world, io_native native) {
 }
 
 /* Side 0 is the server's. Every second time its accept comes after the client. */
-static void pair_open(duplex *both, uint64_t seed) {
+static void pair_open(stream_pair *both, uint64_t seed) {
     wchar_t name[NAME_MAX_LENGTH];
-    duplex_begin(both, "iocp", seed);
+    stream_pair_begin(both, "iocp", seed);
     new_name(name);
     io_handle *listener = listen_on(&both->world, name);
     io_op *accept = new_accept(&both->world);
@@ -73,35 +73,35 @@ static void pair_open(duplex *both, uint64_t seed) {
 static void data(void) {
     static const uint32_t capacities[] = {1, 100, 512, 4096, 5000, 65536};
     for (uint64_t seed = 0; seed < test_scaled(24); seed++) {
-        duplex both;
+        stream_pair both;
         pair_open(&both, seed);
         for (int round = 0; round < 10; round++) {
             uint32_t capacity = capacities[test_below(&both.random, COUNT_OF(capacities))];
             size_t total = 0, most = capacity == 1 ? 50 : 20000;
             int to = round % 2;
             if (test_below(&both.random, 2) == 0)
-                duplex_start(&both, to, capacity);
+                stream_pair_start(&both, to, capacity);
             for (uint64_t parts = 1 + test_below(&both.random, 3); parts > 0; parts--) {
                 size_t length = 1 + test_below(&both.random, most);
-                duplex_send(&both, 1 - to, duplex_pattern + total, length);
+                stream_pair_send(&both, 1 - to, stream_pair_pattern + total, length);
                 total += length;
             }
-            duplex_receive_all(&both, to, 0, total, capacity);
+            stream_pair_receive_all(&both, to, 0, total, capacity);
         }
         /* The end comes after everything, whoever closes. */
         int closing = (int)(seed / 2 % 2);
         if (seed % 3 == 0)
-            duplex_start(&both, 1 - closing, 4096);
-        duplex_send_now(&both, closing, duplex_pattern, 3000);
-        duplex_close_side(&both, closing);
-        duplex_receive_all(&both, 1 - closing, 0, 3000, 1000);
+            stream_pair_start(&both, 1 - closing, 4096);
+        stream_pair_send_now(&both, closing, stream_pair_pattern, 3000);
+        stream_pair_close_side(&both, closing);
+        stream_pair_receive_all(&both, 1 - closing, 0, 3000, 1000);
         for (int i = 0; i < 3; i++)
-            CHECK_INT(duplex_receive(&both, 1 - closing, 512), 0);
-        io_op *op = new_send(&both.world, duplex_pattern, 10);
+            CHECK_INT(stream_pair_receive(&both, 1 - closing, 512), 0);
+        io_op *op = new_send(&both.world, stream_pair_pattern, 10);
         io_op_submit(op, both.handle[1 - closing]);
-        CHECK_INT(duplex_finish(&both, op), -IOE_PIPE);
+        CHECK_INT(stream_pair_finish(&both, op), -IOE_PIPE);
         io_op_release(op);
-        duplex_close(&both);
+        stream_pair_close(&both);
     }
 }
 
@@ -110,7 +110,7 @@ static void data(void) {
 static void gathered(void) {
     enum { PARTS = 200 };
     for (uint64_t seed = 0; seed < test_scaled(12); seed++) {
-        duplex both;
+        stream_pair both;
         pair_open(&both, seed);
         io_op *op = new_send(&both.world, NULL, 0);
         io_transfer *transfer = (io_transfer *)op;
@@ -120,46 +120,46 @@ static void gathered(void) {
             size_t length = i % 7 < 3 ? 0 : test_below(&both.random, i % 50 == 49 ? 150000 : 3000);
             if (seed % 3 == 0 && i > 5)
                 length = 0; /* it fits into the pipe */
-            io_vec_set(&transfer->vecs[i], duplex_pattern + transfer->length, length);
+            io_vec_set(&transfer->vecs[i], stream_pair_pattern + transfer->length, length);
             transfer->length += length;
         }
         size_t total = transfer->length;
-        CHECK(total < sizeof(duplex_pattern));
+        CHECK(total < sizeof(stream_pair_pattern));
         io_op_submit(op, both.handle[1]);
-        duplex_receive_all(&both, 0, 0, total, 65536);
-        duplex_send_now(&both, 1, duplex_pattern, 0);
-        duplex_send_now(&both, 1, duplex_pattern, 20);
-        duplex_receive_all(&both, 0, 0, 20, 65536);
-        duplex_close(&both);
+        stream_pair_receive_all(&both, 0, 0, total, 65536);
+        stream_pair_send_now(&both, 1, stream_pair_pattern, 0);
+        stream_pair_send_now(&both, 1, stream_pair_pattern, 20);
+        stream_pair_receive_all(&both, 0, 0, 20, 65536);
+        stream_pair_close(&both);
     }
 }
 
 /* Sends that nobody reads are cancelled, and their memory comes back. */
 static void cancelled_sends(void) {
-    duplex both;
+    stream_pair both;
     pair_open(&both, 0);
-    io_op *large = new_send(&both.world, duplex_pattern, sizeof(duplex_pattern));
-    io_op *joined = new_send(&both.world, duplex_pattern, 10);
+    io_op *large = new_send(&both.world, stream_pair_pattern, sizeof(stream_pair_pattern));
+    io_op *joined = new_send(&both.world, stream_pair_pattern, 10);
     io_transfer *transfer = (io_transfer *)joined;
-    io_vec_set(&transfer->vecs[1], duplex_pattern, 10);
+    io_vec_set(&transfer->vecs[1], stream_pair_pattern, 10);
     transfer->vec_count = 2;
     transfer->length = 20;
     io_op_submit(large, both.handle[0]);
     io_op_submit(joined, both.handle[0]);
     CHECK(transfer->pooled != NULL);
     CHECK(io_op_cancel(joined));
-    CHECK_INT(duplex_finish(&both, joined), -IOE_CANCELED);
+    CHECK_INT(stream_pair_finish(&both, joined), -IOE_CANCELED);
     CHECK(transfer->pooled == NULL);
     io_op_release(joined);
     CHECK(io_op_cancel(large));
-    CHECK_INT(duplex_finish(&both, large), -IOE_CANCELED);
+    CHECK_INT(stream_pair_finish(&both, large), -IOE_CANCELED);
     io_op_release(large);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 /* A write of nothing, which a foreign program may make, is not the end. */
 static void empty_writes(void) {
-    duplex both;
+    stream_pair both;
     pair_open(&both, 0);
     HANDLE event = CreateEventW(NULL, TRUE, FALSE, NULL);
     CHECK(event != NULL);
@@ -168,39 +168,39 @@ static void empty_writes(void) {
         DWORD written = 0;
         overlapped.hEvent = (HANDLE)((ULONG_PTR)event | 1);
         if (round % 2 == 0)
-            duplex_start(&both, 0, 4096);
+            stream_pair_start(&both, 0, 4096);
         BOOL ended = WriteFile((HANDLE)both.native[1], "", 0, &written, &overlapped);
         CHECK(ended || GetLastError() == ERROR_IO_PENDING);
-        duplex_send(&both, 1, duplex_pattern, 10);
-        duplex_receive_all(&both, 0, 0, 10, 4096);
+        stream_pair_send(&both, 1, stream_pair_pattern, 10);
+        stream_pair_receive_all(&both, 0, 0, 10, 4096);
         CHECK(GetOverlappedResult((HANDLE)both.native[1], &overlapped, &written, TRUE));
     }
     CloseHandle(event);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 static void cancelled(void) {
-    duplex both;
+    stream_pair both;
     pair_open(&both, 1);
-    duplex_cancel_receives(&both, test_scaled(200));
-    duplex_close(&both);
+    stream_pair_cancel_receives(&both, test_scaled(200));
+    stream_pair_close(&both);
 }
 
 static void closed_under_a_receive(void) {
     for (uint64_t seed = 0; seed < 8; seed++) {
-        duplex both;
+        stream_pair both;
         pair_open(&both, seed);
-        duplex_start(&both, 0, 4096);
-        duplex_start(&both, 1, 4096);
-        duplex_close_side(&both, 0);
-        CHECK_INT(duplex_received(&both, 0), -IOE_CANCELED);
-        CHECK_INT(duplex_received(&both, 1), 0);
-        duplex_close(&both);
+        stream_pair_start(&both, 0, 4096);
+        stream_pair_start(&both, 1, 4096);
+        stream_pair_close_side(&both, 0);
+        CHECK_INT(stream_pair_received(&both, 0), -IOE_CANCELED);
+        CHECK_INT(stream_pair_received(&both, 1), 0);
+        stream_pair_close(&both);
     }
 }
 
 static void what_pipes_have_not(void) {
-    duplex both;
+    stream_pair both;
     io_address address;
     pair_open(&both, 0);
     const io_backend *backend = both.world.backend;
@@ -209,14 +209,14 @@ static void what_pipes_have_not(void) {
     CHECK_INT(address.length, 0);
     backend->address(both.handle[1], false, &address);
     CHECK_INT(address.length, 0);
-    duplex_send_now(&both, 0, duplex_pattern, 10);
+    stream_pair_send_now(&both, 0, stream_pair_pattern, 10);
     backend->prepare_close(both.handle[0], false);
-    duplex_close_side(&both, 0);
-    duplex_receive_all(&both, 1, 0, 10, 512);
+    stream_pair_close_side(&both, 0);
+    stream_pair_receive_all(&both, 1, 0, 10, 512);
     CHECK_INT(world_do(&both.world, new_accept(&both.world), both.handle[1]), -IOE_INVAL);
     CHECK_INT(world_do(&both.world, new_poll(&both.world, IO_READABLE), both.handle[1]),
               -IOE_OPNOTSUPP);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 /* ---- listening ------------------------------------------------------------------------------- */
@@ -272,23 +272,23 @@ static void places(void) {
 /* A client that wrote something and left before it was accepted is heard all the same. */
 static void client_was_quicker(void) {
     for (int round = 0; round < 4; round++) {
-        duplex both;
+        stream_pair both;
         wchar_t name[NAME_MAX_LENGTH];
-        duplex_begin(&both, "iocp", (uint64_t)round);
+        stream_pair_begin(&both, "iocp", (uint64_t)round);
         new_name(name);
         io_handle *listener = listen_on(&both.world, name);
         both.handle[1] = adopt(&both.world, connect_to(name));
         if (round % 2 == 0)
-            duplex_send_now(&both, 1, duplex_pattern, 100);
-        duplex_close_side(&both, 1);
+            stream_pair_send_now(&both, 1, stream_pair_pattern, 100);
+        stream_pair_close_side(&both, 1);
         io_op *accept = new_accept(&both.world);
         io_op_submit(accept, listener);
         both.handle[0] = adopt(&both.world, accepted_by(&both.world, accept));
         if (round % 2 == 0)
-            duplex_receive_all(&both, 0, 0, 100, 4096);
-        CHECK_INT(duplex_receive(&both, 0, 4096), 0);
+            stream_pair_receive_all(&both, 0, 0, 100, 4096);
+        CHECK_INT(stream_pair_receive(&both, 0, 4096), 0);
         io_handle_close(listener);
-        duplex_close(&both);
+        stream_pair_close(&both);
     }
 }
 
@@ -334,7 +334,7 @@ static void accepts_cancelled(void) {
 
 /* What is still listening, accepting and receiving when the port is closed. */
 static void port_closed(void) {
-    duplex both;
+    stream_pair both;
     wchar_t name[NAME_MAX_LENGTH];
     uint32_t os_error = 0;
     io_native native;

@@ -1,6 +1,6 @@
 /* test_readiness.c: sockets on the backends of Linux, which wait until something is ready, and what
  * a peer can make the kernel say that is not so. */
-#include "duplex.h"
+#include "stream_pair.h"
 
 #ifndef _WIN32
 #include "real_syscall.h"
@@ -116,15 +116,15 @@ long syscall(long number, ...) {
 static void denied_at_urgent_data(const char *backend, bool users) {
     for (int count = 0; count <= 3; count++) {
         char buffer[100];
-        duplex both;
-        duplex_begin(&both, backend, 7);
+        stream_pair both;
+        stream_pair_begin(&both, backend, 7);
         world_pair(&both.world, both.native);
         if (users)
             both.handle[0] = world_handle(&both.world, both.native[0]);
         else
             both.handle[0] = world_adopt(&both.world, both.native[0]);
         send_urgent(both.native[1]);
-        send_raw(both.native[1], duplex_pattern, 5);
+        send_raw(both.native[1], stream_pair_pattern, 5);
         end_stream(both.native[1]);
         settle(&both.world); /* has been reported */
         atomic_store(&denials, count);
@@ -133,7 +133,7 @@ static void denied_at_urgent_data(const char *backend, bool users) {
                 io_op *op = new_recv(&both.world, buffer, sizeof(buffer));
                 CHECK_INT(world_do(&both.world, op, both.handle[0]), length);
             } else {
-                CHECK_INT(duplex_receive(&both, 0, 4096), length);
+                CHECK_INT(stream_pair_receive(&both, 0, 4096), length);
                 io_receive_release(&both.receive[0]);
             }
             CHECK_INT(atomic_load(&denials), 0);
@@ -142,7 +142,7 @@ static void denied_at_urgent_data(const char *backend, bool users) {
             world_handle_close(both.handle[0]);
             both.handle[0] = NULL;
         }
-        duplex_close(&both);
+        stream_pair_close(&both);
         close((int)both.native[1]);
     }
 }
@@ -160,20 +160,20 @@ static void connection_denied(const char *backend) {
 static void close_denied(const char *backend) {
     for (int count = 0; count <= 3; count++) {
         char byte;
-        duplex both;
-        duplex_begin(&both, backend, 7);
+        stream_pair both;
+        stream_pair_begin(&both, backend, 7);
         world_pair(&both.world, both.native);
         both.handle[0] = world_adopt(&both.world, both.native[0]);
         send_urgent(both.native[1]);
-        send_raw(both.native[1], duplex_pattern, 5);
+        send_raw(both.native[1], stream_pair_pattern, 5);
         settle(&both.world);
         atomic_store(&denials, count);
         both.world.backend->prepare_close(both.handle[0], false);
         CHECK_INT(atomic_load(&denials), 0);
-        duplex_close_side(&both, 0);
+        stream_pair_close_side(&both, 0);
         CHECK_INT(recv((int)both.native[1], &byte, 1, 0), 0);
         close((int)both.native[1]);
-        duplex_close(&both);
+        stream_pair_close(&both);
     }
 }
 
@@ -212,7 +212,7 @@ static size_t ordinary_bytes(const char *data, int64_t length) {
 }
 
 /* Everything, and then the end. */
-static void hear(duplex *both, const speaker *other, bool users) {
+static void hear(stream_pair *both, const speaker *other, bool users) {
     char buffer[4096];
     int64_t result;
     size_t ordinary = 0;
@@ -222,7 +222,7 @@ static void hear(duplex *both, const speaker *other, bool users) {
             result = world_do(&both->world, op, both->handle[0]);
             ordinary += ordinary_bytes(buffer, result);
         } else {
-            result = duplex_receive(both, 0, 4096);
+            result = stream_pair_receive(both, 0, 4096);
             ordinary += ordinary_bytes(both->receive[0].buffer, result);
             io_receive_release(&both->receive[0]);
         }
@@ -235,10 +235,10 @@ static void hear(duplex *both, const speaker *other, bool users) {
 static void urgent(const char *backend, bool users) {
     static const int counts[] = {5, 20, 40, 200};
     for (uint64_t round = 0; round < test_scaled(300); round++) {
-        duplex both;
+        stream_pair both;
         int on = 1;
         speaker other = {.urgent = counts[round % 4], .seed = round % 3 == 2 ? round : 0};
-        duplex_begin(&both, backend, round);
+        stream_pair_begin(&both, backend, round);
         world_pair(&both.world, both.native);
         CHECK_INT(setsockopt((int)both.native[1], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)), 0);
         if (round % 5 == 4)
@@ -255,7 +255,7 @@ static void urgent(const char *backend, bool users) {
             world_handle_close(both.handle[0]);
             both.handle[0] = NULL;
         }
-        duplex_close(&both);
+        stream_pair_close(&both);
         close((int)other.native);
     }
 }
@@ -280,8 +280,8 @@ static size_t fill(test_world *world, io_native native, io_native peer) {
     for (bool full = false;
          !full;) { /* what is on its way makes room once more, and so do probes */
         full = true;
-        for (ssize_t moved;
-             (moved = send((int)native, duplex_pattern, sizeof(duplex_pattern), MSG_NOSIGNAL)) > 0;
+        for (ssize_t moved; (moved = send((int)native, stream_pair_pattern,
+                                          sizeof(stream_pair_pattern), MSG_NOSIGNAL)) > 0;
              full = false)
             total += (size_t)moved;
         CHECK(world_quiet(world, LONG_QUIET_MS));
@@ -303,7 +303,7 @@ static void drain(test_world *world, io_native native, size_t total) {
 static io_op *waits_for_room(test_world *world, io_kind kind, io_native file) {
     switch (kind) {
     case IO_SEND:
-        return new_send(world, duplex_pattern, 1000);
+        return new_send(world, stream_pair_pattern, 1000);
     case IO_SEND_FILE:
         return new_send_file(world, file, 0, 1000);
     default:
@@ -318,7 +318,7 @@ static void room_half_closed(const char *backend) {
         test_world world;
         io_native natives[2];
         world_open(&world, backend, 1);
-        io_native file = world_file(&world, duplex_pattern, 1000);
+        io_native file = world_file(&world, stream_pair_pattern, 1000);
         world_pair(&world, natives);
         io_handle *handle = world_handle(&world, natives[0]);
         size_t total = fill(&world, natives[0], natives[1]);
@@ -347,10 +347,11 @@ static void half_closed_later(const char *backend) {
     io_handle *handle = world_handle(&world, natives[0]);
     other = dup((int)natives[1]);
     size_t total = 0;
-    for (ssize_t moved; (moved = send((int)natives[0], duplex_pattern, sizeof(duplex_pattern),
-                                      MSG_NOSIGNAL | MSG_DONTWAIT)) > 0;)
+    for (ssize_t moved;
+         (moved = send((int)natives[0], stream_pair_pattern, sizeof(stream_pair_pattern),
+                       MSG_NOSIGNAL | MSG_DONTWAIT)) > 0;)
         total += (size_t)moved;
-    io_op *op = new_send(&world, duplex_pattern, sizeof(duplex_pattern));
+    io_op *op = new_send(&world, stream_pair_pattern, sizeof(stream_pair_pattern));
     io_op *poll = new_poll(&world, IO_READABLE);
     io_op_submit(op, handle);
     io_op_submit(poll, handle);
@@ -360,7 +361,7 @@ static void half_closed_later(const char *backend) {
     CHECK_INT(((io_poll *)poll)->ready, IO_READABLE);
     io_op_release(poll);
     sleeps(&world); /* but there is no room */
-    size_t sent = total + sizeof(duplex_pattern);
+    size_t sent = total + sizeof(stream_pair_pattern);
     while (op->state != IO_OP_COMPLETED) {
         static char buffer[1 << 16];
         ssize_t moved = recv((int)other, buffer, sizeof(buffer), MSG_DONTWAIT);
@@ -368,7 +369,7 @@ static void half_closed_later(const char *backend) {
         io_op *got = world_get(&world, 1);
         CHECK(got == NULL || got == op);
     }
-    CHECK_INT(op->result, sizeof(duplex_pattern));
+    CHECK_INT(op->result, sizeof(stream_pair_pattern));
     io_op_release(op);
     drain(&world, other, sent);
     world_handle_close(handle);
@@ -398,7 +399,7 @@ static void error_queue(const char *backend) {
     CHECK_INT(world_finish(&world, op), 3);
     io_op_release(op);
     size_t total = fill(&world, natives[0], natives[1]);
-    op = new_send(&world, duplex_pattern, 1000);
+    op = new_send(&world, stream_pair_pattern, 1000);
     io_op_submit(op, handle);
     sleeps(&world);
     drain(&world, natives[1], total + 1);
@@ -437,20 +438,20 @@ static void urgent_byte_only(const char *backend) {
 /* A reset that was there before the receive, behind data. */
 static void reset_with_data(const char *backend) {
     struct linger reset = {.l_onoff = 1};
-    duplex both;
-    duplex_begin(&both, backend, 7);
+    stream_pair both;
+    stream_pair_begin(&both, backend, 7);
     world_pair(&both.world, both.native);
     both.handle[0] = world_adopt(&both.world, both.native[0]);
-    send_raw(both.native[1], duplex_pattern, 100);
+    send_raw(both.native[1], stream_pair_pattern, 100);
     CHECK_INT(setsockopt((int)both.native[1], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
     close((int)both.native[1]);
-    int64_t result = duplex_receive(&both, 0, 4096);
+    int64_t result = stream_pair_receive(&both, 0, 4096);
     if (result == 100) { /* not every kernel hands on what a reset has overtaken */
         io_receive_release(&both.receive[0]);
-        result = duplex_receive(&both, 0, 4096);
+        result = stream_pair_receive(&both, 0, 4096);
     }
     CHECK_INT(result, -IOE_CONNRESET);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 #define READY(X, test) X(test, epoll) X(test, io_uring)

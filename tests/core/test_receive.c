@@ -1,6 +1,6 @@
 /* test_receive.c: what connections are built of, for every backend of the platform: receives
  * without memory of their own (IO_RECEIVE), and handles that belong to nobody else. */
-#include "duplex.h"
+#include "stream_pair.h"
 
 #ifdef _WIN32
 typedef SOCKET native_socket;
@@ -12,32 +12,32 @@ typedef int native_socket;
 typedef size_t native_length;
 #endif
 
-static int shut_down(duplex *both, int side) {
+static int shut_down(stream_pair *both, int side) {
     return both->world.backend->shutdown(both->handle[side]);
 }
 
 /* ---- data and its end ------------------------------------------------------------------------ */
 
 static void receives(const char *backend) {
-    duplex both;
-    duplex_open(&both, backend, 0);
+    stream_pair both;
+    stream_pair_open(&both, backend, 0);
     for (int round = 0; round < 20; round++) {
         if (round % 2 == 0)
-            duplex_start(&both, 0, 4096);
+            stream_pair_start(&both, 0, 4096);
         CHECK(!both.came[0] || round % 2 == 1);
-        duplex_send_now(&both, 1, duplex_pattern, 100);
+        stream_pair_send_now(&both, 1, stream_pair_pattern, 100);
         if (round % 2 == 1)
-            duplex_start(&both, 0, 4096);
-        CHECK_INT(duplex_received(&both, 0), 100);
-        CHECK(memcmp(both.receive[0].buffer, duplex_pattern, 100) == 0);
+            stream_pair_start(&both, 0, 4096);
+        CHECK_INT(stream_pair_received(&both, 0), 100);
+        CHECK(memcmp(both.receive[0].buffer, stream_pair_pattern, 100) == 0);
         io_receive_release(&both.receive[0]);
     }
-    duplex_start(&both, 0, 4096);
+    stream_pair_start(&both, 0, 4096);
     CHECK_INT(shut_down(&both, 1), 0);
-    CHECK_INT(duplex_received(&both, 0), 0);
+    CHECK_INT(stream_pair_received(&both, 0), 0);
     for (int i = 0; i < 3; i++)
-        CHECK_INT(duplex_receive(&both, 0, 512), 0);
-    duplex_close(&both);
+        CHECK_INT(stream_pair_receive(&both, 0, 512), 0);
+    stream_pair_close(&both);
 }
 
 /* More in the socket than a receive takes, and less, in a row; the end right behind the last byte,
@@ -46,13 +46,13 @@ static void nothing_stays_behind(const char *backend) {
     static const uint32_t capacities[] = {1, 100, 512, 4096, 5000, 65536};
     bool sim = strcmp(backend, "sim") == 0;
     for (uint64_t seed = 1; seed <= test_scaled(sim ? 60 : 20); seed++) {
-        duplex both;
-        duplex_open(&both, backend, seed);
+        stream_pair both;
+        stream_pair_open(&both, backend, seed);
         for (int round = 0; round < 8; round++) {
             uint32_t capacity = capacities[test_below(&both.random, COUNT_OF(capacities))];
             size_t most = capacity == 1 ? 50 : 20000, total = 0;
             if (test_below(&both.random, 2) == 0)
-                duplex_start(&both, 0, capacity);
+                stream_pair_start(&both, 0, capacity);
             for (uint64_t parts = 1 + test_below(&both.random, 5); parts > 0; parts--) {
                 size_t length = 1 + test_below(&both.random, most);
                 if (capacity <= 5000 && test_below(&both.random, 2) == 0)
@@ -60,39 +60,39 @@ static void nothing_stays_behind(const char *backend) {
                 if (total + length > 60000)
                     break;
                 if (test_below(&both.random, 2) == 0)
-                    duplex_send_now(&both, 1, duplex_pattern + total, length);
+                    stream_pair_send_now(&both, 1, stream_pair_pattern + total, length);
                 else
-                    duplex_send(&both, 1, duplex_pattern + total, length);
+                    stream_pair_send(&both, 1, stream_pair_pattern + total, length);
                 total += length;
             }
-            duplex_receive_all(&both, 0, 0, total, capacity);
+            stream_pair_receive_all(&both, 0, 0, total, capacity);
         }
-        duplex_send_now(&both, 1, duplex_pattern, 3000);
+        stream_pair_send_now(&both, 1, stream_pair_pattern, 3000);
         CHECK_INT(shut_down(&both, 1), 0);
-        duplex_receive_all(&both, 0, 0, 3000, seed % 2 == 0 ? 65536 : 1000);
-        CHECK_INT(duplex_receive(&both, 0, 4096), 0);
-        duplex_close(&both);
+        stream_pair_receive_all(&both, 0, 0, 3000, seed % 2 == 0 ? 65536 : 1000);
+        CHECK_INT(stream_pair_receive(&both, 0, 4096), 0);
+        stream_pair_close(&both);
     }
 }
 
 /* Data and the end of the stream arrive in the same moment, and the receive was there before. */
 static void end_with_data(const char *backend) {
     for (uint64_t round = 0; round < test_scaled(100); round++) {
-        duplex both;
-        duplex_open(&both, backend, round);
+        stream_pair both;
+        stream_pair_open(&both, backend, round);
         if (round % 3 != 0)
-            duplex_start(&both, 0, 65536);
+            stream_pair_start(&both, 0, 65536);
         if (both.world.sim)
-            duplex_send_now(&both, 1, duplex_pattern, 10);
+            stream_pair_send_now(&both, 1, stream_pair_pattern, 10);
         else
-            duplex_send(&both, 1, duplex_pattern, 10);
+            stream_pair_send(&both, 1, stream_pair_pattern, 10);
         if (round % 2 == 0)
             CHECK_INT(shut_down(&both, 1), 0);
         else
-            duplex_close_side(&both, 1);
-        duplex_receive_all(&both, 0, 0, 10, 65536);
-        CHECK_INT(duplex_receive(&both, 0, 65536), 0);
-        duplex_close(&both);
+            stream_pair_close_side(&both, 1);
+        stream_pair_receive_all(&both, 0, 0, 10, 65536);
+        CHECK_INT(stream_pair_receive(&both, 0, 65536), 0);
+        stream_pair_close(&both);
     }
 }
 
@@ -100,16 +100,16 @@ static void end_with_data(const char *backend) {
 static void buffers_come_back(const char *backend) {
     enum { HELD = 40 };
     static io_receive held[HELD];
-    duplex both;
-    duplex_open(&both, backend, 0);
+    stream_pair both;
+    stream_pair_open(&both, backend, 0);
     for (int i = 0; i < HELD; i++) {
-        duplex_send_now(&both, 1, duplex_pattern + i * 100, 100);
-        CHECK_INT(duplex_receive(&both, 0, i % 2 == 0 ? 512 : 2048), 100);
+        stream_pair_send_now(&both, 1, stream_pair_pattern + i * 100, 100);
+        CHECK_INT(stream_pair_receive(&both, 0, i % 2 == 0 ? 512 : 2048), 100);
         held[i] = both.receive[0];
     }
     bool pooled = !io_guard_enabled();
     for (int i = 0; i < HELD; i++) {
-        CHECK(memcmp(held[i].buffer, duplex_pattern + i * 100, 100) == 0);
+        CHECK(memcmp(held[i].buffer, stream_pair_pattern + i * 100, 100) == 0);
         io_receive_release(&held[i]);
         CHECK(held[i].buffer == NULL);
         io_receive_release(&held[i]); /* does nothing */
@@ -119,7 +119,7 @@ static void buffers_come_back(const char *backend) {
     for (size_t i = 0; i < COUNT_OF(pool->free_count); i++)
         count += pool->free_count[i] + (pool->last[i] != NULL);
     CHECK(!pooled || (count >= HELD && count <= HELD + 4));
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 static void send_raw(io_native native, const char *data, int flags) {
@@ -129,27 +129,27 @@ static void send_raw(io_native native, const char *data, int flags) {
 
 /* A receive ends before urgent data, full or not. */
 static void urgent_data(const char *backend) {
-    duplex both;
-    duplex_open(&both, backend, 0);
+    stream_pair both;
+    stream_pair_open(&both, backend, 0);
     for (uint64_t round = 0; !both.world.sim && round < test_scaled(60); round++) {
         char got[16] = "";
         size_t length = 0;
         if (round % 2 == 0)
-            duplex_start(&both, 0, 4096);
+            stream_pair_start(&both, 0, 4096);
         send_raw(both.native[1], "abc", 0);
         if (round % 4 == 0) { /* the next one starts before the rest is sent */
-            CHECK_INT(duplex_received(&both, 0), 3);
+            CHECK_INT(stream_pair_received(&both, 0), 3);
             io_receive_release(&both.receive[0]);
             memcpy(got, "abc", 3);
             length = 3;
-            duplex_start(&both, 0, 4096);
+            stream_pair_start(&both, 0, 4096);
         }
         send_raw(both.native[1], "!", MSG_OOB);
         send_raw(both.native[1], "def", 0);
         while (length < 6) {
             if (!both.started[0])
-                duplex_start(&both, 0, 4096);
-            int64_t result = duplex_received(&both, 0);
+                stream_pair_start(&both, 0, 4096);
+            int64_t result = stream_pair_received(&both, 0);
             CHECK(result > 0);
             for (int64_t i = 0; i < result; i++)
                 if (both.receive[0].buffer[i] != '!')
@@ -158,7 +158,7 @@ static void urgent_data(const char *backend) {
         }
         CHECK(memcmp(got, "abcdef", 6) == 0);
     }
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 #ifndef _WIN32
@@ -183,9 +183,9 @@ static void send_with_file(io_native native, char *data, size_t length) {
 }
 
 static void unix_streams(const char *backend) {
-    duplex both;
+    stream_pair both;
     int made[2];
-    duplex_begin(&both, backend, 3);
+    stream_pair_begin(&both, backend, 3);
     CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, made), 0);
     for (int i = 0; i < 2 && !both.world.sim; i++) {
         uint32_t os_error = 0;
@@ -195,46 +195,46 @@ static void unix_streams(const char *backend) {
     }
     for (size_t round = 0; !both.world.sim && round < test_scaled(60); round++) {
         if (round % 2 == 0)
-            duplex_start(&both, 0, 4096);
+            stream_pair_start(&both, 0, 4096);
         for (size_t i = 0; i < 4; i++) {
             if (round % 3 == 0)
-                duplex_send_now(&both, 1, duplex_pattern + i * 10, 10);
+                stream_pair_send_now(&both, 1, stream_pair_pattern + i * 10, 10);
             else
-                send_with_file(both.native[1], duplex_pattern + i * 10, 10);
+                send_with_file(both.native[1], stream_pair_pattern + i * 10, 10);
         }
-        duplex_receive_all(&both, 0, 0, 40, 4096);
+        stream_pair_receive_all(&both, 0, 0, 40, 4096);
     }
     if (both.world.sim) {
         close(made[0]);
         close(made[1]);
     } else {
-        duplex_close_side(&both, 1);
-        CHECK_INT(duplex_receive(&both, 0, 4096), 0);
+        stream_pair_close_side(&both, 1);
+        CHECK_INT(stream_pair_receive(&both, 0, 4096), 0);
     }
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 #endif
 
 /* ---- cancel and close ------------------------------------------------------------------------ */
 
 static void cancelled(const char *backend) {
-    duplex both;
-    duplex_open(&both, backend, 5);
-    duplex_cancel_receives(&both, test_scaled(both.world.sim ? 400 : 100));
-    duplex_close(&both);
+    stream_pair both;
+    stream_pair_open(&both, backend, 5);
+    stream_pair_cancel_receives(&both, test_scaled(both.world.sim ? 400 : 100));
+    stream_pair_close(&both);
 }
 
 /* The handle goes when its receive has ended, and the peer sees it go. */
 static void closed_under_a_receive(const char *backend) {
     for (uint64_t round = 0; round < test_scaled(30); round++) {
-        duplex both;
-        duplex_open(&both, backend, round);
-        duplex_start(&both, 0, 4096);
-        duplex_close_side(&both, 0);
-        CHECK_INT(duplex_received(&both, 0), -IOE_CANCELED);
-        int64_t result = duplex_receive(&both, 1, 512);
+        stream_pair both;
+        stream_pair_open(&both, backend, round);
+        stream_pair_start(&both, 0, 4096);
+        stream_pair_close_side(&both, 0);
+        CHECK_INT(stream_pair_received(&both, 0), -IOE_CANCELED);
+        int64_t result = stream_pair_receive(&both, 1, 512);
         CHECK(result == 0 || result == -IOE_CONNRESET);
-        duplex_close(&both);
+        stream_pair_close(&both);
     }
 }
 
@@ -248,18 +248,18 @@ static void never_released(io_op *op, bool leaked, void *context) {
 
 /* The port closes with receives in flight, and then the handles. */
 static void port_closed(const char *backend) {
-    duplex both;
+    stream_pair both;
     int count = 0;
-    duplex_open(&both, backend, 0);
-    duplex_start(&both, 0, 4096);
-    duplex_start(&both, 1, 65536);
+    stream_pair_open(&both, backend, 0);
+    stream_pair_start(&both, 0, 4096);
+    stream_pair_start(&both, 1, 65536);
     io_port *port = both.world.port;
     CHECK(io_port_begin_close(port));
     CHECK_INT(io_port_drain(port, 10 * IO_NS_PER_SECOND), 0);
     io_port_take_remaining(port, never_released, &count);
     CHECK_INT(count, 2);
-    duplex_close_side(&both, 0);
-    duplex_close_side(&both, 1);
+    stream_pair_close_side(&both, 0);
+    stream_pair_close_side(&both, 1);
     io_port_finish_close(port, 0);
     io_port_destroy(port);
 }
@@ -267,53 +267,53 @@ static void port_closed(const char *backend) {
 /* A peer that is reset hears of it, with a receive under way and without. */
 static void reset(const char *backend) {
     for (int round = 0; round < 4; round++) {
-        duplex both;
-        duplex_open(&both, backend, 0);
+        stream_pair both;
+        stream_pair_open(&both, backend, 0);
         if (round % 2 == 0)
-            duplex_start(&both, 1, 4096);
+            stream_pair_start(&both, 1, 4096);
         if (round / 2 == 1)
-            duplex_send_now(&both, 1, duplex_pattern, 100); /* which nobody reads */
+            stream_pair_send_now(&both, 1, stream_pair_pattern, 100); /* which nobody reads */
         both.world.backend->prepare_close(both.handle[0], true);
-        duplex_close_side(&both, 0);
+        stream_pair_close_side(&both, 0);
         if (round % 2 != 0)
-            duplex_start(&both, 1, 4096);
-        CHECK_INT(duplex_received(&both, 1), -IOE_CONNRESET);
-        duplex_close(&both);
+            stream_pair_start(&both, 1, 4096);
+        CHECK_INT(stream_pair_received(&both, 1), -IOE_CONNRESET);
+        stream_pair_close(&both);
     }
 }
 
 /* What has arrived and nobody wants does not turn the end of our stream into a reset. */
 static void closed_in_good_order(const char *backend) {
-    duplex both;
-    duplex_open(&both, backend, 0);
-    duplex_send_now(&both, 1, duplex_pattern, 30000);
-    duplex_send_now(&both, 0, duplex_pattern, 50);
+    stream_pair both;
+    stream_pair_open(&both, backend, 0);
+    stream_pair_send_now(&both, 1, stream_pair_pattern, 30000);
+    stream_pair_send_now(&both, 0, stream_pair_pattern, 50);
     CHECK_INT(shut_down(&both, 0), 0);
     both.world.backend->prepare_close(both.handle[0], false);
-    duplex_close_side(&both, 0);
-    duplex_receive_all(&both, 1, 0, 50, 4096);
-    CHECK_INT(duplex_receive(&both, 1, 4096), 0);
-    duplex_close(&both);
+    stream_pair_close_side(&both, 0);
+    stream_pair_receive_all(&both, 1, 0, 50, 4096);
+    CHECK_INT(stream_pair_receive(&both, 1, 4096), 0);
+    stream_pair_close(&both);
 }
 
 /* ---- the rest of a connection's socket ------------------------------------------------------- */
 
 /* Ours ends, the other goes on. */
 static void half_closed(const char *backend) {
-    duplex both;
-    duplex_open(&both, backend, 0);
-    duplex_start(&both, 0, 4096);
-    duplex_send(&both, 0, duplex_pattern, 1000);
-    duplex_receive_all(&both, 1, 0, 1000, 4096);
+    stream_pair both;
+    stream_pair_open(&both, backend, 0);
+    stream_pair_start(&both, 0, 4096);
+    stream_pair_send(&both, 0, stream_pair_pattern, 1000);
+    stream_pair_receive_all(&both, 1, 0, 1000, 4096);
     CHECK_INT(shut_down(&both, 0), 0);
-    CHECK_INT(duplex_receive(&both, 1, 4096), 0);
-    duplex_send(&both, 1, duplex_pattern, 300);
-    duplex_receive_all(&both, 0, 0, 300, 4096);
-    io_op *op = new_send(&both.world, duplex_pattern, 10);
+    CHECK_INT(stream_pair_receive(&both, 1, 4096), 0);
+    stream_pair_send(&both, 1, stream_pair_pattern, 300);
+    stream_pair_receive_all(&both, 0, 0, 300, 4096);
+    io_op *op = new_send(&both.world, stream_pair_pattern, 10);
     io_op_submit(op, both.handle[0]);
-    CHECK_INT(duplex_finish(&both, op), -IOE_PIPE);
+    CHECK_INT(stream_pair_finish(&both, op), -IOE_PIPE);
     io_op_release(op);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 static bool same_address(const io_address *one, const io_address *other) {
@@ -324,9 +324,9 @@ static bool same_address(const io_address *one, const io_address *other) {
 }
 
 static void addresses(const char *backend) {
-    duplex both;
+    stream_pair both;
     io_address own[2], peer[2];
-    duplex_open(&both, backend, 0);
+    stream_pair_open(&both, backend, 0);
     for (int i = 0; i < 2; i++) {
         both.world.backend->address(both.handle[i], false, &own[i]);
         both.world.backend->address(both.handle[i], true, &peer[i]);
@@ -334,14 +334,14 @@ static void addresses(const char *backend) {
     }
     CHECK(same_address(&own[0], &peer[1]) && same_address(&own[1], &peer[0]));
     CHECK(!same_address(&own[0], &own[1]));
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 /* A connection that was accepted is adopted as it is. */
 static void accepted(const char *backend) {
-    duplex both;
+    stream_pair both;
     io_address address, peer;
-    duplex_begin(&both, backend, 0);
+    stream_pair_begin(&both, backend, 0);
     test_world *world = &both.world;
     io_native listener = world_listener(world, &address);
     io_handle *listening = world_handle(world, listener);
@@ -361,22 +361,22 @@ static void accepted(const char *backend) {
     CHECK(same_address(&peer, &((io_accept *)accept)->peer));
     io_op_release(accept);
     io_op_release(connect);
-    duplex_start(&both, 0, 4096);
-    io_op_submit(new_send(world, duplex_pattern, 100), client);
-    duplex_receive_all(&both, 0, 0, 100, 4096);
+    stream_pair_start(&both, 0, 4096);
+    io_op_submit(new_send(world, stream_pair_pattern, 100), client);
+    stream_pair_receive_all(&both, 0, 0, 100, 4096);
     CHECK_INT(world->backend->shutdown(both.handle[0]), 0);
     world_handle_close(client);
-    CHECK_INT(duplex_receive(&both, 0, 4096), 0);
+    CHECK_INT(stream_pair_receive(&both, 0, 4096), 0);
     world_handle_close(listening);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 /* A socket that was connected by way of a handle like any other is adopted afterwards. */
 static void connected(const char *backend) {
-    duplex both;
+    stream_pair both;
     io_address address;
     uint32_t os_error = 0;
-    duplex_begin(&both, backend, 0);
+    stream_pair_begin(&both, backend, 0);
     test_world *world = &both.world;
     io_handle *listening = world_handle(world, world_listener(world, &address));
     both.native[0] = world_socket(world);
@@ -391,11 +391,11 @@ static void connected(const char *backend) {
     both.handle[1] = world_adopt(world, ((io_accept *)accept)->accepted);
     io_op_release(accept);
     for (int i = 0; i < 2; i++) {
-        duplex_send_now(&both, i, duplex_pattern, 1000);
-        duplex_receive_all(&both, 1 - i, 0, 1000, 4096);
+        stream_pair_send_now(&both, i, stream_pair_pattern, 1000);
+        stream_pair_receive_all(&both, 1 - i, 0, 1000, 4096);
     }
     world_handle_close(listening);
-    duplex_close(&both);
+    stream_pair_close(&both);
 }
 
 /* ---- threads --------------------------------------------------------------------------------- */
@@ -417,7 +417,7 @@ struct crowd {
 };
 
 static void crowd_send(crowd_end *end, size_t length) {
-    io_op *op = new_send(&end->all->world, duplex_pattern, length);
+    io_op *op = new_send(&end->all->world, stream_pair_pattern, length);
     if (io_op_submit_now(op, end->handle))
         io_op_release(op);
 }
@@ -429,7 +429,8 @@ static void crowd_receive(crowd_end *end) {
         io_op_embed(&receive->op, end->all->world.lane, IO_RECEIVE, IO_SINK_CONNECTION, end);
         receive->buffer = NULL;
         receive->capacity = end->left % 3 == 0 ? 65536 : 700;
-        if (!io_op_submit_now(&receive->op, end->handle) || !duplex_fetched(receive, end->handle))
+        if (!io_op_submit_now(&receive->op, end->handle) ||
+            !stream_pair_fetched(receive, end->handle))
             return;
         if (receive->op.result <= 0)
             break;
@@ -455,7 +456,7 @@ static void crowd_member(void *argument) {
             io_op_release(op);
             continue;
         }
-        if (!duplex_fetched(&end->receive, end->handle))
+        if (!stream_pair_fetched(&end->receive, end->handle))
             continue;
         int64_t result = end->receive.op.result;
         CHECK((end->receive.buffer != NULL) == (result > 0));
@@ -471,7 +472,7 @@ static void crowd_member(void *argument) {
     }
 }
 
-/* Many connections talk, and any thread gets any completion. */
+/* Many connections connection_pair, and any thread gets any completion. */
 static void many_threads(const char *backend) {
     static crowd all;
     test_thread threads[THREADS];

@@ -1,5 +1,5 @@
-/* talk.c: see talk.h. */
-#include "talk.h"
+/* connection_pair.c: see connection_pair.h. */
+#include "connection_pair.h"
 
 #ifndef _WIN32
 #include <fcntl.h>
@@ -8,9 +8,9 @@
 #include <sys/socket.h>
 #endif
 
-_Atomic int talk_owned;
+_Atomic int pair_owned;
 
-static char pattern[2 * TALK_PERIOD];
+static char pattern[2 * PAIR_PERIOD];
 
 typedef struct owned {
     _Atomic int references;
@@ -20,12 +20,12 @@ typedef struct owned {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static void begin(talk *self, const char *backend, uint64_t seed, uint32_t concurrency) {
+static void begin(connection_pair *self, const char *backend, uint64_t seed, uint32_t concurrency) {
     memset(self, 0, sizeof(*self));
     if (pattern[1] == 0)
-        for (size_t i = 0; i < TALK_PERIOD; i++)
-            pattern[i] = pattern[i + TALK_PERIOD] = (char)((i * 2654435761u >> 13) | 1);
-    atomic_store(&talk_owned, 0);
+        for (size_t i = 0; i < PAIR_PERIOD; i++)
+            pattern[i] = pattern[i + PAIR_PERIOD] = (char)((i * 2654435761u >> 13) | 1);
+    atomic_store(&pair_owned, 0);
     world_open(&self->world, backend, concurrency);
     world_misbehave(&self->world, seed);
     self->limits = (io_connection_limits){
@@ -33,16 +33,17 @@ static void begin(talk *self, const char *backend, uint64_t seed, uint32_t concu
     self->file = world_file(&self->world, pattern, sizeof(pattern));
 }
 
-void talk_begin(talk *self, const char *backend, uint64_t seed) {
+void pair_begin(connection_pair *self, const char *backend, uint64_t seed) {
     begin(self, backend, seed, 1);
 }
 
-void talk_begin_threads(talk *self, const char *backend, uint64_t seed, uint32_t concurrency) {
+void pair_begin_threads(connection_pair *self, const char *backend, uint64_t seed,
+                        uint32_t concurrency) {
     begin(self, backend, seed, concurrency);
     self->threads = true;
 }
 
-static void set_nonblocking(const talk *self, io_native native) {
+static void set_nonblocking(const connection_pair *self, io_native native) {
 #ifdef _WIN32
     u_long on = 1;
     CHECK(self->world.sim || ioctlsocket((SOCKET)native, (long)FIONBIO, &on) == 0);
@@ -51,7 +52,7 @@ static void set_nonblocking(const talk *self, io_native native) {
 #endif
 }
 
-static void set_option(const talk_end *end, int level, int option, int value) {
+static void set_option(const pair_end *end, int level, int option, int value) {
 #ifdef _WIN32
     CHECK_INT(setsockopt((SOCKET)end->native, level, option, (const char *)&value, sizeof(value)),
               0);
@@ -60,10 +61,10 @@ static void set_option(const talk_end *end, int level, int option, int value) {
 #endif
 }
 
-static talk_end *end_new(talk *self, io_native native) {
-    CHECK(self->count < TALK_ENDS);
-    talk_end *end = &self->ends[self->count++];
-    end->talk = self;
+static pair_end *end_new(connection_pair *self, io_native native) {
+    CHECK(self->count < PAIR_ENDS);
+    pair_end *end = &self->ends[self->count++];
+    end->pair = self;
     end->native = native;
     CHECK_INT(io_mutex_init(&end->sending), 0);
     set_nonblocking(self, native);
@@ -72,19 +73,19 @@ static talk_end *end_new(talk *self, io_native native) {
     return end;
 }
 
-static void end_open(talk_end *end) {
+static void end_open(pair_end *end) {
     uint32_t os_error = 0;
     end->open = true;
-    CHECK_INT(io_connection_open(&end->io, end->talk->world.lane, end->native, AF_INET,
-                                 &end->talk->limits, &os_error),
+    CHECK_INT(io_connection_open(&end->io, end->pair->world.lane, end->native, AF_INET,
+                                 &end->pair->limits, &os_error),
               0);
     io_post_submit(&end->io.strand);
 }
 
-talk_end *talk_pair(talk *self) {
+pair_end *pair_add(connection_pair *self) {
     io_native natives[2];
     world_pair(&self->world, natives);
-    talk_end *one = end_new(self, natives[0]), *other = end_new(self, natives[1]);
+    pair_end *one = end_new(self, natives[0]), *other = end_new(self, natives[1]);
     one->peer = other;
     other->peer = one;
     end_open(one);
@@ -92,29 +93,29 @@ talk_end *talk_pair(talk *self) {
     return one;
 }
 
-talk_end *talk_adopt(talk *self, io_native native) {
-    talk_end *end = end_new(self, native);
+pair_end *pair_adopt(connection_pair *self, io_native native) {
+    pair_end *end = end_new(self, native);
     end_open(end);
     return end;
 }
 
-void talk_open(talk *self, const char *backend, uint64_t seed) {
-    talk_begin(self, backend, seed);
-    talk_pair(self);
+void pair_open(connection_pair *self, const char *backend, uint64_t seed) {
+    pair_begin(self, backend, seed);
+    pair_add(self);
 }
 
 /* Not less: a window below the size of a segment makes TCP wait for timers. */
-void talk_narrow(talk_end *end) {
-    if (end->talk->world.sim)
+void pair_narrow(pair_end *end) {
+    if (end->pair->world.sim)
         return;
     set_option(end, SOL_SOCKET, SO_SNDBUF, 32768);
     set_option(end, SOL_SOCKET, SO_RCVBUF, 65536);
 }
 
-talk_end *talk_open_narrow(talk *self, const char *backend, uint64_t seed) {
-    talk_open(self, backend, seed);
-    talk_narrow(&self->ends[0]);
-    talk_narrow(&self->ends[1]);
+pair_end *pair_open_narrow(connection_pair *self, const char *backend, uint64_t seed) {
+    pair_open(self, backend, seed);
+    pair_narrow(&self->ends[0]);
+    pair_narrow(&self->ends[1]);
     return &self->ends[0];
 }
 
@@ -124,10 +125,10 @@ static void owned_release(owned *piece) {
     CHECK_INT(atomic_fetch_sub(&piece->references, 1), 1);
     memset(piece->data, 0, piece->length);
     free(piece);
-    atomic_fetch_sub(&talk_owned, 1);
+    atomic_fetch_sub(&pair_owned, 1);
 }
 
-void talk_release_spent(talk_end *end) {
+void pair_release_spent(pair_end *end) {
     for (io_chunk *next, *chunk = io_connection_take_spent(&end->io); chunk != NULL; chunk = next) {
         next = chunk->next;
         CHECK(chunk->owner != NULL);
@@ -136,18 +137,18 @@ void talk_release_spent(talk_end *end) {
     }
 }
 
-static void check_pattern(talk_end *end, const char *data, size_t length) {
+static void check_pattern(pair_end *end, const char *data, size_t length) {
     uint64_t place = end->in + end->kept;
     for (size_t done = 0; done < length;) {
-        size_t part = length - done < TALK_PERIOD ? length - done : TALK_PERIOD;
-        if (memcmp(data + done, pattern + (place + done) % TALK_PERIOD, part) != 0)
-            FAIL("%s: wrong bytes after %llu", end->talk->world.backend->name,
+        size_t part = length - done < PAIR_PERIOD ? length - done : PAIR_PERIOD;
+        if (memcmp(data + done, pattern + (place + done) % PAIR_PERIOD, part) != 0)
+            FAIL("%s: wrong bytes after %llu", end->pair->world.backend->name,
                  (unsigned long long)(place + done));
         done += part;
     }
 }
 
-static void on_input(talk_end *end) {
+static void on_input(pair_end *end) {
     CHECK_INT(end->came[IO_CONNECTION_EOF], 0);
     if (end->kept > 0) {
         end->in += end->kept;
@@ -171,14 +172,14 @@ static void on_input(talk_end *end) {
 }
 
 /* The jobs of tests are of no use but to be counted: each is memory of its own. */
-static void free_jobs(talk_end *end) {
+static void free_jobs(pair_end *end) {
     for (io_job *next, *job = io_connection_take_jobs(&end->io); job != NULL; job = next) {
         next = job->next;
         free(job);
     }
 }
 
-void talk_check_gone(talk_end *end) {
+void pair_check_gone(pair_end *end) {
     const io_connection *io = &end->io;
     io_job job;
     io_piece piece = {"x", 1, NULL};
@@ -193,23 +194,23 @@ void talk_check_gone(talk_end *end) {
 }
 
 /* With other threads it may be held just now. */
-static void check_hold(const talk_end *end, io_connection_event event) {
+static void check_hold(const pair_end *end, io_connection_event event) {
     uint8_t hold = end->io.hold;
     if (event == IO_CONNECTION_INPUT || event == IO_CONNECTION_EOF)
         CHECK_INT(hold, 0);
     if (event == IO_CONNECTION_DRAINED) {
         CHECK_INT(hold & ~IO_HOLD_PAUSED, 0);
-        CHECK(end->io.bytes_queued <= end->talk->limits.write_high);
+        CHECK(end->io.bytes_queued <= end->pair->limits.write_high);
     }
     if (event == IO_CONNECTION_ROOM)
-        CHECK(end->io.bytes_queued <= end->talk->limits.write_low);
+        CHECK(end->io.bytes_queued <= end->pair->limits.write_low);
     if (event == IO_CONNECTION_JOBS || event == IO_CONNECTION_DRAINED)
         CHECK(end->io.established);
 }
 
-static void on_event(talk_end *end, io_connection_event event) {
+static void on_event(pair_end *end, io_connection_event event) {
     CHECK(event <= IO_CONNECTION_GONE && !atomic_load(&end->gone));
-    if (!end->talk->threads)
+    if (!end->pair->threads)
         check_hold(end, event);
     CHECK((event == IO_CONNECTION_STARTED) == (end->came[IO_CONNECTION_STARTED] == 0) ||
           event == IO_CONNECTION_GONE);
@@ -241,32 +242,32 @@ static void on_event(talk_end *end, io_connection_event event) {
     }
 }
 
-static void run(talk_end *end, io_connection_event event) {
+static void run(pair_end *end, io_connection_event event) {
     for (; event != IO_CONNECTION_IDLE; event = io_connection_next(&end->io)) {
         CHECK_INT(atomic_fetch_add(&end->inside, 1), 0);
         on_event(end, event);
-        talk_release_spent(end);
+        pair_release_spent(end);
         CHECK_INT(atomic_fetch_sub(&end->inside, 1), 1);
     }
 }
 
-void talk_take(io_op *op) {
+void pair_take(io_op *op) {
     CHECK_INT(op->sink, IO_SINK_CONNECTION);
-    talk_end *end = IO_CONTAINER((io_connection *)op->owner, talk_end, io);
+    pair_end *end = IO_CONTAINER((io_connection *)op->owner, pair_end, io);
     CHECK(!atomic_load(&end->gone)); /* it would have been freed */
     run(end, io_connection_taken(&end->io, op));
-    talk_release_spent(end);
+    pair_release_spent(end);
 }
 
-bool talk_step(talk *self, unsigned ms) {
+bool pair_step(connection_pair *self, unsigned ms) {
     io_op *op = world_get(&self->world, ms);
     if (op != NULL)
-        talk_take(op);
+        pair_take(op);
     return op != NULL;
 }
 
-void talk_settle(talk *self) {
-    while (talk_step(self, self->world.sim ? 200 : 30))
+void pair_settle(connection_pair *self) {
+    while (pair_step(self, self->world.sim ? 200 : 30))
         continue;
 }
 
@@ -274,8 +275,8 @@ void talk_settle(talk *self) {
 
 static void fill(char *data, uint64_t place, size_t length) {
     for (size_t done = 0; done < length;) {
-        size_t part = length - done < TALK_PERIOD ? length - done : TALK_PERIOD;
-        memcpy(data + done, pattern + (place + done) % TALK_PERIOD, part);
+        size_t part = length - done < PAIR_PERIOD ? length - done : PAIR_PERIOD;
+        memcpy(data + done, pattern + (place + done) % PAIR_PERIOD, part);
         done += part;
     }
 }
@@ -286,38 +287,38 @@ static owned *owned_new(uint64_t place, size_t length) {
     atomic_init(&piece->references, 1);
     piece->length = length;
     fill(piece->data, place, length);
-    atomic_fetch_add(&talk_owned, 1);
+    atomic_fetch_add(&pair_owned, 1);
     return piece;
 }
 
-static int send_file(talk_end *end, size_t length) {
+static int send_file(pair_end *end, size_t length) {
     uint32_t os_error = 0;
-    CHECK(length <= TALK_PERIOD);
-    return io_connection_send_file(&end->io, end->talk->file, end->out % TALK_PERIOD, length,
+    CHECK(length <= PAIR_PERIOD);
+    return io_connection_send_file(&end->io, end->pair->file, end->out % PAIR_PERIOD, length,
                                    &os_error);
 }
 
-int talk_send(talk_end *end, size_t length, talk_how how) {
+int pair_send(pair_end *end, size_t length, pair_how how) {
     io_mutex_lock(&end->sending);
     int answer;
-    if (how == TALK_FILE) {
+    if (how == PAIR_FILE) {
         answer = send_file(end, length);
     } else {
         owned *memory = owned_new(end->out, length);
-        io_piece piece = {memory->data, length, how == TALK_OWNED ? memory : NULL};
+        io_piece piece = {memory->data, length, how == PAIR_OWNED ? memory : NULL};
         answer = io_connection_send(&end->io, &piece, 1);
-        if (how != TALK_OWNED || piece.owner != NULL)
+        if (how != PAIR_OWNED || piece.owner != NULL)
             owned_release(memory);
     }
     CHECK(answer == 0 || answer == 1);
     if (answer == 1)
         end->out += length;
     io_mutex_unlock(&end->sending);
-    talk_release_spent(end);
+    pair_release_spent(end);
     return answer;
 }
 
-int talk_send_pieces(talk_end *end, size_t length, int count, test_random *random) {
+int pair_send_pieces(pair_end *end, size_t length, int count, test_random *random) {
     owned *memory[16];
     io_piece pieces[16];
     CHECK(count <= 16);
@@ -341,42 +342,42 @@ int talk_send_pieces(talk_end *end, size_t length, int count, test_random *rando
         if (!is_owned[i] || pieces[i].owner != NULL)
             owned_release(memory[i]);
     io_mutex_unlock(&end->sending);
-    talk_release_spent(end);
+    pair_release_spent(end);
     return answer;
 }
 
-void talk_resume_step(talk_end *end) {
+void pair_resume_step(pair_end *end) {
     if (end->io.hold & IO_HOLD_PAUSED)
-        talk_pause(end, false);
-    (void)talk_step(end->talk, 10);
+        pair_pause(end, false);
+    (void)pair_step(end->pair, 10);
 }
 
-uint64_t talk_seeds(const char *backend, uint64_t count) {
+uint64_t pair_seeds(const char *backend, uint64_t count) {
     return strcmp(backend, "sim") == 0 ? test_scaled(count) : 1;
 }
 
-uint64_t talk_queued(talk_end *end) {
+uint64_t pair_queued(pair_end *end) {
     uint64_t received, sent;
     return io_connection_pending(&end->io, &received, &sent);
 }
 
-void talk_fill(talk_end *end, uint64_t queued) {
-    while (talk_queued(end) < queued)
-        CHECK_INT(talk_send(end, 10000, TALK_OWNED), 1);
+void pair_fill(pair_end *end, uint64_t queued) {
+    while (pair_queued(end) < queued)
+        CHECK_INT(pair_send(end, 10000, PAIR_OWNED), 1);
 }
 
-/* The system's buffers take the rest, sooner or later; see talk_narrow. */
-void talk_block(talk_end *end) {
-    talk_fill(end, 600000);
-    talk_settle(end->talk);
-    CHECK(talk_queued(end) > end->talk->limits.write_high);
+/* The system's buffers take the rest, sooner or later; see pair_narrow. */
+void pair_block(pair_end *end) {
+    pair_fill(end, 600000);
+    pair_settle(end->pair);
+    CHECK(pair_queued(end) > end->pair->limits.write_high);
 }
 
-void talk_pause(talk_end *end, bool paused) {
+void pair_pause(pair_end *end, bool paused) {
     io_connection_hold(&end->io, IO_HOLD_PAUSED, paused);
 }
 
-bool talk_post_job(talk_end *end) {
+bool pair_post_job(pair_end *end) {
     io_job *job = calloc(1, sizeof(*job));
     CHECK(job != NULL);
     bool posted = io_connection_post(&end->io, job);
@@ -385,7 +386,7 @@ bool talk_post_job(talk_end *end) {
     return posted;
 }
 
-void talk_end_somehow(talk_end *end, test_random *random) {
+void pair_end_somehow(pair_end *end, test_random *random) {
     switch (test_below(random, 8)) {
     case 0:
         (void)io_connection_abort(&end->io);
@@ -407,23 +408,23 @@ void talk_end_somehow(talk_end *end, test_random *random) {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-void talk_check_all_gone(talk *self) {
+void pair_check_all_gone(connection_pair *self) {
     for (int i = 0; i < self->count; i++) {
-        talk_end *end = &self->ends[i];
+        pair_end *end = &self->ends[i];
         CHECK_INT(end->came[IO_CONNECTION_GONE], 1);
-        talk_check_gone(end);
+        pair_check_gone(end);
         CHECK(end->peer == NULL || end->in <= end->peer->out);
         if (end->peer != NULL && end->came[IO_CONNECTION_EOF] > 0)
             CHECK_INT(end->in, end->peer->out); /* an orderly end: nothing is missing */
         io_mutex_destroy(&end->sending);
     }
-    CHECK_INT(atomic_load(&talk_owned), 0);
+    CHECK_INT(atomic_load(&pair_owned), 0);
 }
 
-void talk_close(talk *self) {
+void pair_close(connection_pair *self) {
     for (int i = 0; i < self->count; i++)
-        TALK_UNTIL(self, atomic_load(&self->ends[i].gone));
-    talk_check_all_gone(self);
+        PAIR_UNTIL(self, atomic_load(&self->ends[i].gone));
+    pair_check_all_gone(self);
     world_native_close(&self->world, self->file, true);
     world_close(&self->world);
 }
@@ -435,14 +436,14 @@ static void collect(io_op *op, bool leaked, void *context) {
         io_connection_collected(op->owner, op);
 }
 
-size_t talk_close_port(talk *self, uint64_t timeout_ns) {
+size_t pair_close_port(connection_pair *self, uint64_t timeout_ns) {
     CHECK(io_port_begin_close(self->world.port));
     size_t leaked = io_port_drain(self->world.port, timeout_ns);
     io_port_take_remaining(self->world.port, collect, NULL);
     for (int i = 0; i < self->count; i++) {
         if (io_connection_orphaned(&self->ends[i].io, leaked > 0))
             run(&self->ends[i], io_connection_next(&self->ends[i].io));
-        talk_release_spent(&self->ends[i]);
+        pair_release_spent(&self->ends[i]);
     }
     world_native_close(&self->world, self->file, true);
     io_port_finish_close(self->world.port, leaked);

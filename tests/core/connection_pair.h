@@ -1,109 +1,110 @@
-/* talk.h: connections (net/connection.h) with an embedder in miniature at both ends.
+/* connection_pair.h: connections (net/connection.h) with an embedder in miniature at both ends.
  *
  * What an end sends is one endless pattern, each send from where the one before stopped; what it
  * receives must be the pattern of its peer, without a gap. The embedder also checks what every
  * connection promises: one thread runs it at a time, STARTED comes first, GONE last, each once, and
  * nothing is handed on that is held. Memory that is sent without a copy is counted until it is
  * released. */
-#ifndef IOCPCORE_TEST_TALK_H
-#define IOCPCORE_TEST_TALK_H
+#ifndef IOCPCORE_TEST_CONNECTION_PAIR_H
+#define IOCPCORE_TEST_CONNECTION_PAIR_H
 
 #include "world.h"
 
 #include "net/connection.h"
 
-enum { TALK_PERIOD = 1 << 17, TALK_ENDS = 64, TALK_EVENTS = IO_CONNECTION_GONE + 1 };
+enum { PAIR_PERIOD = 1 << 17, PAIR_ENDS = 64, PAIR_EVENTS = IO_CONNECTION_GONE + 1 };
 
-typedef struct talk talk;
-typedef struct talk_end talk_end;
+typedef struct connection_pair connection_pair;
+typedef struct pair_end pair_end;
 
-struct talk_end {
+struct pair_end {
     io_connection io;
-    talk *talk;
-    talk_end *peer; /* whose pattern it receives; NULL: somebody else's */
+    connection_pair *pair;
+    pair_end *peer; /* whose pattern it receives; NULL: somebody else's */
     io_native native;
     io_mutex sending;  /* keeps the pattern in order where several threads send */
     uint64_t out;      /* bytes taken for sending */
     uint64_t in, kept; /* bytes received, and right; and those that are not handed on yet */
-    int came[TALK_EVENTS];
+    int came[PAIR_EVENTS];
     size_t most;       /* at most so many bytes of input are used at a time; 0: all */
     bool keeps;        /* keeps input, and hands it on when INPUT comes again */
     bool answers;      /* closes when the peer has ended its stream */
     bool shakes_hands; /* it is not established when it starts, but by the test */
-    void (*on_event)(talk_end *end, io_connection_event event); /* before anything else */
+    void (*on_event)(pair_end *end, io_connection_event event); /* before anything else */
     void *context;
     _Atomic int inside; /* threads that run it */
     _Atomic bool gone;
     bool open; /* io_connection_open was called; the rest is false */
 };
 
-struct talk {
+struct connection_pair {
     test_world world;
     io_connection_limits limits;
     io_native file; /* holds the pattern twice */
     bool threads;   /* several run it */
-    talk_end ends[TALK_ENDS];
+    pair_end ends[PAIR_ENDS];
     int count;
 };
 
-extern _Atomic int talk_owned; /* pieces of memory that are not released yet */
+extern _Atomic int pair_owned; /* pieces of memory that are not released yet */
 
 /* A port and a pair of open connections, ends[0] and ends[1]. With a seed, the simulated backend
  * does everything but fail. The limits are small: 16 KiB, 64 KiB and 1 MiB of queue. */
-void talk_open(talk *self, const char *backend, uint64_t seed);
-talk_end *talk_open_narrow(talk *self, const char *backend, uint64_t seed); /* ends[0] */
-void talk_begin(talk *self, const char *backend, uint64_t seed);            /* without the pair */
-uint64_t talk_seeds(const char *backend, uint64_t count); /* how many are worth while */
-talk_end *talk_pair(talk *self);                          /* the first of two new ends */
-talk_end *talk_adopt(talk *self, io_native native);       /* one that has no peer here */
-void talk_narrow(talk_end *end); /* little room in the system's buffers, before anything is sent */
+void pair_open(connection_pair *self, const char *backend, uint64_t seed);
+pair_end *pair_open_narrow(connection_pair *self, const char *backend, uint64_t seed); /* ends[0] */
+void pair_begin(connection_pair *self, const char *backend, uint64_t seed); /* without the pair */
+uint64_t pair_seeds(const char *backend, uint64_t count);      /* how many are worth while */
+pair_end *pair_add(connection_pair *self);                     /* the first of two new ends */
+pair_end *pair_adopt(connection_pair *self, io_native native); /* one that has no peer here */
+void pair_narrow(pair_end *end); /* little room in the system's buffers, before anything is sent */
 
 /* For several threads: nothing is checked that others may change in the same moment. */
-void talk_begin_threads(talk *self, const char *backend, uint64_t seed, uint32_t concurrency);
+void pair_begin_threads(connection_pair *self, const char *backend, uint64_t seed,
+                        uint32_t concurrency);
 
 /* Waits until nobody is there any more, checks that nothing is left behind, and closes the port. */
-void talk_close(talk *self);
+void pair_close(connection_pair *self);
 /* Closes the port with connections in it; how many operations the kernel has kept. */
-size_t talk_close_port(talk *self, uint64_t timeout_ns);
+size_t pair_close_port(connection_pair *self, uint64_t timeout_ns);
 
 /* An operation of a connection was taken. */
-void talk_take(io_op *op);
+void pair_take(io_op *op);
 /* One operation; false if none comes within this time. */
-bool talk_step(talk *self, unsigned ms);
-void talk_settle(talk *self); /* until nothing happens any more */
-#define TALK_UNTIL(self, condition)                                                  \
+bool pair_step(connection_pair *self, unsigned ms);
+void pair_settle(connection_pair *self); /* until nothing happens any more */
+#define PAIR_UNTIL(self, condition)                                                  \
     do {                                                                             \
         while (!(condition))                                                         \
-            if (!talk_step(self, 10000))                                             \
+            if (!pair_step(self, 10000))                                             \
                 FAIL("%s: never came: %s", (self)->world.backend->name, #condition); \
     } while (0)
 
-typedef enum talk_how {
-    TALK_COPIED,
-    TALK_OWNED, /* not copied if it is large */
-    TALK_FILE,
-} talk_how;
+typedef enum pair_how {
+    PAIR_COPIED,
+    PAIR_OWNED, /* not copied if it is large */
+    PAIR_FILE,
+} pair_how;
 /* What io_connection_send answers. */
-int talk_send(talk_end *end, size_t length, talk_how how);
+int pair_send(pair_end *end, size_t length, pair_how how);
 /* The same with several pieces, of all lengths up to `length`, as one. */
-int talk_send_pieces(talk_end *end, size_t length, int count, test_random *random);
+int pair_send_pieces(pair_end *end, size_t length, int count, test_random *random);
 /* Sends until the queue holds at least this many bytes. */
-void talk_fill(talk_end *end, uint64_t queued);
+void pair_fill(pair_end *end, uint64_t queued);
 /* The same with so much that a peer that does not read leaves more than write_high of it. */
-void talk_block(talk_end *end);
+void pair_block(pair_end *end);
 /* Pieces that were sent are released; by the embedder, after whatever it does. */
-void talk_release_spent(talk_end *end);
-void talk_pause(talk_end *end, bool paused);
+void pair_release_spent(pair_end *end);
+void pair_pause(pair_end *end, bool paused);
 /* False: it is closed, and takes none. */
-bool talk_post_job(talk_end *end);
+bool pair_post_job(pair_end *end);
 /* Closes, aborts, fails, shuts down or silences it. */
-void talk_end_somehow(talk_end *end, test_random *random);
+void pair_end_somehow(pair_end *end, test_random *random);
 /* Resumes it if it is paused, and waits a little. */
-void talk_resume_step(talk_end *end);
-uint64_t talk_queued(talk_end *end);
+void pair_resume_step(pair_end *end);
+uint64_t pair_queued(pair_end *end);
 /* All of them are gone, and nothing is left. After that the ends may be forgotten. */
-void talk_check_all_gone(talk *self);
+void pair_check_all_gone(connection_pair *self);
 /* A connection that is gone: nothing of its is left, and it accepts nothing. */
-void talk_check_gone(talk_end *end);
+void pair_check_gone(pair_end *end);
 
 #endif
