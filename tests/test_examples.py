@@ -187,7 +187,7 @@ def answers(sock: socket.socket, count: int) -> list[bytes]:
 
 def test_keyvalue(backend, tmp_path):
     log = tmp_path / "log"
-    with example("keyvalue", "--log", log, backend=backend) as address:
+    with example("keyvalue", "--journal", log, backend=backend) as address:
         with connect(address) as sock:
             # All at once: the answers come in order, though some wait for the disk and some not.
             sock.sendall(
@@ -201,7 +201,7 @@ def test_keyvalue(backend, tmp_path):
     with open(log, "ab") as file:  # as a crash may leave it
         file.write(framed(b"set b broken")[:-3])
     for value in (b"x", b"y"):
-        with example("keyvalue", "--log", log, backend=backend) as address:
+        with example("keyvalue", "--journal", log, backend=backend) as address:
             with connect(address) as sock:
                 sock.sendall(framed(b"get \xff", b"get b", b"set b y"))
                 assert answers(sock, 3) == [b"value \0\n", b"value " + value, b"ok"]
@@ -209,7 +209,7 @@ def test_keyvalue(backend, tmp_path):
 
 def test_keyvalue_for_many(backend, tmp_path):
     rounds = scaled(20, 3)
-    with example("keyvalue", "--log", tmp_path / "log", backend=backend) as address:
+    with example("keyvalue", "--journal", tmp_path / "log", backend=backend) as address:
         socks = [connect(address) for _ in range(10)]
         for number, sock in enumerate(socks):
             for round_ in range(rounds):

@@ -12,12 +12,16 @@ from iocpcore._core import (
     Operation,
     backends,
 )
-from iocpcore._proxy_protocol import ProxyProtocolError
 from iocpcore._server_sockets import systemd_sockets
 from iocpcore._version import __version__
 from iocpcore.client import Connecting, connect, connect_nowait
 from iocpcore.datagram import Datagram
-from iocpcore.errors import FramingError, InvalidStateError, SlowReaderError
+from iocpcore.errors import (
+    FramingError,
+    InvalidStateError,
+    ProxyProtocolError,
+    SlowReaderError,
+)
 from iocpcore.framing import Framer
 from iocpcore.server import Server
 

@@ -37,7 +37,7 @@ class ClientGroup:
         return self.group.abort()
 
     def release(self) -> None:
-        """Of what take() gave: no other connection is made through it."""
+        """Undoes acquire_group(): the caller makes no other connection through it."""
         with self._runtime.guard():
             self._users -= 1
             self._drop_if_unused()
@@ -53,7 +53,9 @@ class ClientGroup:
             self._runtime.remove(self)
 
 
-def take(runtime: Runtime, key: Hashable | None, options: Mapping[str, Any]) -> ClientGroup:
+def acquire_group(
+    runtime: Runtime, key: Hashable | None, options: Mapping[str, Any]
+) -> ClientGroup:
     """The group of this key, or a new one; give it back by release(). None: always a new one."""
     with runtime.guard():
         group = None if key is None else runtime.client_groups.get(key)

@@ -1,4 +1,4 @@
-"""Streams that are about to be connected: sockets of the system, those of the simulation, pipes."""
+"""Streams of the system that are about to be connected, and the addresses for them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,24 @@ import errno
 import socket
 import sys
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from iocpcore import _core, _validate
 from iocpcore._core import CompletionPort, Connection, ConnectionGroup
+from iocpcore._options import SocketOptions
 from iocpcore._server_sockets import bind
+from iocpcore._sockets import Target
 
 
-class Target(NamedTuple):
-    """One address to try."""
-
-    family: int
-    address: Any
-
-
-class Stream(Protocol):
-    """Not connected yet. Owned by whoever made it, until adopt() or close()."""
-
-    handle: Any  # as the port takes it
-
-    def adopt(self, group: ConnectionGroup, context: object) -> Connection:
-        """Make a connection of it. It is given away, also if that raises."""
-
-    def close(self) -> None:
-        """Cancels what is in flight. Does nothing if it was given away."""
-
-
-def open_stream(
-    port: CompletionPort, target: Target, local: Target | None, keepalive: bool
-) -> Stream:
-    """Raises OSError."""
-    if port.backend == "sim":
-        return _SimulatedStream(port, target)
-    return _SystemStream(port, target, local, keepalive)
-
-
-class _SystemStream:
+class SystemStream:
     def __init__(
-        self, port: CompletionPort, target: Target, local: Target | None, keepalive: bool
+        self, port: CompletionPort, target: Target, local: Target | None, options: SocketOptions
     ) -> None:
         self._port = port
         self._target = target
         self.handle = sock = socket.socket(target.family, socket.SOCK_STREAM)
         try:
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive))
+            options.apply(sock)
             if local is not None:
                 _bind(sock, local)
         except OSError:
@@ -72,26 +44,6 @@ class _SystemStream:
             self._port.close_handle(self.handle)
         except ValueError:  # the port is closed
             self.handle.close()
-
-
-class _SimulatedStream:
-    def __init__(self, port: CompletionPort, target: Target) -> None:
-        self._port = port
-        self._target = target
-        self._own = True
-        self.handle = _core.sim_socket(port)
-
-    def adopt(self, group: ConnectionGroup, context: object) -> Connection:
-        self._port.dissociate(self.handle)
-        self._own = False
-        peer = self._target.address
-        return group.adopt(self.handle, socket.AF_INET, peer=peer, context=context)
-
-    def close(self) -> None:
-        if not self._own:
-            return
-        with suppress(ValueError):  # the port is closed, and the simulation with it
-            self._port.close_handle(self.handle)
 
 
 class Pipe:
@@ -119,18 +71,18 @@ def _bind(sock: socket.socket, local: Target) -> None:
 # ---- addresses ----------------------------------------------------------------------------------
 
 
-def numeric(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target] | None:
+def numeric(host: str, port: int, socket_type: int = socket.SOCK_STREAM) -> list[Target] | None:
     """What the host is, if it is an address and no name."""
     try:
-        return _lookup(host, port, kind, socket.AI_NUMERICHOST)
+        return _lookup(host, port, socket_type, socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None
 
 
-def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target]:
+def resolve(host: str, port: int, socket_type: int = socket.SOCK_STREAM) -> list[Target]:
     """All addresses of a name. It blocks. Raises socket.gaierror that says which name."""
     try:
-        return _lookup(host, port, kind, 0)
+        return _lookup(host, port, socket_type, 0)
     except UnicodeError as error:
         raise socket.gaierror(
             socket.EAI_NONAME, f"{host!r} is no name of a host: {error}"
@@ -139,12 +91,12 @@ def resolve(host: str, port: int, kind: int = socket.SOCK_STREAM) -> list[Target
         raise socket.gaierror(error.errno, f"{host}: {error.strerror}") from None
 
 
-def _lookup(host: str, port: int, kind: int, flags: int) -> list[Target]:
-    found = socket.getaddrinfo(host, port, type=kind, flags=flags)
+def _lookup(host: str, port: int, socket_type: int, flags: int) -> list[Target]:
+    found = socket.getaddrinfo(host, port, type=socket_type, flags=flags)
     return list(dict.fromkeys(Target(family, address) for family, _, _, _, address in found))
 
 
-def local_target(value: Any, kind: int = socket.SOCK_STREAM) -> Target | None:
+def local_target(value: Any, socket_type: int = socket.SOCK_STREAM) -> Target | None:
     """A ``local_address=(host, port)`` with a numeric host."""
     if value is None:
         return None
@@ -153,7 +105,7 @@ def local_target(value: Any, kind: int = socket.SOCK_STREAM) -> Target | None:
     number = _validate.port_number(value[1])
     flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
     try:
-        return _lookup(value[0] or "0.0.0.0", number, kind, flags)[0]
+        return _lookup(value[0] or "0.0.0.0", number, socket_type, flags)[0]
     except OSError:
         raise ValueError(f"local_address must have a numeric host, not {value[0]!r}") from None
 

@@ -2,12 +2,13 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from socket import socket
-from typing import Any, Literal, Protocol, Self, TypeAlias, final
+from typing import Any, Literal, Protocol, Self, TypeAlias, Unpack, final
 
 from typing_extensions import Buffer, disjoint_base
 
 from iocpcore._connection_tasks import Timer
-from iocpcore.framing import Framer
+from iocpcore._options import GroupOptions
+from iocpcore._stage import Stage
 
 class _File(Protocol):
     def fileno(self) -> int: ...
@@ -185,11 +186,12 @@ class Connection:
     def call_later(
         self, seconds: float, function: Callable[..., object], /, *args: Any
     ) -> Timer: ...
-    # For stages.
+    # For stages: see _stage.Link.
     def _write(self, data: _Data, /) -> bool: ...
+    def _ask_for_room(self) -> None: ...
     def _established(self) -> None: ...
     def _fail(self, exception: BaseException, /) -> None: ...
-    def _set_stage(self, stage: Any, /) -> None: ...
+    def _set_stage(self, stage: Stage | None, /) -> None: ...
     def _set_peername(self, address: Any, /) -> None: ...
     def _run(self, function: Callable[[], object], /) -> None: ...
     def _finish(self) -> None: ...
@@ -231,35 +233,7 @@ class Listener:
 
 @final
 class ConnectionGroup:
-    def __new__(
-        cls,
-        port: CompletionPort,
-        *,
-        on_connect: Callable[[Connection], object] | None = None,
-        on_data: Callable[[Connection, bytes], object] | None = None,
-        on_message: Callable[[Connection, bytes], object] | None = None,
-        on_eof: Callable[[Connection], object] | None = None,
-        on_drain: Callable[[Connection], object] | None = None,
-        on_close: Callable[[Connection, BaseException | None], object] | None = None,
-        on_error: Callable[[Connection, BaseException], object] | None = None,
-        on_failed: Callable[[Connection, BaseException], object] | None = None,
-        on_empty: Callable[[], object] | None = None,
-        on_accept_error: Callable[[Listener, BaseException], object] | None = None,
-        on_refused: Callable[[Any], object] | None = None,
-        on_lost: Callable[[Any, BaseException], object] | None = None,
-        framing: LengthPrefixed | Delimited | FixedSize | Callable[[], Framer] | None = None,
-        stage: Callable[[Connection], Any] | None = None,
-        executor: Callable[[], Executor] | None = None,
-        write_high: int = 262144,
-        write_low: int = 65536,
-        max_write_buffer: int = 16777216,
-        read_size: int = 65536,
-        reads_on: bool = False,
-        max_connections: int = 0,
-        max_connections_per_address: int = 0,
-        idle_timeout: float | None = None,
-        handshake_timeout: float | None = None,
-    ) -> Self: ...
+    def __new__(cls, port: CompletionPort, /, **options: Unpack[GroupOptions]) -> Self: ...
     @property
     def count(self) -> int: ...
     def listen(self, native: int, family: int, /) -> Listener: ...

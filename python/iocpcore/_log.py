@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from iocpcore._core import Connection, Listener, Operation
-from iocpcore._proxy_protocol import ProxyProtocolError
+from iocpcore.errors import ProxyProtocolError
 
 logger = logging.getLogger("iocpcore")
 
@@ -61,7 +61,7 @@ class _Episode:
         self._kind = kind
         self._events = 0
         self._shown = 0  # of them
-        self._new = 0  # since the last line was due
+        self._unreported = 0  # since the last line was due
         self._last = ""
         self.due = float("-inf")  # when there may be the next line
         self.turn = 0  # so many times it was due
@@ -70,10 +70,10 @@ class _Episode:
 
     def happened(self, text: str, now: float) -> str | None:
         """One more event."""
-        if now >= self.due and not self.owes:  # the one before is long over
+        if now >= self.due and not self.line_pending:  # the one before is long over
             self._events = self._shown = 0
         self._events += 1
-        self._new += 1
+        self._unreported += 1
         self._last = text
         return None if now < self.due else self.next_line(now)
 
@@ -81,7 +81,7 @@ class _Episode:
         """The time for a line has come."""
         self.due = now + INTERVAL
         self.turn += 1
-        new, self._new = self._new, 0
+        new, self._unreported = self._unreported, 0
         if new and (self._kind.over is None or new == self._events):
             self._shown += 1
             others = f" ({new - 1} more of them in {INTERVAL:g} s)" if new > 1 else ""
@@ -98,21 +98,21 @@ class _Episode:
         return None
 
     @property
-    def owes(self) -> bool:
+    def line_pending(self) -> bool:
         """Whether there will be another line though nothing more happens."""
         return self._events > self._shown or (self._events > 0 and self._kind.over is not None)
 
-    def cut(self) -> str | None:
+    def final_line(self) -> str | None:
         """The line that is owed when nothing more will be heard of it."""
         left_out = self._events - self._shown
-        self._events = self._shown = self._new = 0
+        self._events = self._shown = self._unreported = 0
         if left_out == 0:
             return None
         return f"{self._kind.name}: {left_out} more until the end, the last one: {self._last}"
 
     def wants_timer(self) -> bool:
         """Once for each turn that it may have one."""
-        wants = self.owes and self.timed != self.turn
+        wants = self.line_pending and self.timed != self.turn
         if wants:
             self.timed = self.turn
         return wants
@@ -154,7 +154,7 @@ class Log:
         """The port is at its end, and with it the timers: say what is left to be said."""
         with self._lock:
             self._closed = True
-            lines = [(kind, episode.cut()) for kind, episode in self._episodes.items()]
+            lines = [(kind, episode.final_line()) for kind, episode in self._episodes.items()]
             timers = [episode.replace_timer(None) for episode in self._episodes.values()]
         for timer in timers:
             if timer is not None:

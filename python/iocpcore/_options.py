@@ -1,16 +1,30 @@
-"""Which function is called for what: the callbacks of servers, connections and datagrams."""
+"""The options of servers, clients and datagrams, each written once: callbacks, limits, sockets.
+
+The C tables in ``py/server/group_options.h`` have the same names. A test compares the two, and the
+docstrings and docs/server.md with them.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict, get_args
 
 from iocpcore import _validate
 from iocpcore._core import Connection, Delimited, FixedSize, LengthPrefixed
 from iocpcore.framing import Framer
+
+if TYPE_CHECKING:
+    from iocpcore._core import Listener
+    from iocpcore._stage import StageFactory
+
+# ---- callbacks ----------------------------------------------------------------------------------
 
 OnConnect: TypeAlias = Callable[[Connection], object]
 OnData: TypeAlias = Callable[[Connection, bytes], object]
@@ -20,21 +34,30 @@ OnDrain: TypeAlias = Callable[[Connection], object]
 OnClose: TypeAlias = Callable[[Connection, BaseException | None], object]
 OnError: TypeAlias = Callable[[Connection, BaseException], object]
 
-Framing: TypeAlias = LengthPrefixed | Delimited | FixedSize | Callable[[], Framer]
+BuiltInFraming: TypeAlias = LengthPrefixed | Delimited | FixedSize
+Framing: TypeAlias = BuiltInFraming | Callable[[], Framer]
 
-CONNECTION = (
-    "on_connect",
-    "on_data",
-    "on_message",
-    "on_eof",
-    "on_drain",
-    "on_close",
-    "on_error",
-)
+
+class Callbacks(TypedDict, total=False):
+    """What users are told of a connection."""
+
+    on_connect: OnConnect | None
+    on_data: OnData | None
+    on_message: OnMessage | None
+    on_eof: OnEof | None
+    on_drain: OnDrain | None
+    on_close: Callable[[Any, BaseException | None], object] | None  # of connect_nowait: (None, e)
+    on_error: OnError | None
+
+
+CONNECTION_CALLBACKS = tuple(Callbacks.__annotations__)
+DATAGRAM_CALLBACKS = ("on_datagram", "on_error")
 
 
 def collect(
-    handler: object | None, given: Mapping[str, Any], names: tuple[str, ...] = CONNECTION
+    handler: object | None,
+    given: Mapping[str, Any],
+    names: tuple[str, ...] = CONNECTION_CALLBACKS,
 ) -> dict[str, Callable[..., Any]]:
     """The callbacks that there are: the handler's methods, unless `given` has another.
 
@@ -49,11 +72,11 @@ def collect(
     found.update({name: given[name] for name in names if given.get(name) is not None})
     callbacks = {name: value for name, value in found.items() if value is not None}
     for name, value in callbacks.items():
-        check(name, value)
+        check_function(name, value)
     return callbacks
 
 
-def check(name: str, value: Any) -> None:
+def check_function(name: str, value: Any) -> None:
     """Raises TypeError unless it is a plain function, or behaves like one."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
@@ -67,39 +90,20 @@ def check_framing(callbacks: Mapping[str, Any], framing: Framing | None) -> None
         if "on_message" in callbacks:
             raise ValueError("framing is needed with on_message")
         return
-    if isinstance(framing, type) and issubclass(framing, LengthPrefixed | Delimited | FixedSize):
+    if isinstance(framing, type) and issubclass(framing, BuiltInFraming):
         raise TypeError(f"framing must be an instance: {framing.__name__}(...)")
-    if not isinstance(framing, LengthPrefixed | Delimited | FixedSize):
+    if not isinstance(framing, BuiltInFraming):
         if not callable(framing):
+            names = ", ".join(one.__name__ for one in get_args(BuiltInFraming))
             raise TypeError(
-                "framing must be LengthPrefixed, Delimited, FixedSize or a callable that returns "
-                f"a Framer, not {type(framing).__name__}"
+                f"framing must be {names} or a callable that returns a Framer, "
+                f"not {type(framing).__name__}"
             )
-        check("framing", framing)
+        check_function("framing", framing)
     if "on_data" in callbacks:
         raise ValueError("on_data cannot be used with framing: messages go to on_message")
     if "on_message" not in callbacks:
         raise ValueError("on_message is needed with framing")
-
-
-def limits(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What servers and clients have in common, as the C group takes it.
-
-    Raises TypeError or ValueError that names the argument.
-    """
-    checked: dict[str, Any] = {
-        name: _validate.whole(name, given[name], least, most)
-        for name, least, most in (
-            ("write_high", 0, 2**63 - 1),
-            ("write_low", 0, 2**63 - 1),
-            ("max_write_buffer", 1, 2**63 - 1),
-            ("read_size", 1, 65536),
-        )
-    }
-    if checked["write_low"] > checked["write_high"]:
-        raise ValueError("write_low must not be above write_high")
-    checked["idle_timeout"] = _validate.seconds("idle_timeout", given["idle_timeout"])
-    return checked
 
 
 def check_executor(executor: Executor | None) -> None:
@@ -118,3 +122,131 @@ def _is_async(function: Any) -> bool:
     return any(
         inspect.iscoroutinefunction(item) or inspect.isasyncgenfunction(item) for item in candidates
     )
+
+
+# ---- limits and socket options ------------------------------------------------------------------
+
+Check: TypeAlias = Callable[[str, Any], Any]
+
+
+def _option(default: Any, check: Check) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+def _whole(least: int, most: int = 2**63 - 1) -> Check:
+    return lambda name, value: _validate.whole(name, value, least, most)
+
+
+def _whole_or_none(least: int, most: int = 2**63 - 1) -> Check:
+    return lambda name, value: None if value is None else _validate.whole(name, value, least, most)
+
+
+@dataclass(frozen=True)
+class _Options:
+    def updated(self, given: Mapping[str, Any]) -> Self:
+        """These, with what is given of them. Raises TypeError or ValueError that names it."""
+        checked = {
+            option.name: option.metadata["check"](option.name, given[option.name])
+            for option in fields(self)
+            if option.name in given
+        }
+        return replace(self, **checked) if checked else self
+
+
+@dataclass(frozen=True)
+class Limits(_Options):
+    """Of a server's or a client's connections, with the defaults of a server."""
+
+    write_high: int = _option(262144, _whole(0))
+    write_low: int = _option(65536, _whole(0))
+    max_write_buffer: int = _option(16777216, _whole(1))
+    read_size: int = _option(65536, _whole(1, 65536))
+    idle_timeout: float | None = _option(None, _validate.seconds)
+    max_connections: int | None = _option(None, _whole_or_none(1))
+    max_connections_per_address: int | None = _option(None, _whole_or_none(1))
+    handshake_timeout: float | None = _option(10.0, _validate.seconds)
+
+    def __post_init__(self) -> None:
+        if self.write_low > self.write_high:
+            raise ValueError("write_low must not be above write_high")
+
+
+@dataclass(frozen=True)
+class DatagramLimits(_Options):
+    """Of a datagram socket."""
+
+    # No datagram is larger, but for IPv6 jumbograms.
+    max_size: int = _option(65535, _whole(1, 65535))
+    max_write_buffer: int = _option(1048576, _whole(1))
+
+
+@dataclass(frozen=True)
+class SocketOptions(_Options):
+    """What is set on sockets of the system."""
+
+    keepalive: bool = _option(True, _validate.flag)
+    backlog: int | None = _option(None, _whole_or_none(1, 2**31 - 1))
+    reuse_port: bool = _option(False, _validate.flag)
+    broadcast: bool = _option(False, _validate.flag)
+
+    def apply_before_bind(self, sock: socket.socket) -> None:
+        """Who else may bind the address. Raises ValueError where that cannot be chosen."""
+        if self.reuse_port:
+            if sys.platform == "win32" or not hasattr(socket, "SO_REUSEPORT"):
+                raise ValueError("reuse_port is not possible here")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    def apply(self, sock: socket.socket) -> None:
+        """The rest. On Linux, accepted sockets inherit it from the listening one."""
+        if sock.type == socket.SOCK_DGRAM:
+            if self.broadcast:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        elif sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self.keepalive))
+            with suppress(OSError):  # of a protocol that is like TCP and does not know it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+# ---- what a group is made of --------------------------------------------------------------------
+
+
+class GroupCallbacks(Callbacks, total=False):
+    """With those of the package itself."""
+
+    on_failed: Callable[[Connection, BaseException], object] | None
+    on_empty: Callable[[], object] | None
+    on_accept_error: Callable[[Listener, BaseException], object] | None
+    on_refused: Callable[[Any], object] | None
+    on_lost: Callable[[Any, BaseException], object] | None
+
+
+class ClientLimits(TypedDict, total=False):
+    """Those of Limits that connect() takes."""
+
+    idle_timeout: float | None
+    write_high: int
+    write_low: int
+    max_write_buffer: int
+    read_size: int
+
+
+class GroupLimits(TypedDict):
+    """All of them must be given."""
+
+    idle_timeout: float | None
+    handshake_timeout: float | None
+    write_high: int
+    write_low: int
+    max_write_buffer: int
+    max_connections: int | None
+    max_connections_per_address: int | None
+    read_size: int
+    reads_on: bool
+
+
+class GroupOptions(GroupCallbacks, GroupLimits, total=False):
+    """The keyword arguments of _core.ConnectionGroup."""
+
+    framing: Framing | None
+    stage: StageFactory | None
+    executor: Callable[[], Executor] | None

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from iocpcore._stage import Link, Stage, StageFactory
+from iocpcore.errors import ProxyProtocolError
 
 V1_SIGNATURE = b"PROXY "
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -32,10 +33,6 @@ V1_MAX = 107
 V2_MAX = 4096
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
-
-
-class ProxyProtocolError(ValueError):
-    """A PROXY protocol header that is malformed, missing, or not to be believed."""
 
 
 class Header(NamedTuple):

@@ -16,7 +16,10 @@ from typing import ParamSpec, Protocol, TypeVar
 from iocpcore import _process_exit, _validate
 from iocpcore._core import CompletionPort, backends
 from iocpcore._log import Log
-from iocpcore._workers import Closed, Stopped, Workers, choose, daemon
+from iocpcore._sim_sockets import SimulatedSockets
+from iocpcore._sockets import Sockets, is_simulated
+from iocpcore._system_sockets import SystemSockets
+from iocpcore._workers import Closed, Stopped, Workers, daemon, thread_counts
 
 logger = logging.getLogger("iocpcore")
 
@@ -75,11 +78,16 @@ class Runtime:
         self, port: CompletionPort, workers: int | None = None, executor: Executor | None = None
     ) -> None:
         self.port = port
+        self.sockets: Sockets = (
+            SimulatedSockets(port) if is_simulated(port.backend) else SystemSockets(port)
+        )
         self.log = Log(port.timer)
         # A KeyboardInterrupt or SystemExit of a callback, or what ended the port.
         self.exit: BaseException | None = None
         self.failure: BaseException | None = None  # of the port, which nobody has ended
-        self._workers = None if workers is None else Workers(port, workers, self._leave, self._left)
+        self._workers = (
+            None if workers is None else Workers(port, workers, self._on_exit, self._on_worker_end)
+        )
         self._lock = threading.Lock()
         self._executor = executor
         self._own_executor = executor is None
@@ -116,7 +124,7 @@ class Runtime:
             self._changed.notify_all()
 
     def guard(self) -> AbstractContextManager[object]:
-        """Members neither come nor go meanwhile, and `kinds` is its user's."""
+        """Members neither come nor go meanwhile, and `client_groups` is its user's."""
         return self._guard
 
     def changed(self) -> None:
@@ -206,7 +214,7 @@ class Runtime:
         inside = self.inside()
         if inside or not self._begin(deadline):
             if inside:
-                self._stop_elsewhere(deadline)
+                self._stop_in_thread(deadline)
                 return 0
             left = max(0.0, (self._deadline or 0.0) - time.monotonic()) + 1.0
             self._stopped.wait(min(left, threading.TIMEOUT_MAX))
@@ -216,7 +224,7 @@ class Runtime:
 
     def begin_stop(self, timeout: float) -> None:
         """The same without waiting."""
-        self._stop_elsewhere(time.monotonic() + timeout)
+        self._stop_in_thread(time.monotonic() + timeout)
 
     def wait_stopped(self) -> None:
         self._stopped.wait()
@@ -237,7 +245,7 @@ class Runtime:
             self._changed.notify_all()
             return first
 
-    def _stop_elsewhere(self, deadline: float) -> None:
+    def _stop_in_thread(self, deadline: float) -> None:
         """In a thread of its own; in this one if the system has none left."""
         if not self._begin(deadline):
             return
@@ -250,7 +258,7 @@ class Runtime:
         try:
             if self._port_ended:  # nobody runs it any more: what lives on it hears just that
                 self._close_port(time.monotonic() + TEAR_DOWN_LIMIT)
-            for member in self._present():
+            for member in self._member_list():
                 member.shutdown()
             self._wait_until_empty()
         finally:
@@ -260,9 +268,9 @@ class Runtime:
                 try:
                     self.log.close()
                 finally:
-                    self._end_is_told()
+                    self._announce_end()
 
-    def _end_is_told(self) -> None:
+    def _announce_end(self) -> None:
         with self._guard:
             self._stopped.set()
             told, self._when_stopped = self._when_stopped, []
@@ -276,7 +284,7 @@ class Runtime:
         began = time.monotonic()
         with self._guard:
             self._deadline = 0.0  # nobody gets more time
-        members = self._present()
+        members = self._member_list()
         self._aborted = sum(member.abort() for member in members)
         if self._started:
             with self._guard:
@@ -316,7 +324,7 @@ class Runtime:
         if errors:
             raise errors[0]
 
-    def _present(self) -> list[Stoppable]:
+    def _member_list(self) -> list[Stoppable]:
         with self._guard:
             return list(self._members)
 
@@ -331,13 +339,13 @@ class Runtime:
                     return
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
-    def _leave(self, error: BaseException) -> None:
+    def _on_exit(self, error: BaseException) -> None:
         """A callback wants the process to end: everything here does, gracefully."""
         self.exit = error
         logger.info("stopping: a callback raised %r", error)
         self.begin_stop(STOP_TIMEOUT)
 
-    def _left(self, end: BaseException) -> None:
+    def _on_worker_end(self, end: BaseException) -> None:
         """A worker has ended. If nobody stops this, the port has ended, and all this with it."""
         with self._guard:
             if self.stopping or not self._started or self._port_ended:
@@ -348,7 +356,7 @@ class Runtime:
                 self.failure = end
         if self.failure is not None:
             logger.error("the port has failed, and everything on it ends: %s", self.failure)
-        self._stop_elsewhere(time.monotonic())
+        self._stop_in_thread(time.monotonic())
 
 
 # ---- all of them --------------------------------------------------------------------------------
@@ -362,7 +370,7 @@ _default: Runtime | None = None
 def runtime_of(port: CompletionPort | None) -> Runtime:
     """The runtime of this port; without one, that of the process, which is made when needed."""
     if port is None:
-        return _default_engine()
+        return _default_runtime()
     if not isinstance(port, CompletionPort):
         raise TypeError(f"completion_port must be a CompletionPort, not {type(port).__name__}")
     with _registry_lock:
@@ -372,11 +380,11 @@ def runtime_of(port: CompletionPort | None) -> Runtime:
     return runtime if runtime is not None else Runtime(port)
 
 
-def _default_engine() -> Runtime:
+def _default_runtime() -> Runtime:
     global _default
     with _default_lock:
         if _default is None or _default.stopping:
-            workers, concurrency = choose(None, None)
+            workers, concurrency = thread_counts(None, None)
             # One more than at once, so that a callback of one connection may block.
             runtime = Runtime(open_port(concurrency), max(workers, concurrency + 1))
             runtime.start()

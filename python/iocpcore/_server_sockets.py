@@ -9,11 +9,13 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from iocpcore import _validate
+from iocpcore._core import ConnectionGroup, Listener
+from iocpcore._options import SocketOptions
+from iocpcore._sockets import SocketFile
 
 logger = logging.getLogger("iocpcore")
 
@@ -26,29 +28,20 @@ ATTEMPTS = 16  # to find a port that is free in every family
 
 
 @dataclass(frozen=True)
-class Listening:
-    """A socket that listens, does not block, and is nobody else's."""
+class ListeningSocket:
+    """A socket of the system that listens and does not block."""
 
     sock: socket.socket
-    address: Any  # as getsockname() gives it; a path is a str
-    file: SocketFile | None = None  # made by us
+    address: Any
+    file: SocketFile | None = None
 
+    def accept_on(self, group: ConnectionGroup) -> Listener:
+        listener = group.listen(self.sock.fileno(), self.sock.family)
+        self.sock.detach()
+        return listener
 
-@dataclass(frozen=True)
-class SocketFile:
-    """What a unix socket leaves in the file system."""
-
-    path: str
-    identity: tuple[int, int]
-    owner: int  # the process: the file is not that of a forked child
-
-    def remove(self) -> None:
-        """Unless somebody has put another in its place."""
-        if os.getpid() != self.owner:
-            return
-        with suppress(OSError):
-            if _identity(self.path) == self.identity:
-                os.unlink(self.path)
+    def close(self) -> None:
+        self.sock.close()
 
 
 def is_path(host: object, port: int | None) -> bool:
@@ -71,7 +64,7 @@ def is_pipe(host: object, port: int | None) -> bool:
     return port is None and isinstance(host, str) and host.lower().startswith(PIPE)
 
 
-def listen_path(path: str | bytes | os.PathLike[str], backlog: int | None) -> list[Listening]:
+def listen_path(path: str | bytes | os.PathLike[str], options: SocketOptions) -> ListeningSocket:
     """A unix socket. The file of a server that is gone is replaced, that of a living one not."""
     if UNIX is None:
         raise ValueError("unix sockets do not exist here")
@@ -81,7 +74,7 @@ def listen_path(path: str | bytes | os.PathLike[str], backlog: int | None) -> li
     with _closing_on_error(socket.socket(UNIX, socket.SOCK_STREAM)) as sock:
         if name.startswith("\0"):
             bind(sock, name, "listen on")
-            return [_listening(sock, backlog)]
+            return _listening(sock, options)
         try:
             bind(sock, name, "listen on")
         except OSError as error:
@@ -89,24 +82,22 @@ def listen_path(path: str | bytes | os.PathLike[str], backlog: int | None) -> li
                 raise
             os.unlink(name)
             bind(sock, name, "listen on")
-        file = SocketFile(name, _identity(name), os.getpid())
+        file = SocketFile.of(name)
         try:
-            return [_listening(sock, backlog, file)]
+            return _listening(sock, options, file)
         except OSError:
             file.remove()
             raise
 
 
-def listen_host(
-    host: object, port: int, backlog: int | None, reuse_port: bool, keepalive: bool
-) -> list[Listening]:
+def listen_host(host: object, port: int, options: SocketOptions) -> list[ListeningSocket]:
     """A socket for each address of the host, all with the same port."""
     if host is not None and not isinstance(host, str):
         raise TypeError(f"host must be a str, a socket or None, not {type(host).__name__}")
     addresses = _resolve(host or None, port)
     for attempt in range(ATTEMPTS):
         try:
-            return _listen_all(addresses, backlog, reuse_port, keepalive)
+            return _listen_all(addresses, options)
         except OSError as error:
             # The port that was free in one family may be taken in the other.
             retry = error.errno == errno.EADDRINUSE and port == 0 and len(addresses) > 1
@@ -115,8 +106,8 @@ def listen_host(
     raise AssertionError("unreachable")
 
 
-def take_socket(sock: socket.socket, backlog: int | None, keepalive: bool) -> list[Listening]:
-    """A socket that is bound, and may be listening already. The caller's object is closed."""
+def take_over(sock: socket.socket, options: SocketOptions) -> ListeningSocket:
+    """A socket that is bound, and may be listening already. The caller's object is detached."""
     if type(sock) is not socket.socket and hasattr(sock, "context"):
         raise TypeError("host must be a plain socket: TLS is asked for with ssl=")
     if sock.type != socket.SOCK_STREAM:
@@ -127,11 +118,13 @@ def take_socket(sock: socket.socket, backlog: int | None, keepalive: bool) -> li
         address = None
     if not (address[1] if isinstance(address, tuple) and len(address) > 1 else address):
         raise ValueError("host must be a socket that is bound")
-    if backlog is not None or not _listens(sock):
-        sock.listen(BACKLOG if backlog is None else backlog)
-    _set_inherited(sock, keepalive)
+    if options.backlog is not None or not _listens(sock):
+        _listen(sock, options)
+    options.apply(sock)
     sock.setblocking(False)
-    return [Listening(sock, address)]
+    family, socket_type, protocol = sock.family, sock.type, sock.proto
+    ours = socket.socket(family, socket_type, protocol, fileno=sock.detach())
+    return ListeningSocket(ours, address)
 
 
 def systemd_sockets() -> list[socket.socket]:
@@ -171,19 +164,16 @@ def _resolve(host: str | None, port: int) -> list[tuple[socket.AddressFamily, An
 
 
 def _listen_all(
-    addresses: list[tuple[socket.AddressFamily, Any]],
-    backlog: int | None,
-    reuse_port: bool,
-    keepalive: bool,
-) -> list[Listening]:
-    opened: list[Listening] = []
+    addresses: list[tuple[socket.AddressFamily, Any]], options: SocketOptions
+) -> list[ListeningSocket]:
+    opened: list[ListeningSocket] = []
     refused: OSError | None = None
     try:
         for family, address in addresses:
             if opened and address[1] == 0:
                 address = (address[0], opened[0].address[1], *address[2:])
             try:
-                sock = _bound(family, address, reuse_port)
+                sock = _bound(family, address, options)
             except OSError as error:
                 # The resolver knows it, but IPv6 (or IPv4) is switched off here.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -191,11 +181,11 @@ def _listen_all(
                 refused = error
                 continue
             with _closing_on_error(sock):
-                _set_inherited(sock, keepalive)
-                opened.append(_listening(sock, backlog))
+                options.apply(sock)
+                opened.append(_listening(sock, options))
     except BaseException:
         for listening in opened:
-            listening.sock.close()
+            listening.close()
         raise
     if not opened:
         raise refused if refused is not None else OSError("no address to listen on")
@@ -204,15 +194,14 @@ def _listen_all(
     return opened
 
 
-def _bound(family: socket.AddressFamily, address: Any, reuse_port: bool) -> socket.socket:
+def _bound(family: socket.AddressFamily, address: Any, options: SocketOptions) -> socket.socket:
     with _closing_on_error(socket.socket(family, socket.SOCK_STREAM)) as sock:
         if sys.platform == "win32":
             # SO_REUSEADDR would let any other process take the port over there.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            set_reuse_port(sock)
+        options.apply_before_bind(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bind(sock, address, "listen on")
@@ -231,27 +220,16 @@ def bind(sock: socket.socket, address: Any, what: str = "bind to") -> None:
         raise OSError(number, text, None, getattr(error, "winerror", None)) from None
 
 
-def set_reuse_port(sock: socket.socket) -> None:
-    """Let other processes bind the same port. Raises ValueError where that is not possible."""
-    if sys.platform == "win32" or not hasattr(socket, "SO_REUSEPORT"):
-        raise ValueError("reuse_port is not possible here")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-
-
 def _listening(
-    sock: socket.socket, backlog: int | None, file: SocketFile | None = None
-) -> Listening:
-    sock.listen(BACKLOG if backlog is None else backlog)
+    sock: socket.socket, options: SocketOptions, file: SocketFile | None = None
+) -> ListeningSocket:
+    _listen(sock, options)
     sock.setblocking(False)
-    return Listening(sock, sock.getsockname(), file)
+    return ListeningSocket(sock, sock.getsockname(), file)
 
 
-def _set_inherited(sock: socket.socket, keepalive: bool) -> None:
-    """What accepted sockets inherit from the listener, on Linux."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive))
-        with suppress(OSError):  # of a protocol that is like TCP and does not know it
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _listen(sock: socket.socket, options: SocketOptions) -> None:
+    sock.listen(BACKLOG if options.backlog is None else options.backlog)
 
 
 def _listens(sock: socket.socket) -> bool:
@@ -267,11 +245,6 @@ def _is_stale(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
-def _identity(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
-
-
 @contextmanager
 def _closing_on_error(sock: socket.socket) -> Iterator[socket.socket]:
     try:
@@ -279,7 +252,3 @@ def _closing_on_error(sock: socket.socket) -> Iterator[socket.socket]:
     except BaseException:
         sock.close()
         raise
-
-
-def check_backlog(backlog: int | None) -> int | None:
-    return None if backlog is None else _validate.whole("backlog", backlog, 1, 2**31 - 1)

@@ -7,7 +7,10 @@ is all of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from iocpcore._core import Connection
 
 
 class Link(Protocol):
@@ -81,3 +84,9 @@ class Stage(Protocol):
 
 StageFactory: TypeAlias = Callable[[Link], Stage | None]
 Data: TypeAlias = Sequence[bytes | bytearray | memoryview]
+
+if TYPE_CHECKING:
+
+    def _as_link(connection: Connection) -> Link:
+        """Holds the stub of Connection against Link."""
+        return connection

@@ -30,6 +30,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
+from iocpcore._options import Limits
 from iocpcore._stage import Data, Link
 from iocpcore.errors import SlowReaderError
 
@@ -49,7 +50,6 @@ FILE_PIECE = 64 * 1024
 # So many of them, and then others have a turn, even if the socket takes everything.
 FILE_TURN = 16
 # As a connection's default.
-MAX_WRITE_BUFFER = 16 * 1024 * 1024
 
 
 def _accepting_option() -> int:
@@ -72,7 +72,7 @@ class HasFileno(Protocol):
 
 
 def server_stage(
-    context: ssl.SSLContext, max_write_buffer: int = MAX_WRITE_BUFFER
+    context: ssl.SSLContext, max_write_buffer: int = Limits.max_write_buffer
 ) -> Callable[[Link], TLSStage]:
     """What makes the stage of each connection that a server accepts.
 
@@ -85,7 +85,7 @@ def server_stage(
 def client_stage(
     context: ssl.SSLContext,
     server_hostname: str | None,
-    max_write_buffer: int = MAX_WRITE_BUFFER,
+    max_write_buffer: int = Limits.max_write_buffer,
 ) -> Callable[[Link], TLSStage]:
     """What makes the stage of a connection to a server of this name.
 
@@ -145,7 +145,9 @@ class TLSStage:
         "pending_bytes",
     )
 
-    def __init__(self, conn: Link, wrap: Wrap, max_write_buffer: int = MAX_WRITE_BUFFER) -> None:
+    def __init__(
+        self, conn: Link, wrap: Wrap, max_write_buffer: int = Limits.max_write_buffer
+    ) -> None:
         self.peer_ended = False
         self.pending_bytes = 0  # of what is held, files not counted
         self._max_held = max_write_buffer

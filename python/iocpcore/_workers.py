@@ -41,7 +41,7 @@ def cpus() -> int:
     return os.cpu_count() or 1
 
 
-def choose(workers: int | None, concurrency: int | None) -> tuple[int, int]:
+def thread_counts(workers: int | None, concurrency: int | None) -> tuple[int, int]:
     """How many threads there are, and how many of them are in callbacks at once.
 
     With the GIL one each. Without, as many at once as there are CPUs, and one thread more, for one

@@ -5,30 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
 import ssl as _ssl
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from iocpcore import _client_sockets, _options, _tls, _validate
-from iocpcore._client_groups import ClientGroup, identity, key_of, take
-from iocpcore._client_sockets import Stream, Target
+from iocpcore._client_groups import ClientGroup, acquire_group, identity, key_of
 from iocpcore._core import CompletionPort, Connection, Operation
 from iocpcore._log import NOT_CONNECTED, shown
-from iocpcore._options import (
-    Framing,
-    OnConnect,
-    OnData,
-    OnDrain,
-    OnEof,
-    OnError,
-    OnMessage,
-)
+from iocpcore._options import Callbacks, ClientLimits, Framing, Limits, SocketOptions
 from iocpcore._runtime import Runtime, runtime_of
 from iocpcore._server_sockets import UNIX, WINDOWS, is_path, is_pipe
+from iocpcore._sockets import Stream, Target
 from iocpcore._workers import daemon
 
 logger = logging.getLogger("iocpcore")
@@ -36,22 +26,15 @@ logger = logging.getLogger("iocpcore")
 # How often a thread that waits looks whether the port still exists; and on Windows, where nothing
 # else interrupts such a wait, whether there was a Ctrl-C.
 TICK = 0.1
-NOBODY_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
+NO_WORKER_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
 
 UNDER_WAY, CONNECTED, FAILED = "under way", "connected", "failed"
 
 
-class ConnectOptions(TypedDict, total=False):
+class ConnectOptions(Callbacks, ClientLimits, total=False):
     """The keyword arguments of connect() and connect_nowait(). See docs/server.md."""
 
     handler: object | None
-    on_connect: OnConnect | None
-    on_data: OnData | None
-    on_message: OnMessage | None
-    on_eof: OnEof | None
-    on_drain: OnDrain | None
-    on_close: Callable[[Any, BaseException | None], object] | None
-    on_error: OnError | None
     framing: Framing | None
     ssl: _ssl.SSLContext | bool | None
     server_hostname: str | None
@@ -59,32 +42,12 @@ class ConnectOptions(TypedDict, total=False):
     completion_port: CompletionPort | None
     local_address: tuple[str, int] | None
     context: Any
-    idle_timeout: float | None
-    write_high: int
-    write_low: int
-    max_write_buffer: int
-    read_size: int
     keepalive: bool
     executor: Executor | None
 
 
-DEFAULTS = ConnectOptions(
-    handler=None,
-    framing=None,
-    ssl=None,
-    server_hostname=None,
-    timeout=None,
-    completion_port=None,
-    local_address=None,
-    context=None,
-    idle_timeout=None,
-    write_high=262144,
-    write_low=65536,
-    max_write_buffer=16777216,
-    read_size=65536,
-    keepalive=True,
-    executor=None,
-)
+LIMITS = Limits(handshake_timeout=None)  # `timeout` is for that
+SOCKET_OPTIONS = SocketOptions()
 
 
 def connect(
@@ -139,9 +102,8 @@ class _Plan:
 
     def __init__(self, function: str, host: Any, port: int | None, options: ConnectOptions) -> None:
         for name in options:
-            if name not in DEFAULTS and name not in _options.CONNECTION:
+            if name not in ConnectOptions.__optional_keys__:
                 raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-        given: dict[str, Any] = {**DEFAULTS, **options}
         self.host = host
         self.port = 0
         self.pipe = is_pipe(host, port)
@@ -157,18 +119,18 @@ class _Plan:
         if (self.path and UNIX is None) or (self.pipe and not WINDOWS):
             raise ValueError("host must not be a path: such sockets do not exist here")
         self.name = shown((host, port)) if port is not None else str(self.host)
-        self.callbacks = _options.collect(given["handler"], given)
-        _options.check_framing(self.callbacks, given["framing"])
-        self.framing = given["framing"]
-        self.limits = _options.limits(given)
-        _options.check_executor(given["executor"])
-        self.executor: Executor | None = given["executor"]
-        self.timeout = _validate.seconds("timeout", given["timeout"])
-        self.keepalive = _validate.flag("keepalive", given["keepalive"])
-        self.local = _client_sockets.local_target(given["local_address"])
-        self.context = given["context"]
-        self.completion_port: CompletionPort | None = given["completion_port"]
-        self.stage = self._stage(given["ssl"], given["server_hostname"])
+        self.callbacks = _options.collect(options.get("handler"), options)
+        self.framing = options.get("framing")
+        _options.check_framing(self.callbacks, self.framing)
+        self.limits = LIMITS.updated(options)
+        self.executor = options.get("executor")
+        _options.check_executor(self.executor)
+        self.timeout = _validate.seconds("timeout", options.get("timeout"))
+        self.socket_options = SOCKET_OPTIONS.updated(options)
+        self.local = _client_sockets.local_target(options.get("local_address"))
+        self.context = options.get("context")
+        self.completion_port = options.get("completion_port")
+        self.stage = self._stage(options.get("ssl"), options.get("server_hostname"))
 
     def _stage(self, context: Any, server_hostname: str | None) -> Any:
         if context is None or context is False:
@@ -182,7 +144,7 @@ class _Plan:
         if context is True:
             context = _ssl.create_default_context()
         # "" is how other libraries spell "none".
-        return _tls.client_stage(context, server_hostname or None, self.limits["max_write_buffer"])
+        return _tls.client_stage(context, server_hostname or None, self.limits.max_write_buffer)
 
     def get_executor(self) -> Executor:
         assert self.executor is not None
@@ -203,35 +165,35 @@ class Connecting:
         self._lock = threading.Lock()  # everything below
         self._settled = threading.Event()
         self._state = UNDER_WAY
-        self._told = False  # whoever must be told of a failure, if there was one
+        self._reported = False  # whoever must be told of a failure, if there was one
         self._connection: Connection | None = None
         self._error: BaseException | None = None
         self._stream: Stream | None = None
         self._timer: Operation | None = None
-        self._clients = self._take_group()
+        self._clients = self._acquire_group()
         self._group = self._clients.group
         self._begin()
 
-    def _take_group(self) -> ClientGroup:
+    def _acquire_group(self) -> ClientGroup:
         """Without a stage it needs to know nothing after the adoption: it shares its group."""
         plan = self._plan
         key = None
         options: dict[str, Any] = {
             **plan.callbacks,
-            **plan.limits,
+            **vars(plan.limits),
             "framing": plan.framing,
             "executor": self._runtime.executor if plan.executor is None else plan.get_executor,
         }
         if plan.stage is None:
-            limits = tuple(plan.limits.values())
-            key = key_of(plan.callbacks, limits, identity(plan.framing), identity(plan.executor))
+            others = (plan.limits, identity(plan.framing), identity(plan.executor))
+            key = key_of(plan.callbacks, *others)
         else:
             options["stage"] = plan.stage
             options["on_failed"] = self._on_failed
             options["on_connect"] = self._on_connect
             if "on_close" in plan.callbacks:
                 options["on_close"] = self._on_close
-        return take(self._runtime, key, options)
+        return acquire_group(self._runtime, key, options)
 
     # ---- for everybody
 
@@ -252,7 +214,7 @@ class Connecting:
         """The connection, once there is one."""
         if self._state is CONNECTED:
             # Its callbacks may be called before the thread that makes it has noted it here.
-            self._settled.wait(NOBODY_LIMIT)
+            self._settled.wait(NO_WORKER_LIMIT)
         return self._connection if self._state is CONNECTED else None
 
     @property
@@ -268,7 +230,7 @@ class Connecting:
     @property
     def count(self) -> int:
         """1 as long as it may become a connection, or somebody must be told that it will not."""
-        return int(self._state is UNDER_WAY or (self._state is FAILED and not self._told))
+        return int(self._state is UNDER_WAY or (self._state is FAILED and not self._reported))
 
     def shutdown(self) -> None:
         """Give it up because the port is being stopped: a ConnectionAbortedError."""
@@ -296,23 +258,21 @@ class Connecting:
                 self._timer = self._port.timer(plan.timeout, callback=self._on_timer)
         if plan.path:
             self._targets = [Target(UNIX, plan.host)]
-        elif self._port.backend == "sim":
-            self._targets = [Target(socket.AF_INET, (plan.host, plan.port))]
-        elif not plan.pipe:
-            self._targets = _client_sockets.numeric(plan.host, plan.port) or []
-        if self._targets:
-            self._try_next()
         else:
-            self._find_elsewhere()
+            self._targets = self._runtime.sockets.known_targets(plan.host, plan.port)
+        if self._targets:
+            self._try_next_target()
+        else:
+            self._look_up_in_thread()
 
-    def _find_elsewhere(self) -> None:
+    def _look_up_in_thread(self) -> None:
         """In a thread, of which the system may have none left, and an ending interpreter none."""
         try:
-            daemon(self._find, "iocpcore-resolve").start()
+            daemon(self._look_up, "iocpcore-resolve").start()
         except RuntimeError as error:
             self._fail(OSError(errno.EAGAIN, f"connect to {self._plan.name}: {error}"))
 
-    def _find(self) -> None:
+    def _look_up(self) -> None:
         """What cannot be done without blocking."""
         plan = self._plan
         try:
@@ -323,33 +283,33 @@ class Connecting:
         except (OSError, ValueError) as error:
             self._fail(error)
             return
-        self._try_next()
+        self._try_next_target()
 
     def _open_pipe(self) -> None:
         left = 3600.0 if self._deadline is None else self._deadline - time.monotonic()
         handle = _client_sockets.open_pipe(self._plan.host, left)
         self._adopt(_client_sockets.Pipe(handle))
 
-    def _try_next(self) -> None:
+    def _try_next_target(self) -> None:
         """Any thread, but only one at a time."""
         plan = self._plan
         while self._targets:
             target = self._targets.pop(0)
             try:
-                stream = _client_sockets.open_stream(self._port, target, plan.local, plan.keepalive)
+                stream = self._runtime.sockets.open_stream(target, plan.local, plan.socket_options)
             except OSError as error:
                 self._refusals.append(error)
                 continue
             except ValueError:  # the port is closed
                 break
-            if self._launch(stream, target):
+            if self._try_target(stream, target):
                 return
             stream.close()
             if self._state is not UNDER_WAY:
                 return
         self._fail(self._refusal())
 
-    def _launch(self, stream: Stream, target: Target) -> bool:
+    def _try_target(self, stream: Stream, target: Target) -> bool:
         """Whether this address is being tried now."""
         with self._lock:
             if self._state is not UNDER_WAY:
@@ -384,7 +344,7 @@ class Connecting:
         stream.close()
         if self._state is UNDER_WAY and operation.error is not None:
             self._refusals.append(operation.error)
-            self._try_next()
+            self._try_next_target()
 
     def _adopt(self, stream: Stream) -> None:
         # Without a stage it is connected from here on; with one, when the stage says so.
@@ -466,11 +426,11 @@ class Connecting:
         if connection is not None:
             connection.abort()
         self._clients.release()
-        self._tell(error)
+        self._report_failure(error)
         self._settled.set()
         return True
 
-    def _tell(self, error: BaseException) -> None:
+    def _report_failure(self, error: BaseException) -> None:
         """That it failed: a worker calls on_close, so that nobody is called inside a call."""
         on_close = self._plan.callbacks.get("on_close")
         if self._waited_for or on_close is None:
@@ -478,23 +438,23 @@ class Connecting:
                 notes = getattr(error, "__notes__", ())
                 text = "; ".join([str(error), *notes])
                 self._runtime.log.note(NOT_CONNECTED, "%s", text)
-            self._was_told()
+            self._mark_reported()
             return
 
         def tell(_: Operation) -> None:
             try:
                 on_close(None, error)
             finally:
-                self._was_told()
+                self._mark_reported()
 
         try:
             self._port.post(callback=tell)
         except (ValueError, RuntimeError):  # the port is closed
             logger.debug("nobody is told of: %s", error)
-            self._was_told()
+            self._mark_reported()
 
-    def _was_told(self) -> None:
-        self._told = True
+    def _mark_reported(self) -> None:
+        self._reported = True
         self._runtime.remove(self)
 
     def _wait(self) -> Connection:
@@ -520,7 +480,7 @@ class Connecting:
                 self._fail(self._timeout_error())
             elif self._port.closed:
                 self._fail(self._closing_error())
-            elif time.monotonic() - began > NOBODY_LIMIT and not self._port.stats()["workers"]:
+            elif time.monotonic() - began > NO_WORKER_LIMIT and not self._port.stats()["workers"]:
                 raise RuntimeError(
                     "connect() would wait for ever, as nobody runs completion_port: call its run() "
                     "in another thread, or use connect_nowait()"

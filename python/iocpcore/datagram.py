@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, Self
 
 from iocpcore import _client_sockets, _core, _options, _signals, _validate
-from iocpcore._client_sockets import Target
 from iocpcore._core import CompletionPort, Operation
 from iocpcore._log import DATAGRAM_ERRORS, shown
+from iocpcore._options import DATAGRAM_CALLBACKS, DatagramLimits, SocketOptions
 from iocpcore._runtime import runtime_of
-from iocpcore._server_sockets import bind, set_reuse_port
+from iocpcore._sockets import Target
 from iocpcore._workers import daemon
 
 # Receiving pauses when the system has no memory for it, or fails over and over again. Every other
@@ -23,7 +23,6 @@ from iocpcore._workers import daemon
 NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
 FAILURES_MAX = 64  # in a row
 PAUSE_MIN, PAUSE_MAX = 0.01, 1.0  # seconds; it doubles
-LARGEST = 65535  # bytes: no datagram is larger, but for IPv6 jumbograms
 
 
 class Datagram(_core.DatagramSocket):
@@ -68,19 +67,17 @@ class Datagram(_core.DatagramSocket):
         remote_address: tuple[str, int] | None = None,
         sock: socket.socket | None = None,
         completion_port: CompletionPort | None = None,
-        reuse_port: bool = False,
-        broadcast: bool = False,
-        max_size: int = LARGEST,
-        max_write_buffer: int = 1048576,
+        reuse_port: bool = SocketOptions.reuse_port,
+        broadcast: bool = SocketOptions.broadcast,
+        max_size: int = DatagramLimits.max_size,
+        max_write_buffer: int = DatagramLimits.max_write_buffer,
         context: Any = None,
     ) -> None:
-        given = {"on_datagram": on_datagram, "on_error": on_error}
-        found = _options.collect(handler, given, ("on_datagram", "on_error"))
+        given = locals()
+        found = _options.collect(handler, given, DATAGRAM_CALLBACKS)
         self._on_error = found.get("on_error")
-        max_size = _validate.whole("max_size", max_size, 1, LARGEST)
-        max_write_buffer = _validate.whole("max_write_buffer", max_write_buffer, 1)
-        _validate.flag("reuse_port", reuse_port)
-        _validate.flag("broadcast", broadcast)
+        limits = DatagramLimits().updated(given)
+        options = SocketOptions().updated(given)
         if sock is not None and (local_address or remote_address or reuse_port or broadcast):
             raise ValueError("sock must be given alone: it is bound already")
         local = _client_sockets.local_target(local_address, socket.SOCK_DGRAM)
@@ -93,37 +90,22 @@ class Datagram(_core.DatagramSocket):
         self._ended = threading.Event()
         self._when_closed: list[Callable[[], object]] = []
         self._pause = PAUSE_MIN
-        native, family, self._sockname = self._prepare(sock, local, remote, reuse_port, broadcast)
-        on_datagram = found.get("on_datagram")
+        native, family, self._sockname = self._runtime.sockets.open_datagram(
+            sock, local, remote, options
+        )
         self._open(
-            self._port, native, family, on_datagram, self._remote, max_size, max_write_buffer
+            self._port,
+            native,
+            family,
+            found.get("on_datagram"),
+            self._remote,
+            limits.max_size,
+            limits.max_write_buffer,
         )
         if not self._runtime.add(self):
             self.close()
             raise ValueError("completion_port is being closed")
         self._receive()
-
-    def _prepare(
-        self,
-        sock: socket.socket | None,
-        local: Target | None,
-        remote: Target | None,
-        reuse_port: bool,
-        broadcast: bool,
-    ) -> tuple[int, int, Any]:
-        """A socket that is nobody else's: its number, family and address."""
-        if self._port.backend == "sim":
-            handle, sockname = _core.sim_datagram(self._port)
-            return handle, socket.AF_INET, sockname
-        if sock is None:
-            sock = _make_socket(local, remote, reuse_port, broadcast)
-        elif not isinstance(sock, socket.socket):
-            raise TypeError(f"sock must be a socket, not {type(sock).__name__}")
-        elif sock.type != socket.SOCK_DGRAM:
-            raise ValueError("sock must be a datagram socket")
-        sock.setblocking(False)
-        sockname, family = sock.getsockname(), sock.family
-        return sock.detach(), family, sockname
 
     # ---- for everybody
 
@@ -263,25 +245,3 @@ def _remote_target(value: Any, local: Target | None) -> Target | None:
         if local is None or target.family == local.family:
             return target
     raise ValueError("remote_address and local_address must be of one family")
-
-
-def _make_socket(
-    local: Target | None, remote: Target | None, reuse_port: bool, broadcast: bool
-) -> socket.socket:
-    family = next((target.family for target in (local, remote) if target), socket.AF_INET)
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if reuse_port:
-            set_reuse_port(sock)
-        if broadcast:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        if local is not None:
-            bind(sock, local.address)
-        elif remote is None:
-            bind(sock, ("0.0.0.0", 0))  # Windows receives nothing on a socket without an address
-        if remote is not None:
-            sock.connect(remote.address)  # which sends nothing
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -11,5 +11,9 @@ class FramingError(ValueError):
     """A message is too large for its framing, or malformed, or the stream ended within it."""
 
 
+class ProxyProtocolError(ValueError):
+    """A PROXY protocol header that is malformed, missing, or not to be believed."""
+
+
 class SlowReaderError(ConnectionError):
     """More than ``max_write_buffer`` bytes waited to be sent, since the peer did not read them."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import ssl as _ssl
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any, Self
 
-from iocpcore import _core, _options, _server_sockets, _signals, _tls, _validate
+from iocpcore import _core, _options, _signals, _tls, _validate
 from iocpcore._core import CompletionPort, Connection, ConnectionGroup, Listener
 from iocpcore._log import ServerLog
 from iocpcore._options import (
     Framing,
+    Limits,
     OnClose,
     OnConnect,
     OnData,
@@ -26,11 +25,13 @@ from iocpcore._options import (
     OnEof,
     OnError,
     OnMessage,
+    SocketOptions,
 )
 from iocpcore._proxy_protocol import Trusted, proxy_stage
 from iocpcore._runtime import STOP_TIMEOUT, Runtime, open_port
+from iocpcore._sockets import Listening, SocketFile
 from iocpcore._stage import StageFactory
-from iocpcore._workers import choose
+from iocpcore._workers import thread_counts
 
 # The figures that only grow: stats() gives their growth per second, too.
 GROWING = (
@@ -109,38 +110,33 @@ class Server:
         workers: int | None = None,
         concurrency: int | None = None,
         backend: str | None = None,
-        max_connections: int | None = None,
-        max_connections_per_address: int | None = None,
-        idle_timeout: float | None = None,
-        handshake_timeout: float | None = 10.0,
-        write_high: int = 262144,
-        write_low: int = 65536,
-        max_write_buffer: int = 16777216,
-        read_size: int = 65536,
+        max_connections: int | None = Limits.max_connections,
+        max_connections_per_address: int | None = Limits.max_connections_per_address,
+        idle_timeout: float | None = Limits.idle_timeout,
+        handshake_timeout: float | None = Limits.handshake_timeout,
+        write_high: int = Limits.write_high,
+        write_low: int = Limits.write_low,
+        max_write_buffer: int = Limits.max_write_buffer,
+        read_size: int = Limits.read_size,
         proxy_protocol: Iterable[Trusted] | None = None,
-        keepalive: bool = True,
+        keepalive: bool = SocketOptions.keepalive,
         executor: Executor | None = None,
     ) -> None:
         given = locals()
         found = _options.collect(handler, given)
         _options.check_framing(found, framing)
-        options = _options.limits(given)
+        limits = Limits().updated(given)
         if proxy_protocol is not None and max_connections_per_address is not None:
             raise ValueError(
                 "max_connections_per_address cannot be used with proxy_protocol: "
                 "all connections come from the proxy"
             )
-        options["max_connections"] = _validate.count("max_connections", max_connections)
-        options["max_connections_per_address"] = _validate.count(
-            "max_connections_per_address", max_connections_per_address
-        )
-        options["handshake_timeout"] = _validate.seconds("handshake_timeout", handshake_timeout)
         _options.check_executor(executor)
-        self._keepalive = _validate.flag("keepalive", keepalive)
-        count, concurrency = choose(workers, concurrency)
+        self._socket_options = SocketOptions().updated(given)
+        count, concurrency = thread_counts(workers, concurrency)
         self._lock = threading.Lock()  # the last stats()
         self._runtime = Runtime(open_port(concurrency, backend), count, executor)
-        self._group = self._make_service(found, ssl, proxy_protocol, framing=framing, **options)
+        self._group = self._make_group(found, framing, limits, ssl, proxy_protocol)
         self._listeners = _Listeners(self._group)
         self._runtime.add(self._listeners)
         self._runtime.add(self._group)
@@ -161,20 +157,22 @@ class Server:
         if unclosed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    def _make_service(
+    def _make_group(
         self,
-        found: Mapping[str, Any],
+        callbacks: Mapping[str, Any],
+        framing: Framing | None,
+        limits: Limits,
         ssl: _ssl.SSLContext | None,
         proxy_protocol: Iterable[Trusted] | None,
-        **options: Any,
     ) -> ConnectionGroup:
         runtime = self._runtime
         log = ServerLog(runtime.log)
         try:
-            stage: Any = _stage(ssl, proxy_protocol, options["max_write_buffer"], log)
+            stage = _stage(ssl, proxy_protocol, limits.max_write_buffer, log)
             return _core.ConnectionGroup(
                 runtime.port,
-                **found,
+                **callbacks,
+                framing=framing,
                 stage=stage,
                 on_failed=log.on_failed,
                 on_accept_error=log.on_accept_error,
@@ -182,7 +180,8 @@ class Server:
                 on_lost=log.on_lost,
                 on_empty=runtime.changed,
                 executor=runtime.executor,
-                **options,
+                reads_on=False,
+                **vars(limits),
             )
         except BaseException:
             runtime.port.close()
@@ -195,8 +194,8 @@ class Server:
         host: str | bytes | os.PathLike[str] | socket.socket | None,
         port: int | None = None,
         *,
-        backlog: int | None = None,
-        reuse_port: bool = False,
+        backlog: int | None = SocketOptions.backlog,
+        reuse_port: bool = SocketOptions.reuse_port,
     ) -> Any:
         """Accept connections here as well; the address, of the first socket if there are several.
 
@@ -215,35 +214,14 @@ class Server:
         May be called before start() and after it. Raises OSError if that is not possible, TypeError
         or ValueError for bad arguments, RuntimeError after stop().
         """
-        backlog = _server_sockets.check_backlog(backlog)
-        _validate.flag("reuse_port", reuse_port)
+        given = {"backlog": backlog, "reuse_port": reuse_port}
+        options = self._socket_options.updated(given)
         if self._runtime.stopping:
             raise RuntimeError("the server was stopped")
         if self.completion_port.closed:
             raise ValueError("port is closed")
-        if self.completion_port.backend == "sim":
-            return self._listen_sim()
-        if isinstance(host, str) and _server_sockets.is_pipe(host, port):
-            if sys.platform != "win32":
-                raise ValueError("host must not be a pipe: named pipes do not exist here")
-            return self._listeners.add(self._group.listen_pipe(host), host)
-        if isinstance(host, socket.socket):
-            if port is not None:
-                raise TypeError("port must not be given with a socket")
-            return self._listeners.take(_server_sockets.take_socket(host, backlog, self._keepalive))
-        if host is not None and _server_sockets.is_path(host, port):
-            if reuse_port:
-                raise ValueError("reuse_port is for TCP")
-            return self._listeners.take(_server_sockets.listen_path(host, backlog))
-        number = _validate.port_number(port)
-        return self._listeners.take(
-            _server_sockets.listen_host(host, number, backlog, reuse_port, self._keepalive)
-        )
-
-    def _listen_sim(self) -> Any:
-        """The simulation has a network of its own, and chooses the address."""
-        native, address = _core.sim_listener(self.completion_port)
-        return self._listeners.add(self._group.listen(native, socket.AF_INET), address)
+        found = self._runtime.sockets.listen(self._group, host, port, options)
+        return self._listeners.add(found)
 
     # ---- beginning and end
 
@@ -375,30 +353,22 @@ class _Listeners:
         self._group = group
         self._lock = threading.Lock()
         self._began = self._ended = False
-        self._waiting: list[_server_sockets.Listening] = []
+        self._waiting: list[Listening] = []
         self._open: list[Listener] = []
-        self._files: list[_server_sockets.SocketFile] = []
+        self._files: list[SocketFile] = []
         self.addresses: list[Any] = []
 
-    def take(self, found: list[_server_sockets.Listening]) -> Any:
+    def add(self, found: list[Listening]) -> Any:
         """All of these, or none; the first one's address."""
         with self._lock:
             if self._began:
                 self._open += self._accept_on(found)
             else:
-                self._waiting += [replace(item, sock=_taken_over(item.sock)) for item in found]
+                self._waiting += found
             self._files += [item.file for item in found if item.file is not None]
             self.addresses += [item.address for item in found]
         self._end_if_ended()
         return found[0].address
-
-    def add(self, listener: Listener, address: Any) -> Any:
-        """What is on the port from the beginning; its address."""
-        with self._lock:
-            self._open.append(listener)
-            self.addresses.append(address)
-        self._end_if_ended()
-        return address
 
     def begin(self) -> None:
         """Accept connections."""
@@ -407,17 +377,18 @@ class _Listeners:
             waiting, self._waiting = self._waiting, []
             self._open += self._accept_on(waiting)
 
-    def _accept_on(self, found: list[_server_sockets.Listening]) -> list[Listener]:
+    def _accept_on(self, found: list[Listening]) -> list[Listener]:
         opened: list[Listener] = []
         try:
             for item in found:
-                opened.append(self._group.listen(item.sock.fileno(), item.sock.family))
-                item.sock.detach()
+                opened.append(item.accept_on(self._group))
         except BaseException:
             for listener in opened:
                 listener.close()
             for item in found:
-                _close(item)
+                item.close()
+                if item.file is not None:
+                    item.file.remove()
             raise
         return opened
 
@@ -440,24 +411,13 @@ class _Listeners:
         for file in files:
             file.remove()
         for item in waiting:
-            item.sock.close()
+            item.close()
         for listener in opened:
             listener.close()
 
     def abort(self) -> int:
         self.shutdown()
         return 0
-
-
-def _taken_over(sock: socket.socket) -> socket.socket:
-    """Another object for it: the user's is of no use any more."""
-    return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-
-
-def _close(item: _server_sockets.Listening) -> None:
-    item.sock.close()
-    if item.file is not None:
-        item.file.remove()
 
 
 def _stage(

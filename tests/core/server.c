@@ -112,11 +112,13 @@ static void collect_member(io_op *op, bool leaked) {
 
 static void close_member(io_member *member) {
     CHECK(io_no_lock_is_mine());
+    atomic_fetch_add(&member_of(member)->group->closes, 1);
     io_connection_close(&member->io, false);
 }
 
 static bool give_up(io_member *member) {
     CHECK(io_no_lock_is_mine());
+    atomic_fetch_add(&member_of(member)->group->gives_up, 1);
     return io_connection_give_up(&member->io, false);
 }
 

@@ -48,6 +48,7 @@ struct server_group {
     void (*on_told)(server_group *group); /* refused, lost, or paused */
     void (*on_time_out)(server_member *member);
     _Atomic int made, adopted, refused, lost, empty, holds;
+    _Atomic int closes, gives_up; /* how often asked for */
     _Atomic int gone_known, gone_unknown;
     int last_error; /* of `lost` */
 };

@@ -252,7 +252,7 @@ static server_listener *failing(int error, uint32_t times, uint32_t period) {
     server_open(&now, "sim", 1);
     server_listener *listener = &now.listeners[now.listener_count++];
     io_native native = world_listener(&now.world, &listener->address);
-    CHECK_INT(io_sim_fail_accepts(now.world.lane, native, -error, times, period), 0);
+    CHECK_INT(io_sim_fail_accepts(now.world.lane, native, error, times, period), 0);
     listener->server = &now;
     listener->open = true;
     CHECK_INT(io_port_enter(now.world.port), 0);
@@ -262,7 +262,7 @@ static server_listener *failing(int error, uint32_t times, uint32_t period) {
 }
 
 static void pauses_when_accepting_fails(void) {
-    server_listener *listener = failing(IOE_MFILE, 20, 1);
+    server_listener *listener = failing(-IOE_MFILE, 20, 1);
     connect_many(listener, 3);
     while (atomic_load(&listener->paused) < 20) {
         CHECK(server_step(&now, 10000));
@@ -272,13 +272,14 @@ static void pauses_when_accepting_fails(void) {
     CHECK_INT(listener->last_error, -IOE_MFILE);
     SERVER_UNTIL(&now, count() == 3);
     CHECK_INT(group()->io.figures.accept_errors, 20);
+    CHECK_INT(listener->io.accepting.pauses, 0); /* the next failure is the first again */
     server_check(&now);
     server_close(&now);
 }
 
 /* A client that was gone again says nothing of the next. */
 static void does_not_pause_for_lost_clients(void) {
-    server_listener *listener = failing(IOE_CONNABORTED, 100, 1);
+    server_listener *listener = failing(-IOE_CONNABORTED, 100, 1);
     connect_many(listener, 1);
     SERVER_UNTIL(&now, count() == 1);
     CHECK_INT(atomic_load(&listener->paused), 0);
@@ -300,7 +301,7 @@ static void closes_with_an_accept(const char *backend) {
 }
 
 static void closes_in_a_pause(void) {
-    server_listener *listener = failing(IOE_NOBUFS, UINT32_MAX, 1);
+    server_listener *listener = failing(-IOE_NOBUFS, UINT32_MAX, 1);
     SERVER_UNTIL(&now,
                  atomic_load(&listener->paused) == 10 && listener->io.op == &listener->io.pause.op);
     uint64_t closed_ns = io_lane_now(now.world.lane); /* the simulation's clock */
@@ -312,7 +313,7 @@ static void closes_in_a_pause(void) {
 
 /* From inside every hook. */
 static void closes_when_told(void) {
-    server_listener *listener = failing(IOE_NOBUFS, 1, 1);
+    server_listener *listener = failing(-IOE_NOBUFS, 1, 1);
     group()->on_told = close_all_listeners;
     SERVER_UNTIL(&now, atomic_load(&listener->released));
     CHECK_INT(atomic_load(&listener->paused), 1);
@@ -408,7 +409,7 @@ static void ends_with_an_accept_that_nobody_takes(const char *backend) {
 }
 
 static void ends_with_the_port_in_a_pause(void) {
-    server_listener *listener = failing(IOE_NOBUFS, UINT32_MAX, 1);
+    server_listener *listener = failing(-IOE_NOBUFS, UINT32_MAX, 1);
     SERVER_UNTIL(&now, listener->io.op == &listener->io.pause.op);
     CHECK_INT(server_close_port(&now, 10 * IO_NS_PER_SECOND, NULL), 0);
 }

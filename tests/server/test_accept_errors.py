@@ -13,6 +13,7 @@ import textwrap
 import iocpcore
 import pytest
 from iocpcore import _core
+from iocpcore._sockets import AcceptingListener
 from support import child
 from support.streams import read_exactly
 from support.system import LIMIT, LINUX, wait_until
@@ -62,7 +63,8 @@ def simulated(ends_at_zero):
 
 
 def serve(server, handle, address):
-    server._listeners.add(server._group.listen(handle, socket.AF_INET), address)
+    listener = server._group.listen(handle, socket.AF_INET)
+    server._listeners.add([AcceptingListener(listener, address)])
     server.start()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import iocpcore
 import pytest
 from iocpcore import Connecting, Connection, _client_sockets, _runtime, connect, connect_nowait
+from iocpcore._sockets import Target
 from support.child import check
 from support.events import Events
 from support.streams import socket_of
@@ -84,10 +85,7 @@ def test_refused(client_port, dead):
 @pytest.mark.system
 def test_all_addresses_are_tried(make_server, client_port, dead, monkeypatch):
     server = make_server()
-    found = [
-        _client_sockets.Target(socket.AF_INET, address)
-        for address in (dead, dead, server.addresses[0])
-    ]
+    found = [Target(socket.AF_INET, address) for address in (dead, dead, server.addresses[0])]
     monkeypatch.setattr(_client_sockets, "resolve", lambda *_: list(found))
     connect("several.test", 1, completion_port=client_port()).close()
     found.pop()
@@ -307,7 +305,7 @@ def test_a_server_that_stops_meanwhile(net, make_server):
 @pytest.mark.system
 def test_the_connection_is_known_to_its_callbacks(make_server, nowait, monkeypatch):
     """They may be called before the thread that made it goes on."""
-    streams = _client_sockets._SystemStream
+    streams = _client_sockets.SystemStream
     adopt, called, told = streams.adopt, threading.Event(), threading.Event()
     events = Events()
 

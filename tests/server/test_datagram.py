@@ -12,6 +12,7 @@ import pytest
 from iocpcore import Datagram, _runtime
 from support.child import run
 from support.events import Events
+from support.streams import socket_of
 from support.system import LIMIT, LINUX, scaled, wait_until
 
 LOOPBACK = ("127.0.0.1", 0)
@@ -250,6 +251,13 @@ def test_an_address_that_is_taken(endpoint, port):
     one = endpoint()
     with pytest.raises(OSError, match=f"bind to 127.0.0.1 port {one.sockname[1]}"):
         endpoint(local_address=one.sockname)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_broadcast(endpoint, broadcast):
+    with socket_of(endpoint(broadcast=broadcast)) as sock:
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST)) == broadcast
 
 
 @pytest.mark.system

@@ -513,13 +513,13 @@ def test_defaults_for_workers():
 
     if _workers.free_threaded():
         cpus = _workers.cpus()
-        assert _workers.choose(None, None) == (cpus + 1, cpus)
-        assert _workers.choose(2, None) == (2, 1)
-        assert _workers.choose(None, 1) == (2, 1)
+        assert _workers.thread_counts(None, None) == (cpus + 1, cpus)
+        assert _workers.thread_counts(2, None) == (2, 1)
+        assert _workers.thread_counts(None, 1) == (2, 1)
     else:
-        assert _workers.choose(None, None) == (1, 1)
-        assert _workers.choose(8, None) == (8, 1)
-        assert _workers.choose(None, 1) == (1, 1)
-    assert _workers.choose(None, 4) == (5, 4)
-    assert _workers.choose(1, None) == (1, 1)
-    assert _workers.choose(2, 3) == (2, 3)
+        assert _workers.thread_counts(None, None) == (1, 1)
+        assert _workers.thread_counts(8, None) == (8, 1)
+        assert _workers.thread_counts(None, 1) == (1, 1)
+    assert _workers.thread_counts(None, 4) == (5, 4)
+    assert _workers.thread_counts(1, None) == (1, 1)
+    assert _workers.thread_counts(2, 3) == (2, 3)

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from iocpcore import Connection
+from iocpcore import Connection, Datagram
 
 
 @contextmanager
-def socket_of(conn: Connection) -> Iterator[socket.socket]:
+def socket_of(conn: Connection | Datagram) -> Iterator[socket.socket]:
     """To look at its options; it stays the connection's."""
     sock = socket.socket(fileno=conn.fileno())
     try:

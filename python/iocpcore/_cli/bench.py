@@ -27,6 +27,7 @@ from iocpcore._cli.processes import (
     Child,
     need_descriptors,
 )
+from iocpcore._sockets import is_simulated
 
 CONTROL = "asyncio"  # what the others are compared with
 LOAD_IS_BUSY = 0.9  # of a CPU
@@ -147,7 +148,7 @@ def choose_rows() -> tuple[list[Row], list[str]]:
     rows = [
         Row(f"iocpcore, {name}", name)
         for name, reason in backends().items()
-        if reason is None and name != "sim"
+        if reason is None and not is_simulated(name)
     ]
     rows.append(Row(CONTROL, CONTROL))
     rows.append(Row(f"{CONTROL}, one write", CONTROL, gather=True))

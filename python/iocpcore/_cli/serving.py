@@ -6,14 +6,15 @@ from typing import Any
 
 from iocpcore import Server
 from iocpcore._log import shown
-from iocpcore._workers import choose
+from iocpcore._sockets import is_simulated
+from iocpcore._workers import thread_counts
 
 
 def open_server(host: str, port: int, **options: Any) -> Server:
     """A server that listens there. Raises ValueError for a backend that cannot serve anybody."""
     server = Server(**options)
     try:
-        if server.completion_port.backend == "sim":
+        if is_simulated(server.completion_port.backend):
             raise ValueError("the backend 'sim' has no sockets of the system to serve")
         if "/" in host:
             raise ValueError(f"--host {host}: must be a name or an address, not a path")
@@ -26,6 +27,6 @@ def open_server(host: str, port: int, **options: Any) -> Server:
 
 def description(server: Server, workers: int | None, *more: str) -> str:
     """Where it listens, and how."""
-    facts = [server.completion_port.backend, f"workers: {choose(workers, None)[0]}", *more]
+    facts = [server.completion_port.backend, f"workers: {thread_counts(workers, None)[0]}", *more]
     addresses = " and ".join(shown(address) for address in server.addresses)
     return f"listening on {addresses} ({', '.join(facts)})"

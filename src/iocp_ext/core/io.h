@@ -177,6 +177,7 @@ typedef struct io_transfer {
 typedef struct io_datagram { /* IO_RECV_FROM, IO_SEND_TO */
     io_transfer transfer;
     io_address address;
+    void *data_owner; /* of a send: keeps the bytes in place; the core never looks */
 #ifndef _WIN32
     struct msghdr message;
 #endif

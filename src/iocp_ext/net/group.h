@@ -64,7 +64,7 @@ typedef struct io_group_hooks {
     void (*empty)(io_group *group); /* the last member is gone */
     /* Clients that do not become connections. Their sockets are closed. */
     void (*refused)(io_group *group, const io_address *peer);
-    /* 0: `make` has failed. */
+    /* `error` is portable, below 0; 0: `make` has failed. */
     void (*lost)(io_group *group, const io_address *peer, int error, uint32_t os_error);
     void (*paused)(struct io_listener *listener, int error, uint32_t os_error);
     void (*release_listener)(struct io_listener *listener);
@@ -119,7 +119,7 @@ void io_group_init(io_group *self, io_registry *registry, io_lane *lane,
 /* How long a member may be idle, and not established; IO_NEVER: for ever. */
 void io_group_set_timeouts(io_group *self, uint64_t idle_ns, uint64_t handshake_ns);
 /* Makes a member of a connected, non-blocking stream, which it takes over, also when it fails. A
- * worker begins with it. 0 or a portable error < 0; -IOE_CLOSED and -IOE_FORKED are the port's. */
+ * worker begins with it. 0 or a portable error; -IOE_CLOSED and -IOE_FORKED are the port's. */
 int io_group_adopt(io_group *self, io_member *member, io_native native, int family,
                    uint32_t *os_error);
 /* Every member flushes, ends and closes, and so does whoever comes late. */

@@ -33,13 +33,17 @@ static void listener_unlock(const io_group *group) {
     io_mutex_unlock(&group->registry->lock);
 }
 
-/* One user fewer. */
+/* One user fewer. True: the caller is to release it. */
+static bool listener_drop_user(io_listener *self) {
+    io_assert(self->users > 0 && io_lock_is_mine(&self->group->registry->lock));
+    return --self->users == 0;
+}
+
 void io_listener_left(io_listener *self) {
     io_group *group = self->group;
     const io_group_hooks *hooks = group->hooks;
     listener_lock(group);
-    io_assert(self->users > 0);
-    bool release = --self->users == 0;
+    bool release = listener_drop_user(self);
     listener_unlock(group);
     if (release)
         hooks->release_listener(self);
@@ -192,12 +196,15 @@ static void listener_lose(io_listener *self, const listener_client *client, int 
     group->hooks->lost(group, &client->peer, error, os_error);
 }
 
-/* The client becomes a member, and the next accept is made. 0 or a portable error. */
+/* The client becomes a member, the next accept is made, and the caller's use of the listener ends.
+ * 0 or a portable error; then it goes on. */
 static int listener_join(io_listener *self, const listener_client *client, io_member *member,
                          bool post, uint32_t *os_error) {
     io_group *group = self->group;
+    io_port *port = listener_port_of(self);
     io_group_beginning beginning;
-    int error = io_port_enter(listener_port_of(self));
+    bool release = false;
+    int error = io_port_enter(port);
     if (error)
         return error;
     listener_lock(group);
@@ -206,15 +213,19 @@ static int listener_join(io_listener *self, const listener_client *client, io_me
     if (error == 0) {
         group->admitted--;
         listener_accept_next(self);
+        release = listener_drop_user(self);
     }
     listener_unlock(group);
     if (error == 0)
         io_group_begin(group, member, beginning, post);
-    io_port_leave(listener_port_of(self));
+    io_port_leave(port);
+    if (release)
+        group->hooks->release_listener(self);
     return error;
 }
 
-/* NULL: it is lost, which was told. With `post` others may have released it already. */
+/* NULL: it is lost, which was told. Else the caller's use of the listener has ended; and with
+ * `post` others may have released the member already. */
 static io_member *listener_connect(io_listener *self, const listener_client *client, bool post) {
     const io_group_hooks *hooks = self->group->hooks;
     io_member *member = hooks->make(self->group, &client->peer);
@@ -277,11 +288,11 @@ static void listener_resume_all(io_group *group) {
         io_port_leave(port);
         if (listener == NULL)
             return;
-        if (outcome == ADMITTED)
-            (void)listener_connect(listener, &client, true);
-        else
+        bool joined = outcome == ADMITTED && listener_connect(listener, &client, true) != NULL;
+        if (outcome != ADMITTED)
             listener_turn_away(listener, &client, outcome);
-        io_listener_left(listener);
+        if (!joined)
+            io_listener_left(listener);
     }
 }
 
@@ -307,13 +318,13 @@ static bool listener_take(io_op *op) {
     else
         listener_turn_away(self, &client, outcome);
     io_assert(io_no_lock_is_mine());
-    if (member == NULL)
-        listener_go_on(self, pause_ns);
-    if (outcome == ADMITTED && member == NULL)
+    if (member != NULL)
+        return hooks->run(member, io_connection_taken(&member->io, &member->io.wakeup));
+    listener_go_on(self, pause_ns);
+    if (outcome == ADMITTED)
         listener_resume_all(group); /* another may wait for the place it was to have */
     io_listener_left(self);
-    return member == NULL ||
-           hooks->run(member, io_connection_taken(&member->io, &member->io.wakeup));
+    return true;
 }
 
 static void listener_collect(io_op *op, bool leaked) {

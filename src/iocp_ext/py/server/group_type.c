@@ -145,119 +145,46 @@ static const io_group_hooks group_type_hooks = {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static const char *const group_type_callback_names[PY_CALLBACKS] = {
-    "on_connect", "on_data",   "on_message", "on_eof",          "on_drain",   "on_close",
-    "on_error",   "on_failed", "on_empty",   "on_accept_error", "on_refused", "on_lost"};
-
-typedef struct group_arguments {
-    PyObject *callbacks[PY_CALLBACKS];
-    PyObject *framing, *stage, *executor, *idle_timeout, *handshake_timeout;
-    unsigned long long write_high, write_low, max_write_buffer, max_connections, max_per_address;
-    unsigned int read_size;
-    int reads_on;
-} group_arguments;
-
-static bool group_type_take_callable(PyObject *value, const char *name, PyObject **place) {
-    if (value == NULL || value == Py_None)
-        return true;
-    if (!PyCallable_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%s must be callable, not %.200s", name,
-                     Py_TYPE(value)->tp_name);
-        return false;
-    }
-    *place = Py_NewRef(value);
-    return true;
-}
-
-static bool group_type_take_callables(py_group *self, const group_arguments *given) {
+static void group_type_take_functions(py_group *self, const py_group_options *options) {
     for (int i = 0; i < PY_CALLBACKS; i++)
-        if (!group_type_take_callable(given->callbacks[i], group_type_callback_names[i],
-                                      &self->callbacks[i]))
-            return false;
-    self->frames = given->framing == NULL || given->framing == Py_None
-                       ? NULL
-                       : py_framing_of(self->port->state, given->framing);
-    if (self->frames != NULL)
-        self->framing = Py_NewRef(given->framing);
-    else if (!group_type_take_callable(given->framing, "framing", &self->framing))
-        return false;
-    return group_type_take_callable(given->stage, "stage", &self->make_stage) &&
-           group_type_take_callable(given->executor, "executor", &self->get_executor);
+        self->callbacks[i] = Py_XNewRef(options->callbacks[i]);
+    self->framing = Py_XNewRef(options->framing);
+    if (options->framing != NULL)
+        self->frames = py_framing_of(self->port->state, options->framing);
+    self->make_stage = Py_XNewRef(options->stage);
+    self->get_executor = Py_XNewRef(options->executor);
 }
 
-static bool group_type_take_limits(py_group *self, const group_arguments *given) {
-    uint64_t idle_ns, handshake_ns;
-    if (!py_arg_timeout(given->idle_timeout, "idle_timeout", &idle_ns) ||
-        !py_arg_timeout(given->handshake_timeout, "handshake_timeout", &handshake_ns))
-        return false;
-    if (given->read_size < 1 || given->read_size > IO_BUFFER_POOLED_MAX) {
-        PyErr_Format(PyExc_ValueError, "read_size must be 1 to %d", (int)IO_BUFFER_POOLED_MAX);
-        return false;
-    }
+static void group_type_take_limits(py_group *self, const py_group_options *options) {
+    uint64_t handshake_ns = options->handshake_timeout;
     if (self->make_stage == NULL)
         handshake_ns = IO_NEVER; /* there is none */
-    io_group_set_timeouts(&self->io, idle_ns, handshake_ns);
+    io_group_set_timeouts(&self->io, options->idle_timeout, handshake_ns);
     self->io.limits = (io_connection_limits){
-        .write_high = given->write_high,
-        .write_low = given->write_low,
-        .max_write_buffer = given->max_write_buffer,
-        .read_size = given->read_size,
-        .reads_on = given->reads_on != 0,
+        .write_high = options->write_high,
+        .write_low = options->write_low,
+        .max_write_buffer = options->max_write_buffer,
+        .read_size = (uint32_t)options->read_size,
+        .reads_on = options->reads_on != 0,
     };
-    self->io.max_connections = (size_t)given->max_connections;
-    self->io.max_per_address = (size_t)given->max_per_address;
-    return true;
+    self->io.max_connections = (size_t)options->max_connections;
+    self->io.max_per_address = (size_t)options->max_connections_per_address;
 }
 
 static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"port",
-                            "on_connect",
-                            "on_data",
-                            "on_message",
-                            "on_eof",
-                            "on_drain",
-                            "on_close",
-                            "on_error",
-                            "on_failed",
-                            "on_empty",
-                            "on_accept_error",
-                            "on_refused",
-                            "on_lost",
-                            "framing",
-                            "stage",
-                            "executor",
-                            "idle_timeout",
-                            "handshake_timeout",
-                            "write_high",
-                            "write_low",
-                            "max_write_buffer",
-                            "max_connections",
-                            "max_connections_per_address",
-                            "read_size",
-                            "reads_on",
-                            NULL};
     py_state *state = PyType_GetModuleState(type);
     PyObject *port;
-    group_arguments given = {.write_high = 1 << 18,
-                             .write_low = 1 << 16,
-                             .max_write_buffer = 1 << 24,
-                             .read_size = 1 << 16};
-    PyObject **callback = given.callbacks;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!|$OOOOOOOOOOOOOOOOOKKKKKIp:ConnectionGroup", names, state->port_type,
-            &port, &callback[0], &callback[1], &callback[2], &callback[3], &callback[4],
-            &callback[5], &callback[6], &callback[7], &callback[8], &callback[9], &callback[10],
-            &callback[11], &given.framing, &given.stage, &given.executor, &given.idle_timeout,
-            &given.handshake_timeout, &given.write_high, &given.write_low, &given.max_write_buffer,
-            &given.max_connections, &given.max_per_address, &given.read_size, &given.reads_on))
+    py_group_options options;
+    if (!PyArg_ParseTuple(args, "O!:ConnectionGroup", state->port_type, &port) ||
+        !py_group_options_parse(state, keywords, &options))
         return NULL;
     py_group *self = (py_group *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->port = (py_port *)Py_NewRef(port);
     io_group_init(&self->io, self->port->registry, &self->port->port->lane, &group_type_hooks);
-    if (!group_type_take_callables(self, &given) || !group_type_take_limits(self, &given))
-        Py_CLEAR(self);
+    group_type_take_functions(self, &options);
+    group_type_take_limits(self, &options);
     return (PyObject *)self;
 }
 
@@ -452,12 +379,8 @@ static PyGetSetDef group_type_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(group_type_doc,
-             "What the connections of one server, or of one kind of client, have in "
-             "common. Private: see Server and connect().");
-
 static PyType_Slot group_type_slots[] = {
-    {Py_tp_doc, (void *)group_type_doc},   {Py_tp_new, group_type_new},
+    {Py_tp_doc, (void *)py_group_doc},     {Py_tp_new, group_type_new},
     {Py_tp_methods, group_type_methods},   {Py_tp_getset, group_type_getset},
     {Py_tp_traverse, group_type_traverse}, {Py_tp_clear, group_type_clear},
     {Py_tp_dealloc, group_type_dealloc},   {0, NULL},

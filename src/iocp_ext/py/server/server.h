@@ -7,26 +7,11 @@
 #ifndef IOCPCORE_PY_SERVER_SERVER_H
 #define IOCPCORE_PY_SERVER_SERVER_H
 
-#include "py/port/port.h"
-#include "py/stream/stream.h"
-#include "net/listener.h"
 #include "net/framing.h"
-
-typedef enum py_callback {
-    PY_ON_CONNECT,
-    PY_ON_DATA,
-    PY_ON_MESSAGE,
-    PY_ON_EOF,
-    PY_ON_DRAIN,
-    PY_ON_CLOSE,
-    PY_ON_ERROR,
-    PY_ON_FAILED,
-    PY_ON_EMPTY,
-    PY_ON_ACCEPT_ERROR,
-    PY_ON_REFUSED,
-    PY_ON_LOST,
-    PY_CALLBACKS
-} py_callback;
+#include "net/listener.h"
+#include "py/port/port.h"
+#include "py/server/group_options.h"
+#include "py/stream/stream.h"
 
 typedef struct py_group {
     PyObject_HEAD
