@@ -58,7 +58,6 @@ static void idle_members_end(const char *backend) {
             continue;
     }
     CHECK(!one->gone);
-    CHECK_INT(one->io.io.reason, IO_REASON_NONE);
     server_check(&now);
     SERVER_UNTIL(&now, count() == 0);
     SERVER_UNTIL(&now, !group()->io.ticks); /* nobody is left, and the clock stops */
@@ -138,10 +137,6 @@ static void shuts_down(const char *backend) {
     io_group_shutdown(&group()->io);
     CHECK_INT(atomic_load(&group()->closes), 3);
     CHECK_INT(atomic_load(&group()->gives_up), 1); /* who does not exist for its user */
-    for (int i = 0; i < 3; i++) {
-        CHECK_INT(now.members[i]->io.io.reason, IO_REASON_CLOSE);
-        CHECK(now.members[i]->io.io.hold & IO_HOLD_CLOSING);
-    }
     SERVER_UNTIL(&now, count() == 0);
     CHECK_INT(atomic_load(&group()->gone_unknown), 1);
     CHECK_INT(atomic_load(&group()->gone_known), 3);
