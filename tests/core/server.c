@@ -290,11 +290,12 @@ static void make_room_for_handles(server *self) {
 void server_open(server *self, const char *backend, uint32_t concurrency) {
     memset(self, 0, sizeof(*self));
     world_open(&self->world, backend, concurrency);
-    CHECK_INT(io_registry_open(&self->registry), 0);
+    self->registry = io_registry_of(self->world.port);
+    CHECK(self->registry != NULL && io_registry_of(self->world.port) == self->registry);
     for (int i = 0; i < SERVER_GROUPS; i++) {
         server_group *group = &self->groups[i];
         group->server = self;
-        io_group_init(&group->io, &self->registry, self->world.lane, &hooks);
+        io_group_init(&group->io, self->registry, self->world.lane, &hooks);
         group->io.limits = (io_connection_limits){.write_high = 65536,
                                                   .write_low = 16384,
                                                   .max_write_buffer = 1 << 20,
@@ -442,7 +443,7 @@ static void check_ended(server *self) {
         CHECK_INT(atomic_load(&self->groups[i].holds), 0);
     }
     CHECK_INT(atomic_load(&self->freed), atomic_load(&self->member_count));
-    CHECK(io_list_empty(&self->registry.groups));
+    CHECK(io_list_empty(&self->registry->groups));
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
@@ -471,7 +472,6 @@ void server_close(server *self) {
     check_ended(self);
     io_port_stats(self->world.port, &figures);
     CHECK_INT(figures.handles, 0);
-    io_registry_close(&self->registry);
     world_close(&self->world);
 }
 
@@ -484,7 +484,7 @@ size_t server_close_port(server *self, uint64_t timeout_ns, void (*others)(void)
     CHECK(io_port_begin_close(self->world.port));
     size_t leaked = io_port_drain(self->world.port, timeout_ns);
     io_port_take_remaining(self->world.port, collect, NULL);
-    io_registry_end(&self->registry, leaked > 0);
+    io_port_end_resident(self->world.port, leaked > 0);
     if (others != NULL)
         others();
     for (int i = 0; i < atomic_load(&self->client_count); i++)
@@ -493,7 +493,6 @@ size_t server_close_port(server *self, uint64_t timeout_ns, void (*others)(void)
     if (leaked == 0) {
         server_check(self);
         check_ended(self);
-        io_registry_close(&self->registry);
         io_port_destroy(self->world.port);
     }
     return leaked;

@@ -65,7 +65,7 @@ typedef struct server_client {
 
 struct server {
     test_world world;
-    io_registry registry;
+    io_registry *registry;
     server_group groups[SERVER_GROUPS]; /* the first is that of the listeners */
     server_listener listeners[SERVER_LISTENERS];
     int listener_count;

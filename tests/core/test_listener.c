@@ -296,7 +296,7 @@ static void closes_with_an_accept(const char *backend) {
     if (!atomic_load(&listener->released))
         server_close_listener(listener); /* once more does nothing */
     SERVER_UNTIL(&now, atomic_load(&listener->released));
-    CHECK(io_list_empty(&now.registry.groups));
+    CHECK(io_list_empty(&now.registry->groups));
     server_close(&now);
 }
 

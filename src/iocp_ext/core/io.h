@@ -493,10 +493,21 @@ typedef enum io_port_state {
     IO_PORT_LEAKED, /* closed, but the kernel did not give everything back */
 } io_port_state;
 
+/* What lives on a port besides operations, such as its connections, and ends with it. A port has at
+ * most one. */
+typedef struct io_resident {
+    /* The port has closed, and all of its operations were collected. `leaked`: the kernel still
+     * owns some of them. Called once, without locks. */
+    void (*end)(struct io_resident *self, bool leaked);
+    /* Frees the memory; called by io_port_destroy. */
+    void (*free)(struct io_resident *self);
+} io_resident;
+
 struct io_port {
     const io_backend *backend;
-    io_lane lane;      /* the one lane of a CompletionPort */
-    _Atomic int state; /* io_port_state */
+    _Atomic(io_resident *) resident; /* NULL: none yet */
+    io_lane lane;                    /* the one lane of a CompletionPort */
+    _Atomic int state;               /* io_port_state */
     _Atomic bool stopping;
     _Atomic uint32_t users;    /* calls into the core under way; close waits for them */
     _Atomic int64_t in_flight; /* submitted and not taken yet */
@@ -534,12 +545,17 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns);
  */
 void io_port_take_remaining(io_port *port, void (*visit)(io_op *op, bool leaked, void *context),
                             void *context);
+/* tell the resident; */
+void io_port_end_resident(io_port *port, bool leaked);
 /* and give the kernel objects back, unless something leaked. */
 void io_port_finish_close(io_port *port, size_t leaked);
 /* Closes a socket (or IO_FAMILY_PIPE: a pipe) that no handle owns, such as one that was accepted
  * and never taken. Ignores IO_NATIVE_NONE. The port may be closed. */
 void io_port_close_native(io_port *port, io_native native, int family);
-/* Frees the memory of a closed port. In a forked child, and when something leaked, it stays. */
+/* Makes `resident` the port's, unless it has one already. Returns the one it has. Any thread. */
+io_resident *io_port_settle(io_port *port, io_resident *resident);
+/* Frees the memory of a closed port and its resident. In a forked child, and when something leaked,
+ * it stays. */
 void io_port_destroy(io_port *port);
 
 typedef struct io_port_figures {

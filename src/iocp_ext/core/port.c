@@ -231,6 +231,17 @@ void io_port_finish_close(io_port *port, size_t leaked) {
     io_lane_unlock(lane);
 }
 
+io_resident *io_port_settle(io_port *port, io_resident *resident) {
+    io_resident *settled = NULL;
+    return atomic_compare_exchange_strong(&port->resident, &settled, resident) ? resident : settled;
+}
+
+void io_port_end_resident(io_port *port, bool leaked) {
+    io_resident *resident = atomic_load(&port->resident);
+    if (resident != NULL)
+        resident->end(resident, leaked);
+}
+
 void io_port_destroy(io_port *port) {
     if (atomic_load(&port->state) == IO_PORT_LEAKED || io_port_forked(port))
         return;
@@ -240,6 +251,9 @@ void io_port_destroy(io_port *port) {
     io_buffer_pool_close(&port->buffers);
     io_handles_free(&port->lane);
     io_lane_free(&port->lane);
+    io_resident *resident = atomic_load(&port->resident);
+    if (resident != NULL)
+        resident->free(resident);
     free(port);
 }
 

@@ -25,8 +25,9 @@ typedef struct io_member io_member;
 struct io_listener;
 
 typedef struct io_registry {
-    io_mutex lock;  /* before a connection's */
-    io_list groups; /* that have members or listeners */
+    io_resident resident; /* of the port: ends every member and every listener with it */
+    io_mutex lock;        /* before a connection's */
+    io_list groups;       /* that have members or listeners */
 } io_registry;
 
 /* In the list of members: one of them, or a mark of somebody who walks along it. */
@@ -105,11 +106,8 @@ struct io_group {
 
 /* ---- the registry of a port (registry.c) ----------------------------------------------------- */
 
-int io_registry_open(io_registry *self); /* 0 or a portable error */
-void io_registry_close(io_registry *self);
-/* The end of the port, whose operations were all collected: every connection and every listener
- * ends with it. `leaked`: the kernel has kept some operations, so no member is released. */
-void io_registry_end(io_registry *self, bool leaked);
+/* The registry of this port, made if there is none yet. NULL without memory. */
+io_registry *io_registry_of(io_port *port);
 
 /* ---- groups ---------------------------------------------------------------------------------- */
 

@@ -1,13 +1,10 @@
 /* registry.c: the groups of a port, and what its end means to them. */
 #include "net/listener.h"
 
-int io_registry_open(io_registry *self) {
-    io_list_init(&self->groups);
-    return io_mutex_init(&self->lock) == 0 ? 0 : -IOE_NOMEM;
-}
+#include <stdlib.h>
 
-void io_registry_close(io_registry *self) {
-    io_mutex_destroy(&self->lock);
+static io_registry *registry_of(io_resident *resident) {
+    return IO_CONTAINER(resident, io_registry, resident);
 }
 
 /* Begins a walk along a group to which the end has not come yet. NULL: there is none. */
@@ -51,7 +48,8 @@ static io_listener *registry_first_listener(io_registry *self) {
     return listener;
 }
 
-void io_registry_end(io_registry *self, bool leaked) {
+static void registry_end(io_resident *resident, bool leaked) {
+    io_registry *self = registry_of(resident);
     io_walk walk;
     io_member *member;
     io_listener *listener;
@@ -62,4 +60,27 @@ void io_registry_end(io_registry *self, bool leaked) {
         io_listener_close(listener);
         io_listener_left(listener);
     }
+}
+
+static void registry_free(io_resident *resident) {
+    io_registry *self = registry_of(resident);
+    io_mutex_destroy(&self->lock);
+    free(self);
+}
+
+io_registry *io_registry_of(io_port *port) {
+    io_resident *settled = atomic_load(&port->resident);
+    if (settled != NULL)
+        return registry_of(settled);
+    io_registry *self = calloc(1, sizeof *self);
+    if (self == NULL || io_mutex_init(&self->lock) != 0) {
+        free(self);
+        return NULL;
+    }
+    self->resident = (io_resident){registry_end, registry_free};
+    io_list_init(&self->groups);
+    settled = io_port_settle(port, &self->resident);
+    if (settled != &self->resident) /* another thread was faster */
+        registry_free(&self->resident);
+    return registry_of(settled);
 }

@@ -70,7 +70,6 @@ typedef struct py_port {
     PyObject_HEAD
     py_state *state;
     io_port *port;
-    struct io_registry *registry; /* what lives on it besides operations: net/group.h */
     PyObject *weak_references;
     py_table table;
     _Atomic unsigned long closer; /* the thread that closed it */
@@ -180,12 +179,6 @@ static inline bool py_port_check(py_port *self) {
 static inline bool py_port_own_natives(const py_port *self) {
     return self->port->backend->own_natives != NULL;
 }
-
-/* Its connections and listeners (group_type.c). */
-bool py_registry_open(py_port *port);
-void py_registry_close(py_port *port);
-/* The end of a port. */
-void py_registry_end(py_port *port, bool leaked);
 
 py_operation *py_operation_new(py_port *port, py_kind kind);
 

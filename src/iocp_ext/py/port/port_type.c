@@ -92,7 +92,7 @@ PyObject *py_open_ports(py_state *state) {
 
 static bool port_type_open(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
-    if (!py_table_open(&self->table) || !py_registry_open(self))
+    if (!py_table_open(&self->table))
         return false;
     int error = io_port_open(&self->port, backend, concurrency, &os_error);
     if (error) {
@@ -145,7 +145,7 @@ static bool port_type_close_completely(py_port *self, uint64_t timeout_ns) {
     size_t leaked = io_port_drain(port, timeout_ns);
     PyEval_RestoreThread(thread);
     io_port_take_remaining(port, port_type_end_operation, NULL);
-    py_registry_end(self, leaked > 0);
+    io_port_end_resident(port, leaked > 0);
     py_table_clear(self);
     thread = PyEval_SaveThread();
     io_port_finish_close(port, leaked);
@@ -229,7 +229,6 @@ static void port_type_dealloc(PyObject *object) {
         PyObject_ClearWeakRefs(object);
     if (self->port != NULL)
         io_port_destroy(self->port);
-    py_registry_close(self);
     py_table_close(self);
     type->tp_free(object);
     Py_DECREF(type);

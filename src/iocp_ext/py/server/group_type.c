@@ -13,28 +13,6 @@ static py_connection *group_type_connection_of(io_member *member) {
     return IO_CONTAINER(member, py_connection, member);
 }
 
-/* ---- registry -------------------------------------------------------------------------------- */
-
-bool py_registry_open(py_port *port) {
-    port->registry = PyMem_RawCalloc(1, sizeof *port->registry);
-    if (port->registry != NULL && io_registry_open(port->registry) == 0)
-        return true;
-    PyMem_RawFree(port->registry);
-    port->registry = NULL;
-    PyErr_NoMemory();
-    return false;
-}
-
-void py_registry_close(py_port *port) {
-    if (port->registry != NULL)
-        io_registry_close(port->registry);
-    PyMem_RawFree(port->registry);
-}
-
-void py_registry_end(py_port *port, bool leaked) {
-    io_registry_end(port->registry, leaked);
-}
-
 /* ---- hooks ----------------------------------------------------------------------------------- */
 
 static io_member *group_type_make(io_group *group, const io_address *peer) {
@@ -182,7 +160,12 @@ static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *ke
     if (self == NULL)
         return NULL;
     self->port = (py_port *)Py_NewRef(port);
-    io_group_init(&self->io, self->port->registry, &self->port->port->lane, &group_type_hooks);
+    io_registry *registry = io_registry_of(self->port->port);
+    if (registry == NULL) {
+        Py_DECREF((PyObject *)self);
+        return PyErr_NoMemory();
+    }
+    io_group_init(&self->io, registry, &self->port->port->lane, &group_type_hooks);
     group_type_take_functions(self, &options);
     group_type_take_limits(self, &options);
     return (PyObject *)self;
