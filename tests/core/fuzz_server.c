@@ -180,7 +180,8 @@ static void on_told(server_group *group) {
     do_something_inside();
 }
 
-static void on_time_out(server_member *member) {
+static void on_time_out(server_member *member, io_reason reason) {
+    CHECK(reason == IO_REASON_IDLE || reason == IO_REASON_HANDSHAKE);
     (void)member;
     do_something_inside();
 }

@@ -122,12 +122,12 @@ static bool give_up(io_member *member) {
     return io_connection_give_up(&member->io, false);
 }
 
-static void time_out(io_member *member) {
+static void time_out(io_member *member, io_reason reason) {
     server_group *group = member_of(member)->group;
     CHECK(io_no_lock_is_mine());
     if (group->on_time_out != NULL)
-        group->on_time_out(member_of(member));
-    (void)io_connection_fail(&member->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT);
+        group->on_time_out(member_of(member), reason);
+    (void)io_connection_fail(&member->io, reason, -IOE_TIMEDOUT);
 }
 
 static void release(io_member *member) {

@@ -46,7 +46,7 @@ struct server_group {
     void (*on_make)(server_group *group); /* inside the hooks */
     void (*on_run)(server_member *member, io_connection_event event);
     void (*on_told)(server_group *group); /* refused, lost, or paused */
-    void (*on_time_out)(server_member *member);
+    void (*on_time_out)(server_member *member, io_reason reason);
     _Atomic int made, adopted, refused, lost, empty, holds;
     _Atomic int closes, gives_up; /* how often asked for */
     _Atomic int gone_known, gone_unknown;

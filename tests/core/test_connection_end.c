@@ -260,12 +260,12 @@ static void fail_has_a_limit(const char *backend) {
         pair_settle(&both);
     }
     uint64_t began_ns = io_lane_now(both.world.lane);
-    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT) == !closing);
+    CHECK(io_connection_fail(&end->io, IO_REASON_IDLE, -IOE_TIMEDOUT) == !closing);
     CHECK(!io_connection_fail(&end->io, IO_REASON_EMBEDDER, 0));
     PAIR_UNTIL(&both, atomic_load(&end->gone));
     uint64_t took_ns = io_lane_now(both.world.lane) - began_ns;
     CHECK(took_ns >= 1900 * IO_NS_PER_MS && took_ns < 9 * IO_NS_PER_SECOND);
-    CHECK_INT(end->io.reason, closing ? IO_REASON_CLOSE : IO_REASON_TIMEOUT);
+    CHECK_INT(end->io.reason, closing ? IO_REASON_CLOSE : IO_REASON_IDLE);
     CHECK_INT(atomic_load(&pair_owned), 0);
     pair_pause(peer, false);
     pair_close(&both);
@@ -410,7 +410,7 @@ static void bring_to(pair_end *end, enum phase phase) {
     if (phase == FLUSHING || phase == LINGERING || phase == GONE)
         io_connection_close(&end->io, true);
     if (phase == FAILED)
-        CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT));
+        CHECK(io_connection_fail(&end->io, IO_REASON_IDLE, -IOE_TIMEDOUT));
     if (phase == LINGERING)
         PAIR_UNTIL(&both, end->io.timer != NULL);
     if (phase == GONE)
@@ -432,7 +432,7 @@ static void closed_in_phase(const char *backend, enum phase phase, uint64_t seed
     }
     CHECK_INT(end->came[IO_CONNECTION_STARTED], phase != UNBORN);
     CHECK_INT(atomic_load(&pair_owned), 0);
-    io_reason reason = phase == FAILED                      ? IO_REASON_TIMEOUT
+    io_reason reason = phase == FAILED                      ? IO_REASON_IDLE
                        : phase == FLUSHING || phase == GONE ? IO_REASON_CLOSE
                        : phase == LINGERING                 ? IO_REASON_CLOSE
                        : phase == ABORTED                   ? IO_REASON_ABORT

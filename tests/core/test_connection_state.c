@@ -436,9 +436,9 @@ static void gone_unknown(const char *backend) {
     end->peer->answers = true;
     PAIR_UNTIL(&both, end->came[IO_CONNECTION_STARTED] == 1);
     CHECK_INT(end->io.notified, IO_NOTIFIED_STARTED);
-    CHECK(io_connection_fail(&end->io, IO_REASON_TIMEOUT, -IOE_TIMEDOUT));
+    CHECK(io_connection_fail(&end->io, IO_REASON_IDLE, -IOE_TIMEDOUT));
     check_sides(&end->io, IO_CONNECTION_CLOSING, IO_SEND_SIDE_ENDING, IO_RECEIVE_SIDE_DRAINING,
-                IO_REASON_TIMEOUT);
+                IO_REASON_IDLE);
     PAIR_UNTIL(&both, atomic_load(&end->gone));
     CHECK_INT(end->io.notified, IO_NOTIFIED_FAILED);
     CHECK(!io_connection_is_known(&end->io));

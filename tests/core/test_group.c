@@ -42,9 +42,15 @@ static void send_to_member(server_client *client) {
 
 /* ---- the clock ------------------------------------------------------------------------------- */
 
+static void check_idle(server_member *member, io_reason reason) {
+    (void)member;
+    CHECK_INT(reason, IO_REASON_IDLE);
+}
+
 /* Who is idle goes; who receives something stays. */
 static void idle_members_end(const char *backend) {
     open_with(backend, 3);
+    group()->on_time_out = check_idle;
     io_group_set_timeouts(&group()->io, 400 * IO_NS_PER_MS, IO_NEVER);
     CHECK_INT(group()->io.tick_ns, 50 * IO_NS_PER_MS);
     CHECK(!group()->io.ticks);
@@ -67,8 +73,9 @@ static void idle_members_end(const char *backend) {
 
 static int told_too_late;
 
-static void check_handshake(server_member *member) {
+static void check_handshake(server_member *member, io_reason reason) {
     told_too_late++;
+    CHECK_INT(reason, IO_REASON_HANDSHAKE);
     CHECK(!io_connection_is_known(&member->io.io));
 }
 

@@ -103,16 +103,17 @@ enum {
 
 /* Why the connection ended: the first reason counts. */
 typedef enum io_reason {
-    IO_REASON_NONE,     /* it has not */
-    IO_REASON_CLOSE,    /* we closed it */
-    IO_REASON_ABORT,    /* we aborted it, or its time for a graceful end was up */
-    IO_REASON_PEER,     /* the peer ended its stream after we had ended ours, or before */
-    IO_REASON_RECEIVE,  /* `error` of a receive */
-    IO_REASON_SEND,     /* `error` of a send */
-    IO_REASON_TIMEOUT,  /* idle, or not established, for too long */
-    IO_REASON_OVERFLOW, /* more than max_write_buffer was queued */
-    IO_REASON_PORT,     /* its port was closed */
-    IO_REASON_EMBEDDER, /* a failure of the embedder's, such as an exception of a callback */
+    IO_REASON_NONE,      /* it has not */
+    IO_REASON_CLOSE,     /* we closed it */
+    IO_REASON_ABORT,     /* we aborted it, or its time for a graceful end was up */
+    IO_REASON_PEER,      /* the peer ended its stream after we had ended ours, or before */
+    IO_REASON_RECEIVE,   /* `error` of a receive */
+    IO_REASON_SEND,      /* `error` of a send */
+    IO_REASON_IDLE,      /* nothing has happened on it for too long */
+    IO_REASON_HANDSHAKE, /* it was not established in time */
+    IO_REASON_OVERFLOW,  /* more than max_write_buffer was queued */
+    IO_REASON_PORT,      /* its port was closed */
+    IO_REASON_EMBEDDER,  /* a failure of the embedder's, such as an exception of a callback */
 } io_reason;
 
 /* What the embedder's user knows. */

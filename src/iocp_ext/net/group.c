@@ -184,11 +184,14 @@ static bool group_port_is_open(const io_group *self) {
 
 static void group_tick_member(io_group *self, io_member *member) {
     uint32_t silent = io_connection_tick(&member->io);
-    bool overdue = self->idle_ticks != 0 && silent >= self->idle_ticks;
-    if (self->handshake_ticks != 0 && !io_connection_is_known(&member->io))
-        overdue |= member->entry.handshake_ticks++ >= self->handshake_ticks;
-    if (overdue)
-        self->hooks->time_out(member);
+    io_reason reason = IO_REASON_NONE;
+    if (self->idle_ticks != 0 && silent >= self->idle_ticks)
+        reason = IO_REASON_IDLE;
+    if (self->handshake_ticks != 0 && !io_connection_is_known(&member->io) &&
+        member->entry.handshake_ticks++ >= self->handshake_ticks)
+        reason = IO_REASON_HANDSHAKE;
+    if (reason != IO_REASON_NONE)
+        self->hooks->time_out(member, reason);
 }
 
 static void group_stop_or_restart_clock(io_group *self) {

@@ -58,7 +58,9 @@ typedef struct io_group_hooks {
     /* Ends it at once, by io_connection_give_up, and calls nothing of its user's: the port is in
      * use. True: something that was sent is lost. */
     bool (*give_up)(io_member *member);
-    void (*time_out)(io_member *member); /* a time limit is up; told at every tick from then on */
+    /* A time limit has passed: IO_REASON_IDLE or IO_REASON_HANDSHAKE. Called at every tick from
+     * then on. */
+    void (*time_out)(io_member *member, io_reason reason);
     void (*release)(io_member *member);  /* it is not the group's any more */
     void (*hold_group)(io_group *group); /* the clock needs it, */
     void (*release_group)(io_group *group);

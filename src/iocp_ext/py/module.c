@@ -25,38 +25,19 @@ static bool module_make_type(PyObject *module, PyType_Spec *spec, bool is_public
     return *place != NULL && (!is_public || PyModule_AddType(module, *place) == 0);
 }
 
-/* What stages and framers are called by. */
-static bool module_intern_stage_names(py_state *state) {
-    return module_intern("feed", &state->str_feed) &&
-           module_intern("receive", &state->str_receive) &&
-           module_intern("peer_ended", &state->str_peer_ended) &&
-           module_intern("eof", &state->str_eof) && module_intern("start", &state->str_start) &&
-           module_intern("room", &state->str_room) && module_intern("send", &state->str_send) &&
-           module_intern("close", &state->str_close) &&
-           module_intern("encode", &state->str_encode) &&
-           module_intern("ssl_object", &state->str_ssl_object);
-}
-
 static bool module_import_names(py_state *state) {
-    if (!module_import_name("iocpcore.errors", "InvalidStateError", &state->invalid_state_error) ||
-        !module_import_name("iocpcore.errors", "FramingError", &state->framing_error) ||
-        !module_import_name("iocpcore.errors", "SlowReaderError", &state->slow_reader_error) ||
-        !module_import_name("iocpcore._connection_tasks", "offload", &state->offload) ||
-        !module_import_name("iocpcore._connection_tasks", "call_later", &state->call_later) ||
-        !module_import_name("iocpcore._connection_tasks", "cancel_timers", &state->cancel_timers) ||
-        !module_import_name("iocpcore._waits", "changed", &state->waits_changed) ||
-        !module_import_name("io", "UnsupportedOperation", &state->unsupported_operation) ||
-        !module_import_name("socket", "socket", &state->socket_class))
+#define X(field, module, name)                            \
+    if (!module_import_name(module, name, &state->field)) \
         return false;
+    PY_IMPORTS(X)
+#undef X
+#define X(name)                                    \
+    if (!module_intern(#name, &state->str_##name)) \
+        return false;
+    PY_STRINGS(X)
+#undef X
     state->open_ports = PyDict_New();
-#ifdef _WIN32
-    if (!module_import_name("msvcrt", "get_osfhandle", &state->get_osfhandle))
-        return false;
-#endif
-    return state->open_ports != NULL && module_intern_stage_names(state) &&
-           module_intern("fileno", &state->str_fileno) &&
-           module_intern("setblocking", &state->str_setblocking) &&
-           module_intern("detach", &state->str_detach);
+    return state->open_ports != NULL;
 }
 
 /* The main thread of the process at import; of a forked child: _set_main_thread. */
@@ -78,17 +59,11 @@ static int module_exec(PyObject *module) {
     py_state *state = module_state_of(module);
     if (!module_import_names(state) || !module_find_main_thread(state))
         return -1;
-    if (!module_make_type(module, &py_operation_spec, true, &state->operation_type) ||
-        !module_make_type(module, &py_association_spec, false, &state->association_type) ||
-        !module_make_type(module, &py_length_prefixed_spec, true, &state->length_prefixed_type) ||
-        !module_make_type(module, &py_delimited_spec, true, &state->delimited_type) ||
-        !module_make_type(module, &py_fixed_size_spec, true, &state->fixed_size_type) ||
-        !module_make_type(module, &py_group_spec, true, &state->group_type) ||
-        !module_make_type(module, &py_listener_spec, true, &state->listener_type) ||
-        !module_make_type(module, &py_connection_spec, true, &state->connection_type) ||
-        !module_make_type(module, &py_datagram_socket_spec, true, &state->datagram_socket_type) ||
-        !module_make_type(module, &py_port_spec, true, &state->port_type))
+#define X(name, is_public)                                                            \
+    if (!module_make_type(module, &py_##name##_spec, is_public, &state->name##_type)) \
         return -1;
+    PY_TYPES(X)
+#undef X
     if (PyModule_AddFunctions(module, py_pipe_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, py_sim_methods);
@@ -96,66 +71,28 @@ static int module_exec(PyObject *module) {
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     py_state *state = module_state_of(module);
-    Py_VISIT(state->port_type);
-    Py_VISIT(state->operation_type);
-    Py_VISIT(state->association_type);
-    Py_VISIT(state->length_prefixed_type);
-    Py_VISIT(state->delimited_type);
-    Py_VISIT(state->fixed_size_type);
-    Py_VISIT(state->invalid_state_error);
-    Py_VISIT(state->group_type);
-    Py_VISIT(state->listener_type);
-    Py_VISIT(state->connection_type);
-    Py_VISIT(state->datagram_socket_type);
-    Py_VISIT(state->framing_error);
-    Py_VISIT(state->slow_reader_error);
-    Py_VISIT(state->offload);
-    Py_VISIT(state->call_later);
-    Py_VISIT(state->cancel_timers);
-    Py_VISIT(state->waits_changed);
-    Py_VISIT(state->unsupported_operation);
-    Py_VISIT(state->socket_class);
-    Py_VISIT(state->get_osfhandle);
+#define X(name, ...) Py_VISIT(state->name##_type);
+    PY_TYPES(X)
+#undef X
+#define X(field, ...) Py_VISIT(state->field);
+    PY_IMPORTS(X)
+#undef X
     Py_VISIT(state->open_ports);
     return 0;
 }
 
 static int module_clear(PyObject *module) {
     py_state *state = module_state_of(module);
-    Py_CLEAR(state->port_type);
-    Py_CLEAR(state->operation_type);
-    Py_CLEAR(state->association_type);
-    Py_CLEAR(state->length_prefixed_type);
-    Py_CLEAR(state->delimited_type);
-    Py_CLEAR(state->fixed_size_type);
-    Py_CLEAR(state->invalid_state_error);
-    Py_CLEAR(state->group_type);
-    Py_CLEAR(state->listener_type);
-    Py_CLEAR(state->connection_type);
-    Py_CLEAR(state->datagram_socket_type);
-    Py_CLEAR(state->framing_error);
-    Py_CLEAR(state->slow_reader_error);
-    Py_CLEAR(state->offload);
-    Py_CLEAR(state->call_later);
-    Py_CLEAR(state->cancel_timers);
-    Py_CLEAR(state->waits_changed);
-    Py_CLEAR(state->unsupported_operation);
-    Py_CLEAR(state->socket_class);
-    Py_CLEAR(state->get_osfhandle);
+#define X(name, ...) Py_CLEAR(state->name##_type);
+    PY_TYPES(X)
+#undef X
+#define X(field, ...) Py_CLEAR(state->field);
+    PY_IMPORTS(X)
+#undef X
+#define X(name) Py_CLEAR(state->str_##name);
+    PY_STRINGS(X)
+#undef X
     Py_CLEAR(state->open_ports);
-    Py_CLEAR(state->str_fileno);
-    Py_CLEAR(state->str_feed);
-    Py_CLEAR(state->str_receive);
-    Py_CLEAR(state->str_peer_ended);
-    Py_CLEAR(state->str_eof);
-    Py_CLEAR(state->str_start);
-    Py_CLEAR(state->str_room);
-    Py_CLEAR(state->str_send);
-    Py_CLEAR(state->str_close);
-    Py_CLEAR(state->str_encode);
-    Py_CLEAR(state->str_ssl_object);
-    Py_CLEAR(state->str_setblocking);
-    Py_CLEAR(state->str_detach);
     return 0;
 }
 

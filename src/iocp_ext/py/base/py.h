@@ -15,42 +15,62 @@
 
 /* ---- module state (module.c) ----------------------------------------------------------------- */
 
+/* Each of these tables is the one list of its kind: module.c makes, visits and clears what they
+ * name.
+ *
+ * X(name, is_public): the type py_<name>_spec, in `<name>_type`. A base comes before its heirs. */
+#define PY_TYPES(X)          \
+    X(operation, true)       \
+    X(association, false)    \
+    X(length_prefixed, true) \
+    X(delimited, true)       \
+    X(fixed_size, true)      \
+    X(group, true)           \
+    X(listener, true)        \
+    X(connection, true)      \
+    X(datagram_socket, true) \
+    X(port, true)
+
+/* X(field, module, name): what is imported. */
+#define PY_IMPORTS(X)                                               \
+    X(invalid_state_error, "iocpcore.errors", "InvalidStateError")  \
+    X(framing_error, "iocpcore.errors", "FramingError")             \
+    X(slow_reader_error, "iocpcore.errors", "SlowReaderError")      \
+    X(offload, "iocpcore._connection_tasks", "offload")             \
+    X(call_later, "iocpcore._connection_tasks", "call_later")       \
+    X(cancel_timers, "iocpcore._connection_tasks", "cancel_timers") \
+    X(waits_changed, "iocpcore._waits", "changed")                  \
+    X(unsupported_operation, "io", "UnsupportedOperation")          \
+    X(socket_class, "socket", "socket")                             \
+    PY_SYSTEM_IMPORTS(X)
+
+#ifdef _WIN32
+#define PY_SYSTEM_IMPORTS(X) X(get_osfhandle, "msvcrt", "get_osfhandle")
+#else
+#define PY_SYSTEM_IMPORTS(X)
+#endif
+
+/* X(name): names of attributes and methods, interned in `str_<name>`. */
+// clang-format off
+#define PY_STRINGS(X)                                                                          \
+    X(fileno) X(setblocking) X(detach) X(name)                                                 \
+    /* Methods of stages and framers. */                                                       \
+    X(feed) X(receive) X(peer_ended) X(eof) X(start) X(room) X(send) X(close) X(encode)        \
+    X(ssl_object)
+// clang-format on
+
 typedef struct py_state {
-    PyTypeObject *port_type;
-    PyTypeObject *operation_type;
-    PyTypeObject *association_type;
-    PyTypeObject *group_type;
-    PyTypeObject *listener_type;
-    PyTypeObject *connection_type;
-    PyTypeObject *datagram_socket_type;
-    PyTypeObject *length_prefixed_type;
-    PyTypeObject *delimited_type;
-    PyTypeObject *fixed_size_type;
-    PyObject *invalid_state_error;   /* iocpcore.InvalidStateError */
-    PyObject *framing_error;         /* iocpcore.FramingError */
-    PyObject *unsupported_operation; /* io.UnsupportedOperation */
-    PyObject *socket_class;          /* socket.socket */
-    PyObject *get_osfhandle;         /* msvcrt.get_osfhandle; NULL elsewhere */
-    PyObject *open_ports;            /* dict: address of a port to its weak reference */
-    PyObject *slow_reader_error;     /* iocpcore.SlowReaderError */
-    PyObject *offload;               /* iocpcore._connection_tasks.offload */
-    PyObject *call_later;            /* iocpcore._connection_tasks.call_later */
-    PyObject *cancel_timers;         /* iocpcore._connection_tasks.cancel_timers */
-    PyObject *waits_changed;         /* iocpcore._waits.changed */
+#define X(name, is_public) PyTypeObject *name##_type;
+    PY_TYPES(X)
+#undef X
+#define X(field, module, name) PyObject *field;
+    PY_IMPORTS(X)
+#undef X
+#define X(name) PyObject *str_##name;
+    PY_STRINGS(X)
+#undef X
+    PyObject *open_ports; /* dict: address of a port to its weak reference */
     _Atomic uint64_t connection_ids;
-    PyObject *str_fileno;
-    PyObject *str_feed;
-    PyObject *str_receive;
-    PyObject *str_peer_ended;
-    PyObject *str_eof;
-    PyObject *str_start;
-    PyObject *str_room;
-    PyObject *str_send;
-    PyObject *str_close;
-    PyObject *str_encode;
-    PyObject *str_ssl_object;
-    PyObject *str_setblocking;
-    PyObject *str_detach;
     _Atomic unsigned long main_thread; /* whose waits signals end */
     _Atomic bool ending;               /* the interpreter is: workers expect closed ports */
 } py_state;

@@ -117,18 +117,15 @@ const char py_connection_send_file_doc[] =
     "told before anything is queued, and the connection goes on.";
 
 /* Raises an OSError that names the file, by the number that it has everywhere. */
-static void connection_send_refuse_file(PyObject *file, int error) {
-    PyObject *attribute = PyUnicode_FromString("name"), *name = NULL;
-    if (attribute == NULL || PyObject_GetOptionalAttr(file, attribute, &name) < 0) {
-        Py_XDECREF(attribute);
+static void connection_send_refuse_file(const py_state *state, PyObject *file, int error) {
+    PyObject *name = NULL;
+    if (PyObject_GetOptionalAttr(file, state->str_name, &name) < 0)
         return;
-    }
     PyObject *exception = PyObject_CallFunction(
         PyExc_OSError, "iNO", io_error_to_errno(error),
         PyUnicode_FromFormat("send_file: %s", io_error_text(error)), name != NULL ? name : file);
     if (exception != NULL)
         PyErr_SetRaisedException(exception);
-    Py_DECREF(attribute);
     Py_XDECREF(name);
 }
 
@@ -141,7 +138,7 @@ static bool connection_send_take_file(py_connection *self, PyObject *file, io_na
         return false;
     int error = io_connection_check_file(&self->io, *native);
     if (error)
-        connection_send_refuse_file(file, error);
+        connection_send_refuse_file(port->state, file, error);
     return error == 0;
 }
 

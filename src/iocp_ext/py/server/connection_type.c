@@ -106,11 +106,8 @@ PyObject *py_connection_reason(py_connection *self) {
     io_address peer;
     if (self->io.reason == IO_REASON_EMBEDDER && self->error != NULL)
         return Py_NewRef(self->error);
-    bool idle = self->member.entry.handshake_ticks <= self->group->io.handshake_ticks;
     connection_type_peer_address(self, &peer);
-    return py_reason_object(&self->io, connection_type_state_of(self), &peer,
-                            idle ? "idle for longer than idle_timeout"
-                                 : "not established within handshake_timeout");
+    return py_reason_object(&self->io, connection_type_state_of(self), &peer);
 }
 
 /* ---- ending ---------------------------------------------------------------------------------- */
@@ -153,8 +150,8 @@ void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
     connection_type_fail_with(self, IO_REASON_EMBEDDER, 0, tell_stage);
 }
 
-void py_connection_time_out(py_connection *self, bool tell_stage) {
-    connection_type_fail_with(self, IO_REASON_TIMEOUT, -IOE_TIMEDOUT, tell_stage);
+void py_connection_time_out(py_connection *self, io_reason reason, bool tell_stage) {
+    connection_type_fail_with(self, reason, -IOE_TIMEDOUT, tell_stage);
 }
 
 PyDoc_STRVAR(connection_type_close_doc,
@@ -362,7 +359,7 @@ static PyObject *connection_type_hold(PyObject *object, PyObject *held) {
     if (is_true < 0)
         return NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
-    self->serial += is_true ? 1u : UINT32_MAX; /* which is -1 */
+    self->serial = is_true ? self->serial + 1 : self->serial - 1;
     io_connection_hold(&self->io, IO_HOLD_SERIAL, self->serial > 0);
     Py_END_CRITICAL_SECTION();
     Py_RETURN_NONE;

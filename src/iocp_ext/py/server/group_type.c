@@ -41,9 +41,9 @@ static bool group_type_give_up(io_member *member) {
     return io_connection_give_up(&connection->io, py_stage_pending(&connection->stage));
 }
 
-static void group_type_time_out(io_member *member) {
+static void group_type_time_out(io_member *member, io_reason reason) {
     py_connection *connection = group_type_connection_of(member);
-    py_connection_time_out(connection, io_connection_is_known(&connection->io));
+    py_connection_time_out(connection, reason, io_connection_is_known(&connection->io));
 }
 
 static void group_type_release_connection(io_member *member) {

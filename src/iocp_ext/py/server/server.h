@@ -108,7 +108,7 @@ void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage);
 /* Flushes and closes (`whole`), or ends our stream, through the stage. */
 void py_connection_end(py_connection *self, bool whole, bool linger);
 /* A time limit is up. */
-void py_connection_time_out(py_connection *self, bool tell_stage);
+void py_connection_time_out(py_connection *self, io_reason reason, bool tell_stage);
 /* Methods of Connection (connection_send.c). */
 extern const char py_connection_send_doc[], py_connection_send_message_doc[],
     py_connection_send_file_doc[], py_connection_write_doc[];

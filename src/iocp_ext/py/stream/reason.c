@@ -27,15 +27,18 @@ static PyObject *reason_of_overflow(const io_connection *connection, const py_st
 }
 
 PyObject *py_reason_object(const io_connection *connection, const py_state *state,
-                           const io_address *peer, const char *timeout) {
+                           const io_address *peer) {
     bool closed = connection->error == -IOE_CANCELED;
     switch ((io_reason)connection->reason) {
     case IO_REASON_RECEIVE:
         return reason_of_system(connection, peer, "receive", "from");
     case IO_REASON_SEND:
         return reason_of_system(connection, peer, "send", "to");
-    case IO_REASON_TIMEOUT:
-        return PyObject_CallFunction(PyExc_TimeoutError, "s", timeout);
+    case IO_REASON_IDLE:
+        return PyObject_CallFunction(PyExc_TimeoutError, "s", "idle for longer than idle_timeout");
+    case IO_REASON_HANDSHAKE:
+        return PyObject_CallFunction(PyExc_TimeoutError, "s",
+                                     "not established within handshake_timeout");
     case IO_REASON_OVERFLOW:
         return reason_of_overflow(connection, state);
     case IO_REASON_PORT:

@@ -80,6 +80,6 @@ void py_reason_what(const io_address *peer, const char *verb, const char *prepos
 /* A new reference: the exception for the connection's reason. None if there is nothing to say, or
  * if the embedder knows what it is. */
 PyObject *py_reason_object(const io_connection *connection, const py_state *state,
-                           const io_address *peer, const char *timeout);
+                           const io_address *peer);
 
 #endif
