@@ -134,8 +134,7 @@ static io_connection_event connection_pending_event(io_connection *self) {
     }
     if (hold)
         return IO_CONNECTION_IDLE;
-    if (!self->receiving &&
-        self->receive.buffer != NULL) /* this order: while receiving, the kernel owns the buffer */
+    if (!self->receiving && self->receive.buffer != NULL) /* while receiving, the kernel owns it */
         return IO_CONNECTION_INPUT;
     if (self->input_kept)
         return IO_CONNECTION_INPUT;

@@ -224,8 +224,8 @@ static inline bool io_connection_delivers(const io_connection *self) {
 /* Any thread may call the functions below, attached to the embedder or not.
  *
  * Queues all pieces or none, and sends what the socket takes. Inside an event of this connection,
- * sending waits until the event ends. Returns 1 if accepted, 0 if the connection is closing, or
- * -IOE_NOMEM. */
+ * sending waits until the event ends or the queue passes write_high. Returns 1 if accepted, 0 if
+ * the connection is closing, or -IOE_NOMEM. */
 int io_connection_send(io_connection *self, io_piece *pieces, size_t count);
 /* Returns 0 if the file can be sent, or a portable error. */
 int io_connection_check_file(const io_connection *self, io_native file);

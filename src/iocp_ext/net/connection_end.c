@@ -121,8 +121,7 @@ static void connection_end_close_socket(io_connection *self) {
     bool reset = connection_send_lost(self) || !outbox_empty(self);
     self->handle = NULL;
     if (reset || !connection_peer_ended(self) || !connection_send_ended(self))
-        handle->lane->backend->prepare_close(handle,
-                                             reset); /* not needed if both streams have ended */
+        handle->lane->backend->prepare_close(handle, reset); /* not needed if both ended */
     io_handle_close(handle);
 }
 
