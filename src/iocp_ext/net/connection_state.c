@@ -83,6 +83,7 @@ void connection_check(io_connection *self) {
 /* ---- the worker ------------------------------------------------------------------------------ */
 
 void connection_unlock_and_wake(io_connection *self) {
+    /* Entering keeps the port open until the post, which is made without the lock. */
     bool post = !self->running && !self->scheduled && self->phase != IO_CONNECTION_CLOSED &&
                 connection_enter(self);
     if (post)

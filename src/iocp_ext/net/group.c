@@ -191,6 +191,7 @@ static void group_tick_member(io_group *self, io_member *member) {
         self->hooks->time_out(member);
 }
 
+/* The clock runs only while there are members: after each tick it is claimed again, or stops. */
 static void group_stop_or_restart_clock(io_group *self) {
     bool entered = io_port_enter(self->lane->port) == 0;
     group_lock(self);

@@ -332,7 +332,7 @@ static void listener_collect(io_op *op, bool leaked) {
     io_listener *self = op->owner;
     if (leaked)
         return;                                   /* it stays with the listener */
-    if (op->kind == IO_ACCEPT && op->result >= 0) /* the client is not served any more */
+    if (op->kind == IO_ACCEPT && op->result >= 0) /* too late to serve it */
         io_port_close_native(listener_port_of(self), ((io_accept *)op)->accepted, self->family);
     listener_lock(self->group);
     self->op = NULL;
