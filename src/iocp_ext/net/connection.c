@@ -1,8 +1,9 @@
-/* connection.c: a connection's strand: who runs it, what its operations bring, and its events.
+/* connection.c: a connection's strand: which thread runs it, how completed operations are recorded,
+ * and which events follow.
  *
- * The rules that keep it right: only the runner looks at input and hands events on, and operations
- * come back one way only, through io_connection_taken. Whoever else wants something changes the
- * state under the lock, and wakes a worker if nobody runs it. */
+ * Two rules keep it correct. Only the runner reads input and delivers events. Every completed
+ * operation comes back through io_connection_taken. All other threads change the state with the
+ * lock held, and schedule a worker if no thread runs the connection. */
 #include "net/connection_state.h"
 #include "net/outbox.h"
 
@@ -44,7 +45,7 @@ static void connection_received(io_connection *self) {
     if (op->result == IO_RECEIVE_READY) {
         bool held = !connection_discards_input(self) && !io_connection_delivers(self);
         if (held || self->phase >= IO_CONNECTION_TEARDOWN)
-            return; /* it stays where it is */
+            return; /* the input stays in the kernel */
         io_receive_now(&self->receive);
     }
     if (op->result == -IOE_AGAIN)
@@ -55,7 +56,8 @@ static void connection_received(io_connection *self) {
         if (connection_discards_input(self))
             io_receive_release(&self->receive);
     } else if (op->result == 0) {
-        /* A reset that a send has reported looks like this now; only EPIPE follows a real end. */
+        /* After a send reported a reset, the receive sees an end of stream. Only EPIPE follows a
+         * real one. */
         bool reset = connection_send_lost(self) && self->error != -IOE_PIPE;
         connection_receive_has_ended(self, reset);
     } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_TEARDOWN) {
@@ -63,7 +65,7 @@ static void connection_received(io_connection *self) {
     }
 }
 
-/* Records what an operation has brought. */
+/* Records a completed operation. */
 static void connection_record(io_connection *self, io_op *op) {
     io_assert(io_lock_is_mine(&self->lock));
     if (op == &self->wakeup) {
@@ -89,8 +91,8 @@ static bool connection_has_room(const io_connection *self) {
            self->bytes_queued <= self->limits->write_low;
 }
 
-/* When its port was closed, threads may still have operations of it in their hands: the last of
- * them tells. Not so what the kernel has kept. */
+/* After the port was closed, other threads may still hold operations that they have taken. The last
+ * of them delivers GONE. Operations that the kernel has kept are not waited for. */
 static io_connection_event connection_last_event(io_connection *self) {
     if (connection_gone(self) || (connection_in_flight(self) && !self->leaked))
         return IO_CONNECTION_IDLE;
@@ -102,8 +104,8 @@ static io_connection_event connection_last_event(io_connection *self) {
     return IO_CONNECTION_GONE;
 }
 
-/* A send that has ended and was not taken yet may have been told of a reset, after which a receive
- * finds an end that is none. */
+/* A completed send that was not taken yet may carry a reset. A receive that follows the reset then
+ * sees an end of stream that is not real. */
 static bool connection_send_will_tell(const io_connection *self) {
     return self->send != NULL &&
            atomic_load_explicit(&self->send->state, memory_order_relaxed) == IO_OP_COMPLETED;
@@ -126,13 +128,13 @@ static io_connection_event connection_pending_event(io_connection *self) {
     uint8_t hold = atomic_load_explicit(&self->hold, memory_order_relaxed);
     if (hold & (IO_HOLD_CLOSING | IO_HOLD_SERIAL))
         return IO_CONNECTION_IDLE;
-    if (self->backlog == IO_BACKLOG_DRAINED && known) { /* also while it is paused */
+    if (self->backlog == IO_BACKLOG_DRAINED && known) { /* even while paused */
         self->backlog = IO_BACKLOG_LOW;
         return IO_CONNECTION_DRAINED;
     }
     if (hold)
         return IO_CONNECTION_IDLE;
-    if (!self->receiving && self->receive.buffer != NULL) /* in this order: it is the kernel's */
+    if (!self->receiving && self->receive.buffer != NULL) /* while receiving, the kernel owns it */
         return IO_CONNECTION_INPUT;
     if (self->input_kept)
         return IO_CONNECTION_INPUT;
@@ -156,7 +158,7 @@ void connection_receive(io_connection *self) {
     io_op_submit(&self->receive.op, self->handle);
 }
 
-/* True: the phase has changed, so that there may be another step. */
+/* Returns true if the phase has changed and another step may be possible. */
 static bool connection_progress(io_connection *self) {
     switch ((io_connection_phase)self->phase) {
     case IO_CONNECTION_OPEN:
@@ -171,7 +173,7 @@ static bool connection_progress(io_connection *self) {
     return false;
 }
 
-/* Leaves the lock. */
+/* Releases the lock. */
 static io_connection_event connection_next_event(io_connection *self) {
     io_assert(connection_run_here(self));
     io_connection_event event = connection_pending_event(self);
@@ -253,7 +255,7 @@ static bool connection_accepts(io_connection *self) {
     return false;
 }
 
-/* After something was queued. Leaves the lock. */
+/* Sends what was just queued. Releases the lock. */
 static void connection_send_now(io_connection *self) {
     bool here = connection_run_here(self);
     if ((!here || outbox_high(self)) && connection_enter(self)) {
@@ -348,7 +350,7 @@ io_chunk *io_connection_take_spent(io_connection *self) {
 void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
     connection_lock(self);
     bool known = io_connection_is_known(self);
-    if (!known) /* it still has to receive what establishes it */
+    if (!known) /* must still receive what establishes it */
         self->holds_early = held ? self->holds_early | holds : self->holds_early & (uint8_t)~holds;
     else if (held)
         connection_set_hold(self, holds);
@@ -387,7 +389,7 @@ io_job *io_connection_take_jobs(io_connection *self) {
 
 uint32_t io_connection_tick(io_connection *self) {
     connection_lock(self);
-    /* A send under way that gets on is no silence. */
+    /* While a send makes progress, the connection is not idle. */
     if (self->send != NULL) {
         uint64_t moved = io_op_progress(self->send);
         if (moved > self->sent_seen)

@@ -1,23 +1,23 @@
-/* connection_end.c: how a connection ends: what may be asked for, and the steps until it is closed.
+/* connection_end.c: how a connection ends: the requests, and the steps until it is closed.
  *
- * The rule that keeps it right: the socket is closed when nothing is in flight, and only then is
- * the connection gone. Whoever wants an end changes the state under the lock; the steps are the
- * runner's (connection.c). */
+ * One rule keeps it correct: the socket is closed when nothing is in flight, and only then is the
+ * connection gone. Any thread may request an end, which changes the state with the lock held. Only
+ * the runner takes the steps (connection.c). */
 #include "net/connection_state.h"
 #include "net/outbox.h"
 
 #include "core/backend.h"
 
-#define DELIVERY_POLL_NS (20 * IO_NS_PER_MS) /* between polls of what is unsent, at first */
-#define DELIVERY_POLLS_MAX 6                 /* so often the time is doubled */
-#define LINGER_NS (2 * IO_NS_PER_SECOND)     /* for the peer to read what it was sent */
+#define DELIVERY_POLL_NS (20 * IO_NS_PER_MS) /* first interval between polls of what is unsent */
+#define DELIVERY_POLLS_MAX 6                 /* how many times the interval doubles */
+#define LINGER_NS (2 * IO_NS_PER_SECOND)     /* time for the peer to read what was sent */
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
 static void connection_end_stream(io_connection *self) {
     connection_send_has_ended(self);
     if (self->wakeup.lane->backend->shutdown(self->handle) != 0)
-        self->no_linger = true; /* there is nobody to wait for */
+        self->no_linger = true; /* no peer left to wait for */
 }
 
 static void connection_end_start_timer(io_connection *self, uint64_t delay_ns) {
@@ -32,7 +32,7 @@ static void connection_end_start_timer(io_connection *self, uint64_t delay_ns) {
     io_timer_submit(self->timer, delay_ns);
 }
 
-/* If it has just fired, its operation is still taken. */
+/* If the timer has just fired, its operation is still delivered. */
 static void connection_end_drop_timer(io_connection *self) {
     if (self->timer != NULL && io_timer_withdraw(self->timer))
         self->timer = NULL;
@@ -42,7 +42,7 @@ bool connection_progress_open(io_connection *self) {
     outbox_flush(self);
     if (connection_send_side(self) == IO_SEND_SIDE_ENDING && outbox_empty(self))
         connection_end_stream(self);
-    /* If sending has failed, what has arrived is still read, also after a pause. */
+    /* If sending has failed, input that has arrived is still delivered, even after a pause. */
     bool useless =
         connection_send_lost(self) && connection_receive_side(self) >= IO_RECEIVE_SIDE_ENDED;
     bool both_ended = connection_send_ended(self) && connection_peer_ended(self) &&
@@ -64,7 +64,7 @@ static bool connection_end_flush(io_connection *self) {
         connection_tear_down(self);
         return true;
     }
-    if (outbox_empty(self)) { /* a forked child may have the socket, too: closing is not enough */
+    if (outbox_empty(self)) { /* closing alone is not enough: a forked child may hold the socket */
         connection_end_stream(self);
         return true;
     }
@@ -72,8 +72,8 @@ static bool connection_end_flush(io_connection *self) {
     return false;
 }
 
-/* Whether the system still has something of ours. While that gets less the connection is not idle.
- */
+/* Returns whether the system still holds unsent data. While the amount changes, the connection is
+ * not idle. */
 static bool connection_end_poll_unsent(io_connection *self) {
     const io_backend *backend = self->wakeup.lane->backend;
     uint32_t left = backend->unsent != NULL ? backend->unsent(self->handle, false) : 0;
@@ -87,9 +87,9 @@ static bool connection_end_poll_unsent(io_connection *self) {
     return left > 0;
 }
 
-/* A closed socket answers what its peer sends with a reset, and that throws away what is on its way
- * to the peer. So the peer gets everything first, at its own speed, and only then its time to end
- * its stream. Most peers do that at once, before we poll whether they have everything. */
+/* A closed socket answers data from its peer with a reset, which destroys what is still on its way
+ * to the peer. So first the peer receives everything, at its own speed, and then it gets LINGER_NS
+ * to end its stream. Most peers end it at once, before the first poll. */
 static bool connection_end_linger(io_connection *self) {
     bool ended = connection_peer_ended(self);
     bool waits = !self->limited && connection_send_side(self) != IO_SEND_SIDE_DELIVERED;
@@ -104,7 +104,7 @@ static bool connection_end_linger(io_connection *self) {
         return true;
     }
     connection_end_start_timer(self, waits ? DELIVERY_POLL_NS << self->delivery_polls : LINGER_NS);
-    if (self->timer_expired) { /* its allocation failed */
+    if (self->timer_expired) { /* out of memory */
         connection_tear_down(self);
         return true;
     }
@@ -121,7 +121,7 @@ static void connection_end_close_socket(io_connection *self) {
     bool reset = connection_send_lost(self) || !outbox_empty(self);
     self->handle = NULL;
     if (reset || !connection_peer_ended(self) || !connection_send_ended(self))
-        handle->lane->backend->prepare_close(handle, reset); /* not needed behind both ends */
+        handle->lane->backend->prepare_close(handle, reset); /* not needed if both ended */
     io_handle_close(handle);
 }
 
@@ -142,8 +142,8 @@ bool connection_progress_teardown(io_connection *self) {
 
 /* ---- what ends it ---------------------------------------------------------------------------- */
 
-/* The kernel reports a reset to one call only, and EPIPE to later sends: which may be taken before
- * the call that has the reset. */
+/* Whether this error is the cause of the recorded one. The kernel reports a reset to one call only,
+ * and EPIPE to later sends. Such a send may be taken before the call that has the reset. */
 static bool connection_end_explains(const io_connection *self, io_reason reason, int error) {
     return reason == IO_REASON_RECEIVE && error == -IOE_CONNRESET &&
            self->reason == IO_REASON_SEND && self->error == -IOE_PIPE;
@@ -156,7 +156,7 @@ void connection_broke(io_connection *self, io_reason reason, int error, uint32_t
     connection_tear_down(self);
 }
 
-/* What we have been asked for shows in both sides. */
+/* Requests the end of both directions. */
 static void connection_end_both(io_connection *self, bool linger) {
     connection_end_sending(self, IO_SEND_SIDE_ENDING);
     connection_drain(self);
@@ -174,7 +174,7 @@ void io_connection_begin_end(io_connection *self, bool whole, bool linger) {
     if (!linger)
         self->no_linger = true;
     if (whole)
-        connection_unlock_and_wake(self); /* what was held is thrown away */
+        connection_unlock_and_wake(self); /* the runner discards held input */
     else
         connection_unlock(self);
 }
@@ -192,7 +192,7 @@ void io_connection_shutdown(io_connection *self) {
     connection_unlock_and_wake(self);
 }
 
-/* Both sides end now, the send side with a loss or without. */
+/* Ends both directions now, with or without a loss of unsent data. */
 static void connection_end_at_once(io_connection *self, bool loses) {
     (void)connection_set_reason(self, IO_REASON_ABORT, 0, 0);
     connection_end_sending(self, IO_SEND_SIDE_ENDING);
@@ -214,7 +214,7 @@ bool io_connection_give_up(io_connection *self, bool more) {
     const io_backend *backend = self->wakeup.lane->backend;
     bool loses = false;
     connection_lock(self);
-    if (self->phase < IO_CONNECTION_TEARDOWN) /* what has left the system arrives all the same */
+    if (self->phase < IO_CONNECTION_TEARDOWN) /* data that has left the system still arrives */
         loses = more || !outbox_empty(self) ||
                 (backend->unsent != NULL && backend->unsent(self->handle, true) > 0);
     connection_end_at_once(self, loses);
@@ -236,7 +236,7 @@ bool io_connection_orphaned(io_connection *self, bool leaked) {
     self->leaked = leaked;
     if (self->phase != IO_CONNECTION_CLOSED) {
         if (self->error == -IOE_CANCELED && self->phase == IO_CONNECTION_OPEN)
-            self->reason = IO_REASON_NONE; /* it was the port's end that cancelled it */
+            self->reason = IO_REASON_NONE; /* the closing port cancelled it */
         (void)connection_set_reason(self, IO_REASON_PORT, io_lane_end(self->wakeup.lane), 0);
         connection_end_close_socket(self);
         connection_is_closed(self);

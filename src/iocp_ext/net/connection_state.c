@@ -1,4 +1,4 @@
-/* connection_state.c: the transitions of a connection's state, and what must hold between them. */
+/* connection_state.c: the transitions of a connection's state, and its invariants. */
 #include "net/connection_state.h"
 #include "net/outbox.h"
 
@@ -9,7 +9,7 @@
 #define BIT(value) (1u << (value))
 
 enum {
-    /* Nobody has asked for the end of our stream; somebody has. */
+    /* The end of our stream was not requested; it was requested. */
     CONNECTION_STATE_UNASKED = BIT(IO_SEND_SIDE_OPEN) | BIT(IO_SEND_SIDE_FAILED),
     CONNECTION_STATE_ASKED = BIT(IO_SEND_SIDE_LAST) | BIT(IO_SEND_SIDE_ENDING) |
                              BIT(IO_SEND_SIDE_ENDED) | BIT(IO_SEND_SIDE_LOST),
@@ -83,6 +83,7 @@ void connection_check(io_connection *self) {
 /* ---- the worker ------------------------------------------------------------------------------ */
 
 void connection_unlock_and_wake(io_connection *self) {
+    /* Entering keeps the port open until the post, which is made without the lock. */
     bool post = !self->running && !self->scheduled && self->phase != IO_CONNECTION_CLOSED &&
                 connection_enter(self);
     if (post)
@@ -230,7 +231,7 @@ void connection_is_established(io_connection *self) {
     connection_state_set_notified(self, IO_NOTIFIED_CONNECTED);
 }
 
-/* Whatever ended it, from now on it answers as if that had been asked for. */
+/* Whatever ended the connection, it now answers as if that end had been requested. */
 void connection_is_gone(io_connection *self) {
     io_assert(self->phase == IO_CONNECTION_CLOSED);
     connection_end_sending(self, IO_SEND_SIDE_ENDING);

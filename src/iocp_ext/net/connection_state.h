@@ -1,7 +1,7 @@
 /* connection_state.h: how a connection's state changes, for net/connection*.c and outbox.c only.
  *
- * Everything here is called under the connection's lock. Each transition goes one way, so none of
- * them can be undone; the table in net/connection.h says which combinations exist. */
+ * Everything here must be called with the connection's lock held. Transitions are one-way. The
+ * table in net/connection.h lists the valid combinations. */
 #ifndef IOCPCORE_NET_CONNECTION_STATE_H
 #define IOCPCORE_NET_CONNECTION_STATE_H
 
@@ -30,12 +30,12 @@ static inline void connection_unlock(io_connection *self) {
     io_lock_release(&self->lock);
 }
 
-/* The same after a change that has to be acted on: schedules a worker, unless somebody runs it and
- * will see the change. */
+/* Unlocks after a change that must be acted on. Schedules a worker, unless another thread runs the
+ * connection and will see the change. */
 void connection_unlock_and_wake(io_connection *self);
 
-/* Whatever may submit is between these two. False: the port is closed, or the parent process's, and
- * the connection ends with it. */
+/* Code that may submit operations runs between these two. Returns false if the port is closed or
+ * belongs to the parent process; the connection ends with it. */
 static inline bool connection_enter(const io_connection *self) {
     return io_port_enter(self->wakeup.lane->port) == 0;
 }
@@ -44,7 +44,7 @@ static inline void connection_leave(const io_connection *self) {
     io_port_leave(self->wakeup.lane->port);
 }
 
-/* False: somebody runs it. */
+/* Makes the caller the runner. Returns false if another thread already is. */
 bool connection_run(io_connection *self);
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -57,7 +57,7 @@ static inline io_receive_side connection_receive_side(const io_connection *self)
     return (io_receive_side)atomic_load_explicit(&self->receive_side, memory_order_relaxed);
 }
 
-/* Nothing of ours can be sent any more, and closing the socket resets the stream. */
+/* Nothing more can be sent, and closing the socket resets the stream. */
 static inline bool connection_send_lost(const io_connection *self) {
     return connection_send_side(self) >= IO_SEND_SIDE_FAILED;
 }
@@ -86,49 +86,51 @@ static inline bool connection_gone(const io_connection *self) {
 
 void connection_set_hold(io_connection *self, uint8_t holds);
 void connection_clear_hold(io_connection *self, uint8_t holds);
-/* Only while it is OPEN, and only if there is none yet. True: this is the reason. */
+/* Sets the reason if the connection is OPEN and has none yet. Returns true if it was set. */
 bool connection_set_reason(io_connection *self, io_reason reason, int error, uint32_t os_error);
 
-/* Somebody asks for the end of our stream: `side` is LAST or ENDING. */
+/* Requests the end of our stream; `side` is LAST or ENDING. */
 void connection_end_sending(io_connection *self, io_send_side side);
 void connection_send_has_ended(io_connection *self);
 void connection_send_was_delivered(io_connection *self);
 void connection_send_has_failed(io_connection *self);
-/* Somebody gives up what is not sent yet. */
+/* Gives up the data that was not sent yet. */
 void connection_abandon_sending(io_connection *self);
 
-/* The peer has ended its stream. `silently`: the embedder is not to be told. */
+/* The peer has ended its stream. `silently`: the embedder is not notified. */
 void connection_receive_has_ended(io_connection *self, bool silently);
-/* The embedder is told that the peer has. */
+/* The embedder was notified of that end. */
 void connection_receive_end_is_told(io_connection *self);
-/* What arrives from now on is thrown away. */
+/* Discards all input from now on. */
 void connection_drain(io_connection *self);
 
 void connection_begin_closing(io_connection *self);
-/* Nothing more is wanted of the socket. */
+/* Nothing more is needed from the socket. */
 void connection_tear_down(io_connection *self);
 void connection_is_closed(io_connection *self);
 
-/* The embedder has its first event; its user is told; the embedder has its last event. */
+/* In order: the embedder gets its first event, its user is notified, the embedder gets its last
+ * event. */
 void connection_is_started(io_connection *self);
 void connection_is_established(io_connection *self);
 void connection_is_gone(io_connection *self);
 
 /* ---- how it ends (connection_end.c) ---------------------------------------------------------- */
 
-/* What is in flight: nothing may be when the socket is closed, nor when the connection is gone. */
+/* Whether anything is in flight. Nothing may be when the socket is closed or the connection is
+ * gone. */
 static inline bool connection_in_flight(const io_connection *self) {
     return self->receiving || self->timer != NULL || self->send != NULL || self->scheduled;
 }
 
-/* The next step of a phase, in an entered port. True: the state has changed, so that there may be
- * another step. */
+/* The next step of each phase. The port must be entered. Returns true if the state changed, so
+ * another step may be possible. */
 bool connection_progress_open(io_connection *self);
 bool connection_progress_closing(io_connection *self);
 bool connection_progress_teardown(io_connection *self);
-/* Begins to receive, if nothing speaks against it (connection.c). */
+/* Starts a receive, if the state allows it (connection.c). */
 void connection_receive(io_connection *self);
-/* An error ends it at once. */
+/* Ends the connection at once because of an error. */
 void connection_broke(io_connection *self, io_reason reason, int error, uint32_t os_error);
 
 #endif

@@ -1,7 +1,7 @@
 /* datagram.c: see datagram.h.
  *
  * The lock is held across calls that do not block, such as a send, and while an operation is
- * submitted: so a handle that is not NULL under the lock is not closed meanwhile. */
+ * submitted. So a handle that is not NULL cannot be closed while the lock is held. */
 #include "net/datagram.h"
 
 #include "core/backend.h"
@@ -12,8 +12,8 @@ static bool datagram_forked(const io_datagram_socket *self) {
     return self->lane != NULL && io_port_forked(self->lane->port);
 }
 
-/* In a forked child, a thread of the parent process may hold a lock for ever; and nobody else is
- * there. */
+/* In a forked child the lock is skipped: a thread of the parent may have held it, and no other
+ * thread uses the socket there. */
 static void datagram_lock(io_datagram_socket *self) {
     if (!datagram_forked(self))
         io_lock_acquire(&self->lock);
@@ -24,7 +24,7 @@ static void datagram_unlock(io_datagram_socket *self) {
         io_lock_release(&self->lock);
 }
 
-/* Whatever may submit is between these two. */
+/* Code that may submit operations runs between these two. */
 static bool datagram_enter(const io_datagram_socket *self) {
     return self->lane != NULL && io_port_enter(self->lane->port) == 0;
 }
@@ -76,7 +76,7 @@ bool io_datagram_socket_close(io_datagram_socket *self) {
         io_handle_close(handle);
         datagram_leave(self);
     } else {
-        /* The handle is gone: a closed port has none, and a forked child's are its parent's. */
+        /* The handle is gone: a closed port has none, and a forked child's belong to the parent. */
         io_port_close_native(self->lane->port, self->native, self->family);
     }
     return first;
@@ -92,12 +92,13 @@ void io_datagram_socket_free(io_datagram_socket *self) {
 /* ---- receiving ------------------------------------------------------------------------------- */
 
 typedef enum datagram_armed {
-    DATAGRAM_OVER,     /* it is closed, and the receive is released */
+    DATAGRAM_OVER,     /* the socket is closed, and the receive is released */
     DATAGRAM_WAITS,    /* the receive is in flight */
-    DATAGRAM_HAS_COME, /* it has ended at once, and is still the caller's */
+    DATAGRAM_HAS_COME, /* completed at once; the caller still owns it */
 } datagram_armed;
 
-/* By who has the receive. Without `now`, it takes its turn behind what is ready. */
+/* Arms the receive, which the caller must own. Without `now`, the receive waits for its turn behind
+ * the operations that are ready. */
 static datagram_armed datagram_arm(io_datagram_socket *self, bool now) {
     datagram_armed armed = DATAGRAM_OVER;
     bool entered = datagram_enter(self);
@@ -105,7 +106,7 @@ static datagram_armed datagram_arm(io_datagram_socket *self, bool now) {
     io_op *op = &self->receive->transfer.op;
     io_assert(self->receiving);
     if (entered && self->handle != NULL) {
-        op->flags = 0; /* of the last time */
+        op->flags = 0; /* left from the last receive */
         self->receive->transfer.receive_flags = 0;
         armed = DATAGRAM_WAITS;
         if (!now)
@@ -132,7 +133,7 @@ bool io_datagram_socket_receive(io_datagram_socket *self) {
     return idle && datagram_arm(self, false) == DATAGRAM_WAITS;
 }
 
-/* The turn has no receive any more; whoever asks for the next datagram has it. */
+/* The turn gives up the receive; whoever arms it next owns it. */
 io_datagram_event io_datagram_turn_lose(io_datagram_turn *turn) {
     io_datagram_socket *self = turn->socket;
     turn->op = NULL;
@@ -170,7 +171,7 @@ static void datagram_add(_Atomic uint64_t *figure, uint64_t more) {
     atomic_store_explicit(figure, sum, memory_order_relaxed);
 }
 
-/* Needs no lock: only the turn that has the receive changes these. */
+/* No lock: only the turn that owns the receive writes these. */
 bool io_datagram_turn_deliver(io_datagram_turn *turn) {
     io_datagram_socket *self = turn->socket;
     if (!atomic_load_explicit(&self->open, memory_order_acquire))
@@ -183,7 +184,8 @@ bool io_datagram_turn_deliver(io_datagram_turn *turn) {
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* Under the lock, in an entered port. 0; -IOE_AGAIN: it has to wait; or what the system says. */
+/* Must be called with the lock held, in an entered port. Returns 0, -IOE_AGAIN if the send must
+ * wait, or the system's error. */
 static int datagram_send_now(io_datagram_socket *self, const io_vec *data, io_address *to,
                              uint32_t *os_error) {
     const io_backend *backend = self->lane->backend;
@@ -198,7 +200,8 @@ static int datagram_send_now(io_datagram_socket *self, const io_vec *data, io_ad
     return 0;
 }
 
-/* The same: makes it an operation, which is submitted or has ended with the error. */
+/* Called like datagram_send_now. Turns the send into an operation: submitted, or completed with the
+ * error. */
 static int datagram_send_later(io_datagram_socket *self, const io_vec *data, const io_address *to,
                                void *data_owner, int error, uint32_t os_error) {
     io_op *op = io_op_new(self->lane, IO_SEND_TO, self->owner_ops, self);
@@ -246,7 +249,7 @@ int io_datagram_socket_send(io_datagram_socket *self, const io_vec *data, io_add
 static io_datagram_event datagram_send_ended(io_datagram_turn *turn) {
     io_datagram_socket *self = turn->socket;
     uint64_t length = ((io_datagram *)turn->op)->transfer.length;
-    bool waited = turn->op->handle != NULL; /* else it had failed before it was submitted */
+    bool waited = turn->op->handle != NULL; /* otherwise it failed before it was submitted */
     bool failed = turn->op->result < 0;
     turn->data_owner = ((io_datagram *)turn->op)->data_owner;
     if (failed) {

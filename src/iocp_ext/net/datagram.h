@@ -1,78 +1,79 @@
-/* datagram.h: a datagram socket, built on io.h: one receive at a time, and a queue of sends.
+/* datagram.h: a datagram socket, built on io.h, with one receive at a time and a queue of sends.
  *
- * Any thread may call any function here, but for those of a turn. A *turn* is what one thread makes
- * of one operation that it has taken from the ready queue:
+ * Any thread may call any function here, except those of a turn. A *turn* is how one thread handles
+ * one operation that it has taken from the ready queue:
  *
  *      event = io_datagram_turn_begin(&turn, op);
  *      for (; event != IO_DATAGRAM_IDLE; event = io_datagram_turn_next(&turn, true))
- *          ...tell the user...
+ *          ...handle the event...
  *
- * There is one receive, and its turn asks for the next datagram only after the user was told of the
- * one before. So datagrams are handed on in order, and their turns never overlap. Turns of sends
- * may run beside them.
+ * There is one receive. Its turn arms it again only after the user has handled the previous
+ * datagram. So datagrams are delivered in order, and receive turns never overlap. Turns of sends
+ * may run at the same time.
  *
- * A datagram is sent by the caller if nothing waits. What would block becomes an operation, and so
- * does everything behind it: the order stays. A send that is refused at once is an operation too,
- * one that has ended already, so that its error is told in a turn.
+ * A datagram is sent by the caller if no other send waits. A send that would block becomes an
+ * operation, and so does every send behind it: the order stays. A send that fails at once becomes a
+ * completed operation, so that its error is reported in a turn.
  *
  * The socket must stay in memory while an operation is in flight. io_datagram_socket_receive,
- * io_datagram_socket_send and `in_flight` of a turn say when one is. By then another thread may
- * have taken it, so the caller secures the memory before the call, and for the call itself too. */
+ * io_datagram_socket_send and `in_flight` of a turn say when one is. By the time they return,
+ * another thread may have taken the operation, so the caller must secure the memory before the
+ * call, and for the duration of the call. */
 #ifndef IOCPCORE_NET_DATAGRAM_H
 #define IOCPCORE_NET_DATAGRAM_H
 
 #include "core/io.h"
 
-/* All zero: it was never opened, and behaves like one that is closed. */
+/* All zero: never opened; behaves like a closed one. */
 typedef struct io_datagram_socket {
-    io_lock lock;   /* taken before a handle's */
+    io_lock lock;   /* taken before a handle's lock */
     bool closed;    /* by io_datagram_socket_close */
-    bool receiving; /* the receive is in flight, or a turn has it */
+    bool receiving; /* the receive is in flight, or owned by a turn */
     _Atomic bool open;
-    uint32_t failures; /* receives that failed in a row; only the turn of the receive looks */
+    uint32_t failures; /* consecutive; only the receive turn uses it */
     io_lane *lane;
     const io_owner_ops *owner_ops;
     io_handle *handle; /* NULL: closed */
     io_native native;
     int family;
-    io_datagram *receive; /* NULL: released, as there is nothing more to receive */
+    io_datagram *receive; /* NULL: released; there is nothing more to receive */
     uint64_t max_write_buffer;
     uint64_t waiting; /* sends in flight */
-    uint64_t pending; /* their bytes, and those of failures that were not told yet */
+    uint64_t pending; /* bytes of those sends, and of failed ones not reported yet */
     uint64_t sent, bytes_sent, dropped, errors;
-    _Atomic uint64_t received, bytes_received; /* only the turn of the receive writes them */
+    _Atomic uint64_t received, bytes_received; /* written by the receive turn only */
 } io_datagram_socket;
 
 typedef struct io_datagram_figures {
     uint64_t received, bytes_received, sent, bytes_sent, dropped, errors, pending;
 } io_datagram_figures;
 
-/* Takes over a bound, non-blocking datagram socket, which stays the caller's if it fails. Nothing
- * is received before io_datagram_socket_receive. Longer datagrams than `max_size`, at most
- * IO_BUFFER_POOLED_MAX, are cut off. The owner of its operations is `self`. 0 or a portable error.
- */
+/* Takes over a bound, non-blocking datagram socket; on failure the caller still owns it. Nothing is
+ * received before io_datagram_socket_receive. Datagrams longer than `max_size`, at most
+ * IO_BUFFER_POOLED_MAX, are cut off. `self` becomes the owner of the operations. Returns 0 or a
+ * portable error. */
 int io_datagram_socket_open(io_datagram_socket *self, io_lane *lane, io_native native, int family,
                             size_t max_size, uint64_t max_write_buffer,
                             const io_owner_ops *owner_ops, uint32_t *os_error);
-/* Frees what a socket has that is closed, and has nothing in flight. */
+/* Frees the resources of a closed socket with nothing in flight. */
 void io_datagram_socket_free(io_datagram_socket *self);
-/* Ends what is in flight. False: it was closed before. */
+/* Cancels everything in flight. Returns false if the socket was already closed. */
 bool io_datagram_socket_close(io_datagram_socket *self);
 
-/* Asks for the next datagram, unless that was done. True: the receive is in flight. */
+/* Arms the receive, unless it is armed. Returns true if it is in flight. */
 bool io_datagram_socket_receive(io_datagram_socket *self);
 
 typedef enum io_datagram_answer {
-    IO_DATAGRAM_DROPPED, /* it is closed, or too much waits */
-    IO_DATAGRAM_LEFT,    /* the system has it; the memory is the caller's again */
-    IO_DATAGRAM_KEPT,    /* in flight: `data_owner` comes back with the operation */
+    IO_DATAGRAM_DROPPED, /* the socket is closed, or its queue is full */
+    IO_DATAGRAM_LEFT,    /* sent; the caller owns the memory again */
+    IO_DATAGRAM_KEPT,    /* in flight; `data_owner` comes back with the operation */
 } io_datagram_answer;
 
-/* Sends one datagram, now or later. Or -IOE_NOMEM, or -IOE_FORKED. */
+/* Sends one datagram, now or later. Returns an io_datagram_answer, -IOE_NOMEM or -IOE_FORKED. */
 int io_datagram_socket_send(io_datagram_socket *self, const io_vec *data, io_address *to,
                             void *data_owner);
 
-/* The embedder has met an error of its own, such as a callback's: it counts. */
+/* Counts an error of the embedder's own, for example in a callback. */
 void io_datagram_socket_count_error(io_datagram_socket *self);
 bool io_datagram_socket_closed(io_datagram_socket *self);
 io_native io_datagram_socket_native(io_datagram_socket *self); /* or IO_NATIVE_NONE */
@@ -80,38 +81,40 @@ void io_datagram_socket_figures(io_datagram_socket *self, io_datagram_figures *f
 
 typedef enum io_datagram_event {
     IO_DATAGRAM_IDLE,         /* the turn is over */
-    IO_DATAGRAM_RECEIVED,     /* io_datagram_turn_deliver, or io_datagram_turn_lose */
-    IO_DATAGRAM_NOT_RECEIVED, /* the embedder asks for the next one, now or later */
-    IO_DATAGRAM_SENT,         /* `data_owner` is to be released; there is nothing to tell */
-    IO_DATAGRAM_NOT_SENT,     /* the same, but it has failed */
+    IO_DATAGRAM_RECEIVED,     /* call io_datagram_turn_deliver or io_datagram_turn_lose */
+    IO_DATAGRAM_NOT_RECEIVED, /* the embedder must arm the receive, now or later */
+    IO_DATAGRAM_SENT,         /* release `data_owner`; nothing to report */
+    IO_DATAGRAM_NOT_SENT,     /* release `data_owner`; the send failed */
 } io_datagram_event;
 
-/* What a thread makes of one operation; on its stack. */
+/* The handling of one operation. Lives on the stack of the thread. */
 typedef struct io_datagram_turn {
     io_datagram_socket *socket;
-    io_op *op; /* what was taken, with its address; NULL once it is not this turn's any more */
+    io_op *op; /* the operation; NULL once the turn no longer owns it */
     void *data_owner;
     int32_t error; /* NOT_RECEIVED, NOT_SENT: portable, below 0 */
     uint32_t os_error;
-    uint32_t failures; /* NOT_RECEIVED: in a row */
-    uint8_t left;      /* datagrams, until others have their turn */
-    bool in_flight;    /* IDLE: the receive is in flight again, and so is what it had secured */
+    uint32_t failures; /* NOT_RECEIVED: consecutive failures */
+    uint8_t left;      /* datagrams until the turn must end */
+    bool in_flight;    /* IDLE: the receive is in flight again, and still needs the socket */
 } io_datagram_turn;
 
-/* An operation of a socket was taken. */
+/* Starts the turn of an operation that was taken. */
 io_datagram_event io_datagram_turn_begin(io_datagram_turn *turn, io_op *op);
-/* Goes on, if `more`, with the next datagram that is there. It may find none, or leave it to a
- * later turn: IDLE. */
+/* Continues the turn. With `more`, it may go on with the next datagram that is already there.
+ * Returns IDLE if there is none, or if it is left to a later turn. */
 io_datagram_event io_datagram_turn_next(io_datagram_turn *turn, bool more);
-/* The datagram of RECEIVED, until the turn goes on, and where it came from. */
+/* Returns the sender and the data of RECEIVED. Valid until the turn continues. */
 const io_address *io_datagram_turn_received(const io_datagram_turn *turn, const char **data,
                                             size_t *length);
-/* Before the user is told of it. False: the socket is closed, and nobody is told any more. */
+/* Must be called before the user handles the datagram. Returns false if the socket is closed: the
+ * datagram must not be delivered. */
 bool io_datagram_turn_deliver(io_datagram_turn *turn);
-/* Instead: the embedder cannot hand it on, for want of memory. As if it was not received. */
+/* Called instead if the embedder has no memory to deliver the datagram. It counts as a failed
+ * receive. */
 io_datagram_event io_datagram_turn_lose(io_datagram_turn *turn);
-/* The end of the port, which has taken an operation that nobody makes a turn of. The `data_owner`
- * of a send, which is released now, or NULL. */
+/* The port is closing and has collected an operation that gets no turn. Releases a send and returns
+ * its `data_owner`, which the caller must release; otherwise returns NULL. */
 void *io_datagram_socket_collected(io_op *op);
 
 #endif

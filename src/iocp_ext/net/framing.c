@@ -1,8 +1,8 @@
 /* framing.c: where the messages of a byte stream begin and end.
  *
- * Three ways are known: a length in front, a delimiter behind, and one size for all. What comes
- * from the peer is not trusted: a length is compared with the limit before anything is added to it,
- * and every byte is searched for a delimiter once, however the stream was cut into pieces. */
+ * There are three kinds of framing: a length in a header, a trailing delimiter, and a fixed size.
+ * Input is not trusted: a length is compared with the limit before anything is added to it. Each
+ * byte is searched for a delimiter only once, however the stream is split. */
 #include "net/framing.h"
 
 #include "core/assert.h"
@@ -30,7 +30,7 @@ static uint64_t framing_header_value(const io_framing *framing, const char *head
     return value;
 }
 
-/* The size of the message behind a header, without the header. */
+/* Computes the size of the message behind a header, without the header. */
 static int framing_message_size(const io_framing *framing, const char *header, size_t *size) {
     uint64_t value = framing_header_value(framing, header);
     uint64_t included = framing->includes_header ? framing->header_size : 0;
@@ -92,8 +92,8 @@ static int framing_wrap_by_length(const io_framing *framing, size_t size, char *
 
 /* ---- a delimiter behind ---------------------------------------------------------------------- */
 
-/* Where the first delimiter begins. Looks for its last byte: what a delimiter ends with ("\n") is
- * at least as rare in messages as what it begins with. */
+/* Returns where the first delimiter begins. Searches for the delimiter's last byte: it ("\n") is at
+ * least as rare in messages as the first one. */
 static size_t framing_find(const io_framing *framing, const char *data, size_t length) {
     io_assert(framing->delimiter_length >= 1 && framing->delimiter_length <= IO_DELIMITER_MAX);
     size_t before = (size_t)framing->delimiter_length - 1;
@@ -109,11 +109,11 @@ static size_t framing_find(const io_framing *framing, const char *data, size_t l
     return NOWHERE;
 }
 
-/* What is around the border of two pieces of a stream: of each so much that a delimiter does not
- * fit into it alone. */
+/* The bytes around the border of two pieces of a stream: at most delimiter_length - 1 from each
+ * side, too few to contain a delimiter alone. */
 typedef struct border_bytes {
     char bytes[2 * (IO_DELIMITER_MAX - 1)];
-    size_t first, length; /* bytes of the first piece, and of both */
+    size_t first, length; /* bytes from the first piece, and in all */
 } border_bytes;
 
 static void framing_border_of(const io_framing *framing, const char *first, size_t first_length,
@@ -126,8 +126,9 @@ static void framing_border_of(const io_framing *framing, const char *first, size
     memcpy(border->bytes + border->first, second, from_second);
 }
 
-/* More than max_size bytes have come, without a delimiter: whether their end, of which `tail` is
- * at least what can be the beginning of one, is the beginning of one that is still in time. */
+/* More than max_size bytes have arrived without a delimiter. Returns whether they end with the
+ * beginning of a delimiter that starts within the limit. `tail` is their end, long enough for the
+ * beginning of any delimiter. */
 static bool framing_may_end(const io_framing *framing, size_t come, const char *tail,
                             size_t tail_length) {
     size_t most = framing_smaller(tail_length, (size_t)framing->delimiter_length - 1);
@@ -163,7 +164,7 @@ static int64_t framing_join_by_delimiter(const io_framing *framing, const char *
                                          size_t held_length, const char *more, size_t more_length,
                                          bool *complete, size_t *wanted) {
     size_t largest = framing->max_size + framing->delimiter_length;
-    io_assert(held_length < largest); /* else it is complete, or too large */
+    io_assert(held_length < largest); /* otherwise complete, or too large */
     size_t come = held_length + more_length;
     size_t in_time = framing_smaller(more_length, largest - held_length);
     size_t end = 0;
@@ -181,7 +182,7 @@ static int64_t framing_join_by_delimiter(const io_framing *framing, const char *
     }
     if (come <= framing->max_size)
         return (int64_t)more_length;
-    bool all_of_it = more_length < framing->delimiter_length; /* in the border */
+    bool all_of_it = more_length < framing->delimiter_length; /* `border` has all of `more` */
     if (all_of_it ? framing_may_end(framing, come, border.bytes, border.length)
                   : framing_may_end(framing, come, more, more_length))
         return (int64_t)more_length;
@@ -200,7 +201,8 @@ static int framing_wrap_by_delimiter(const io_framing *framing, const char *mess
         return -IOE_INVAL;
     if (size > framing->max_size)
         return -IOE_MSGSIZE;
-    /* "\r\n" before "\r\n\r\n": the receiver would see the end two bytes early. */
+    /* With "\r\n\r\n", a message ending in "\r\n" would seem to the receiver to end two bytes
+     * early. */
     border_bytes border;
     framing_border_of(framing, message, size, framing->delimiter, length - 1, &border);
     *trailer_size = length;
@@ -237,7 +239,7 @@ int64_t io_framing_join(const io_framing *framing, const char *held, size_t held
 }
 
 void io_framing_whole(const io_framing *framing, const char *data, size_t length, io_frame *frame) {
-    (void)data; /* the length tells it all */
+    (void)data; /* the length is enough */
     if (framing->kind == IO_FRAMING_DELIMITER) {
         framing_delimited(framing, length, frame);
         return;

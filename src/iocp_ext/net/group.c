@@ -1,12 +1,12 @@
-/* group.c: members come and go, and one clock keeps the time limits of all.
+/* group.c: adding, removing and walking members, and the clock for their time limits.
  *
- * At each tick every connection counts up, and what happens on it sets it to zero. Whoever has
- * something to do with every member walks: the registry's lock is free while that is done, members
- * may go meanwhile, and others may walk. A walk needs no memory. It leaves two marks in the list,
- * where it is and where it will end, and keeps the member that it has come to. */
+ * At each tick every connection counts up; activity resets its count. Whoever must visit every
+ * member uses a walk. The registry's lock is free during the visits: members may leave, and other
+ * threads may walk too. A walk allocates nothing. It puts two marks into the list, one at its
+ * position and one at its end, and holds the current member. */
 #include "net/group.h"
 
-#define TICKS_OF_A_LIMIT 8 /* how exactly a time limit is kept */
+#define TICKS_OF_A_LIMIT 8 /* precision of a time limit */
 #define TICK_LEAST_NS (10 * IO_NS_PER_MS)
 #define TICK_MOST_NS IO_NS_PER_SECOND
 
@@ -28,7 +28,7 @@ static bool group_is_mark(const io_link *link) {
     return IO_CONTAINER(link, const io_group_entry, link)->users == 0;
 }
 
-/* Moves to the next member, or ends. Under the lock. */
+/* Moves to the next member, or ends the walk. Must be called with the lock held. */
 static io_member *group_walk_on(io_walk *self) {
     io_link *link = self->at.link.next;
     while (link != &self->end.link && group_is_mark(link))
@@ -59,7 +59,7 @@ io_member *io_walk_first(io_walk *self, io_group *group) {
 }
 
 io_member *io_walk_next(io_walk *self) {
-    io_group *group = self->group; /* gone with the member, if that was its last */
+    io_group *group = self->group; /* releasing the last member may free the group */
     io_assert(io_no_lock_is_mine());
     const io_group_hooks *hooks = group->hooks;
     io_member *before = self->member;
@@ -95,7 +95,7 @@ void io_group_relist(io_group *self) {
         io_list_remove(&self->link);
 }
 
-/* Whether the clock is to be started, by the caller. Under the lock. */
+/* Returns true if the caller must start the clock. Must be called with the lock held. */
 static bool group_claim_clock(io_group *self) {
     io_assert(io_lock_is_mine(&self->registry->lock));
     if (self->ticks || (self->idle_ticks == 0 && self->handshake_ticks == 0) || self->count == 0)
@@ -137,7 +137,7 @@ static bool group_tick(io_op *op);
 static void group_collect(io_op *op, bool leaked);
 static const io_owner_ops group_owner_ops = {group_tick, group_collect};
 
-/* In a port that was entered. */
+/* The port must be entered. */
 static void group_start_clock(io_group *self) {
     io_assert(self->ticks && io_no_lock_is_mine());
     self->hooks->hold_group(self);
@@ -148,7 +148,7 @@ static void group_start_clock(io_group *self) {
 void io_group_begin(io_group *self, io_member *member, io_group_beginning beginning, bool post) {
     if (beginning.clock)
         group_start_clock(self);
-    if (beginning.shut) /* shutdown has walked already, and did not see it */
+    if (beginning.shut) /* shutdown() has already walked the list and missed it */
         (void)self->hooks->give_up(member);
     if (post)
         io_post_submit(&member->io.wakeup);
@@ -174,7 +174,7 @@ int io_group_adopt(io_group *self, io_member *member, io_native native, int fami
 
 /* ---- the clock ------------------------------------------------------------------------------- */
 
-/* An open port is neither closed nor the parent process's: its connections are ours to end. */
+/* Returns false if the port is closed, or is the parent process's: then nothing is ours to end. */
 static bool group_port_is_open(const io_group *self) {
     bool open = io_port_enter(self->lane->port) == 0;
     if (open)
@@ -194,6 +194,7 @@ static void group_tick_member(io_group *self, io_member *member) {
         self->hooks->time_out(member, reason);
 }
 
+/* The clock runs only while there are members: after each tick it is claimed again, or stops. */
 static void group_stop_or_restart_clock(io_group *self) {
     bool entered = io_port_enter(self->lane->port) == 0;
     group_lock(self);
@@ -220,7 +221,7 @@ static bool group_tick(io_op *op) {
 
 static void group_collect(io_op *op, bool leaked) {
     io_group *self = op->owner;
-    (void)leaked; /* timers are never the kernel's */
+    (void)leaked; /* timers never stay in the kernel */
     group_lock(self);
     self->ticks = false;
     group_unlock(self);

@@ -1,19 +1,19 @@
 /* hosts.c: connections counted by address, for max_connections_per_address.
  *
- * A place that is not given back is lost for ever, and so in the end is the address. So one
- * connection fewer needs no memory: the counter of an address is found once, and its connections
- * keep it.
+ * A count that is never taken back locks its address out in the end. So removing needs no memory
+ * and cannot fail: the counter of an address is found once, and its connections keep a pointer to
+ * it.
  *
- * The counters form a digital search tree. A node at depth n has children for both values of the
+ * The counters form a digital search tree. A node at depth n has one child for each value of the
  * n-th bit, and everything below a child agrees with it in that bit. The depth is bounded by the
  * length of a key: peers can choose their addresses, but they cannot make a search slow. The bits
- * that differ most, those at the end of an address, come first. */
+ * that differ most, at the end of an address, come first. */
 #include "net/hosts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY_BYTES = 17 }; /* an IPv6 address, or an IPv4 address behind zeros; and which it is */
+enum { KEY_BYTES = 17 }; /* a family byte, and an IPv6 address or a zero-padded IPv4 one */
 
 struct io_host {
     io_host *child[2];
@@ -25,7 +25,7 @@ struct io_host {
 #include <netinet/in.h>
 #endif
 
-/* False: the address is not counted. */
+/* Returns false if the address is not counted. */
 static bool hosts_key_of(const io_address *peer, uint8_t key[KEY_BYTES]) {
     memset(key, 0, KEY_BYTES);
     if (peer->length <= 0)
@@ -49,7 +49,7 @@ static int hosts_bit_of(const uint8_t key[KEY_BYTES], int depth) {
     return key[KEY_BYTES - 1 - depth / 8] >> depth % 8 & 1;
 }
 
-/* Where the pointer to the node of this key is, or would be. */
+/* Returns where the pointer to this key's node is, or belongs. */
 static io_host **hosts_place_of(io_hosts *self, const uint8_t key[KEY_BYTES]) {
     io_host **place = &self->root;
     for (int depth = 0; *place != NULL && memcmp((*place)->key, key, KEY_BYTES) != 0; depth++)
@@ -76,8 +76,8 @@ int io_hosts_add(io_hosts *self, const io_address *peer, size_t most, io_host **
     return 1;
 }
 
-/* Takes a leaf below this node, or the node itself, out of the tree: it may stand in for the node,
- * because it agrees with it in all bits up to there. */
+/* Removes a leaf from the subtree of this node, and returns it; it may be the node itself. The leaf
+ * can replace the node: both agree in all bits up to the node's depth. */
 static io_host *hosts_take_leaf(io_host **place) {
     while ((*place)->child[0] != NULL || (*place)->child[1] != NULL)
         place = &(*place)->child[(*place)->child[0] == NULL];

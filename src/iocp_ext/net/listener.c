@@ -1,16 +1,16 @@
-/* listener.c: from an accept that has ended to a member of the group.
+/* listener.c: from a completed accept to a member of the group.
  *
- * Everything up to the first callback happens in one turn of one worker: what becomes of the client
- * is decided under the registry's lock, the embedder makes its object, and under the lock again it
- * joins the group and the next accept is made. Only then is it run, because its first callback may
- * block, and others are to be accepted meanwhile. */
+ * Everything up to the first callback happens in one turn of one worker. The fate of the client is
+ * decided with the registry's lock held. Then the embedder makes its object. With the lock held
+ * again, the client joins the group and the next accept is armed. Only then does the worker run it:
+ * its first callback may block, and other clients must be accepted meanwhile. */
 #include "net/listener.h"
 
 typedef enum listener_outcome {
     NO_CLIENT,
-    ADMITTED, /* it has a place, which is `admitted` until it is a member */
+    ADMITTED, /* counted in `admitted` until it is a member */
     WAITS,
-    TOO_LATE, /* the listener is closed */
+    TOO_LATE, /* the listener was closed */
     REFUSED,
     NO_MEMORY,
 } listener_outcome;
@@ -33,7 +33,7 @@ static void listener_unlock(const io_group *group) {
     io_mutex_unlock(&group->registry->lock);
 }
 
-/* One user fewer. True: the caller is to release it. */
+/* Drops one use. Returns true if the caller must release the listener. */
 static bool listener_drop_user(io_listener *self) {
     io_assert(self->users > 0 && io_lock_is_mine(&self->group->registry->lock));
     return --self->users == 0;
@@ -147,7 +147,7 @@ static listener_outcome listener_decide(io_listener *self, listener_client *clie
     return WAITS;
 }
 
-/* An accept, or a pause, has ended. How long to pause now; 0: not at all. */
+/* Records that an accept or a pause has ended. Returns how long to pause now; 0: not at all. */
 static uint64_t listener_note(io_listener *self, const io_op *op, listener_client *client,
                               listener_outcome *outcome) {
     io_group_figures *figures = &self->group->figures;
@@ -183,7 +183,7 @@ static void listener_turn_away(io_listener *self, const listener_client *client,
         group->hooks->lost(group, &client->peer, -IOE_NOMEM, 0);
 }
 
-/* It was admitted, and cannot be served. */
+/* An admitted client cannot be served. */
 static void listener_lose(io_listener *self, const listener_client *client, int error,
                           uint32_t os_error) {
     io_group *group = self->group;
@@ -196,8 +196,8 @@ static void listener_lose(io_listener *self, const listener_client *client, int 
     group->hooks->lost(group, &client->peer, error, os_error);
 }
 
-/* The client becomes a member, the next accept is made, and the caller's use of the listener ends.
- * 0 or a portable error; then it goes on. */
+/* Makes the client a member, arms the next accept and drops the caller's use of the listener.
+ * Returns 0 or a portable error; on an error the caller keeps its use. */
 static int listener_join(io_listener *self, const listener_client *client, io_member *member,
                          bool post, uint32_t *os_error) {
     io_group *group = self->group;
@@ -224,8 +224,8 @@ static int listener_join(io_listener *self, const listener_client *client, io_me
     return error;
 }
 
-/* NULL: it is lost, which was told. Else the caller's use of the listener has ended; and with
- * `post` others may have released the member already. */
+/* Returns NULL if the client was lost; `lost` was called. Otherwise the caller's use of the
+ * listener is dropped, and with `post` other threads may already have released the member. */
 static io_member *listener_connect(io_listener *self, const listener_client *client, bool post) {
     const io_group_hooks *hooks = self->group->hooks;
     io_member *member = hooks->make(self->group, &client->peer);
@@ -253,8 +253,9 @@ static void listener_go_on(io_listener *self, uint64_t pause_ns) {
     io_port_leave(listener_port_of(self));
 }
 
-/* A listener of the group that can go on; the client that has waited there is handled next, and the
- * listener is kept until then. NULL: there are no more. In a port that was entered. */
+/* Finds a listener of the group whose waiting client can be handled now, and holds it for the
+ * caller. Listeners without one just accept again. Returns NULL if there is none. The port must be
+ * entered. */
 static io_listener *listener_next_to_resume(io_group *group, listener_client *client,
                                             listener_outcome *outcome) {
     io_listener *found = NULL;
@@ -276,7 +277,7 @@ static io_listener *listener_next_to_resume(io_group *group, listener_client *cl
     return found;
 }
 
-/* There may be room for more members. */
+/* Called when there may be room for more members. */
 static void listener_resume_all(io_group *group) {
     io_port *port = group->lane->port;
     listener_client client;
@@ -322,7 +323,7 @@ static bool listener_take(io_op *op) {
         return hooks->run(member, io_connection_taken(&member->io, &member->io.wakeup));
     listener_go_on(self, pause_ns);
     if (outcome == ADMITTED)
-        listener_resume_all(group); /* another may wait for the place it was to have */
+        listener_resume_all(group); /* another client may wait for its place */
     io_listener_left(self);
     return true;
 }
@@ -330,8 +331,8 @@ static bool listener_take(io_op *op) {
 static void listener_collect(io_op *op, bool leaked) {
     io_listener *self = op->owner;
     if (leaked)
-        return;                                   /* with the listener */
-    if (op->kind == IO_ACCEPT && op->result >= 0) /* nobody will take it */
+        return;                                   /* it stays with the listener */
+    if (op->kind == IO_ACCEPT && op->result >= 0) /* too late to serve it */
         io_port_close_native(listener_port_of(self), ((io_accept *)op)->accepted, self->family);
     listener_lock(self->group);
     self->op = NULL;

@@ -1,10 +1,10 @@
-/* outbox.c: what a connection has to send, and the one send of it that is under way.
+/* outbox.c: a connection's write queue, and its one send in flight.
  *
  * The queue is a list of chunks. Small pieces are copied together into pooled chunks, so that many
- * short replies become one buffer; large ones stay where they are; a file is a chunk of its own.
- * One send takes as many chunks as fit a gather list. It is tried at once in the thread that calls,
- * and only if the socket is full does it wait in the kernel; then what is queued meanwhile goes out
- * with the next send. */
+ * short replies become one buffer. Large pieces stay in place. A file is a chunk of its own. One
+ * send takes as many chunks as fit into a gather list. The calling thread tries it at once. Only if
+ * the socket is full does the send wait in the kernel, and what is queued meanwhile goes out with
+ * the next one. */
 #include "net/outbox.h"
 #include "net/connection_state.h"
 
@@ -13,13 +13,13 @@
 #include <string.h>
 
 enum {
-    COPIED_MAX = 2048,        /* pieces up to this are copied */
-    FIRST_ROOM = 4096,        /* of the first chunk of copies, its head included */
-    NEXT_ROOM = 65536,        /* of those that follow */
-    VECS_MAX = 64,            /* chunks of one send */
-    FILES_LOW = 4,            /* files queued with which it is read again */
-    SEND_BYTES_MAX = 1 << 18, /* bytes of one send, about: progress is seen this often */
-    SHARE_BYTES = 1 << 19,    /* of one flush, about: a reader may be as fast as we are */
+    COPIED_MAX = 2048,        /* larger pieces are not copied */
+    FIRST_ROOM = 4096,        /* size of the first chunk of copies, head included */
+    NEXT_ROOM = 65536,        /* size of later chunks */
+    VECS_MAX = 64,            /* most chunks per send */
+    FILES_LOW = 4,            /* reading resumes at this many queued files */
+    SEND_BYTES_MAX = 1 << 18, /* approximate bytes per send; bounds how often progress shows */
+    SHARE_BYTES = 1 << 19, /* approximate bytes per flush, as the reader may be as fast as we are */
 };
 
 /* ---- the queue ------------------------------------------------------------------------------- */
@@ -61,7 +61,7 @@ static bool outbox_copied(const io_piece *piece) {
     return piece->owner == NULL || piece->length <= COPIED_MAX;
 }
 
-/* Into as many chunks as it takes: the pool has none that are larger. */
+/* Uses as many chunks as needed: the pool limits the size of one. */
 static bool outbox_append_copy(io_connection *self, const char *data, size_t length) {
     while (length > 0) {
         io_chunk *tail = self->queue_tail;
@@ -95,7 +95,7 @@ static bool outbox_append_piece(io_connection *self, io_piece *piece) {
     return true;
 }
 
-/* Takes back what was appended behind `tail`, which had `length` bytes. */
+/* Removes everything appended after `tail`, which had `length` bytes. */
 static void outbox_take_back(io_connection *self, io_chunk *tail, uint64_t length) {
     io_chunk *chunk = tail != NULL ? tail->next : self->queue_head;
     if (tail != NULL) {
@@ -148,7 +148,7 @@ static void outbox_pop(io_connection *self) {
     }
 }
 
-/* Takes what was sent out of the queue. */
+/* Removes sent bytes from the queue. */
 static void outbox_consume(io_connection *self, uint64_t bytes) {
     io_assert(bytes <= self->bytes_queued);
     self->bytes_queued -= bytes;
@@ -171,7 +171,7 @@ void outbox_drop(io_connection *self) {
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* A file's operation is in its chunk, which is not needed any longer. */
+/* Takes the operation of a file from its chunk, and frees the chunk. */
 static io_op *outbox_file_op(io_connection *self) {
     io_op *op = self->queue_head->file;
     self->queue_head->file = NULL;
@@ -179,7 +179,8 @@ static io_op *outbox_file_op(io_connection *self) {
     return op;
 }
 
-/* What the next send takes, up to a file: the vectors and their length together. */
+/* Collects the chunks of the next send, up to a file. Returns the number of vectors; *length is the
+ * number of bytes. */
 static uint32_t outbox_gather(const io_connection *self, io_vec *vecs, uint64_t *length) {
     uint32_t count = 0;
     *length = 0;
@@ -244,12 +245,13 @@ void outbox_sent(io_connection *self, io_op *op) {
     io_op_release(op);
 }
 
-/* Nothing but the stream's end comes behind what is queued. */
+/* Whether only the end of the stream follows what is queued. */
 static bool outbox_ends_behind(const io_connection *self) {
     return connection_send_side(self) == IO_SEND_SIDE_ENDING;
 }
 
-/* Without an operation, which most sends do not need. False: that does not do. */
+/* Tries to send without an operation, which is enough for most sends. Returns false if an operation
+ * is needed. */
 static bool outbox_send_at_once(io_connection *self) {
     const io_backend *backend = self->wakeup.lane->backend;
     io_vec vecs[VECS_MAX];

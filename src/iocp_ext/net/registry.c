@@ -1,4 +1,4 @@
-/* registry.c: the groups of a port, and what its end means to them. */
+/* registry.c: the groups of a port, and how its end reaches their connections and listeners. */
 #include "net/listener.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@ static io_registry *registry_of(io_resident *resident) {
     return IO_CONTAINER(resident, io_registry, resident);
 }
 
-/* Begins a walk along a group to which the end has not come yet. NULL: there is none. */
+/* Starts to walk a group that the end has not reached yet. Returns NULL if there is none. */
 static io_member *registry_first_orphan(io_registry *self, io_walk *walk) {
     io_member *member = NULL;
     io_mutex_lock(&self->lock);
@@ -23,7 +23,7 @@ static io_member *registry_first_orphan(io_registry *self, io_walk *walk) {
 }
 
 static void registry_orphan(io_registry *self, io_group *group, io_member *member, bool leaked) {
-    if (leaked) { /* the kernel may write to it for ever */
+    if (leaked) { /* never released: the kernel may still write to it */
         io_mutex_lock(&self->lock);
         member->entry.users++;
         io_mutex_unlock(&self->lock);
@@ -32,7 +32,7 @@ static void registry_orphan(io_registry *self, io_group *group, io_member *membe
         group->hooks->run_last(member, io_connection_next(&member->io));
 }
 
-/* A listener that is not closed; the caller is a user of it. */
+/* Returns a listener that is not closed, and holds it for the caller. */
 static io_listener *registry_first_listener(io_registry *self) {
     io_listener *listener = NULL;
     io_mutex_lock(&self->lock);

@@ -1,19 +1,18 @@
 /* epoll.c: completions on Linux where io_uring is refused.
  *
- * epoll tells when a descriptor becomes ready, not when work is done. So each operation is tried at
- * once, without blocking; if it cannot be done now it waits at the head of its handle's queue, and
- * is tried again when epoll reports the handle.
+ * epoll reports when a descriptor becomes ready, not when work is done. So each operation is tried
+ * at once, without blocking. If it cannot be done yet, it waits at the head of its handle's queue
+ * and is tried again when epoll reports the handle.
  *
- * Interest in both directions is registered once, edge-triggered, and stays: there is no system
- * call to arm it before a wait and none to disarm it after. An edge cannot be missed, because the
- * attempt and its retry both happen under the handle's lock, and epoll reports every edge that
- * comes after the registration.
+ * Both directions are registered once, edge-triggered, and stay registered. So no system call is
+ * needed to arm a wait or to disarm it. No edge is missed: the attempt and its retry both happen
+ * with the handle's lock held, and epoll reports every edge after the registration.
  *
- * epoll keeps a registration as long as the open file lives, not the number: a closed socket whose
- * file lives on in a forked child is still reported. Events carry the handle's token, and a retry
- * first makes sure that the number still is the same file.
+ * A registration lives as long as the open file, not the descriptor. A closed socket that a forked
+ * child still holds is therefore still reported. Events carry the handle's token, and a retry first
+ * checks that the descriptor is still the same file.
  *
- * The backend io_uring waits here, too, for all but files: see uring.c for the reasons. */
+ * The io_uring backend also waits here, for everything but files; uring.c explains why. */
 #include "backends/linux/epoll.h"
 
 #include "backends/linux/socket.h"
@@ -29,7 +28,7 @@
 
 enum { EVENTS_MAX = 64 };
 
-/* The last argument of a system call is read from the stack as a whole register. */
+/* size_t, because syscall() reads its last argument from the stack as a full register. */
 #define KERNEL_SIGSET_BYTES ((size_t)8)
 
 static const uint32_t epoll_interest = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
@@ -91,15 +90,14 @@ static int epoll_lane_open(io_lane *lane, uint32_t *os_error) {
 
 static void epoll_lane_close(io_lane *lane) {
     epoll_lane *state = lane->state;
-    if (lane->broken) /* the number may be another file's by now */
+    if (lane->broken) /* the descriptor may be another file by now */
         state->epoll = -1;
     epoll_state_close(state);
     free(state);
     lane->state = NULL;
 }
 
-/* If other code has closed the eventfd, another takes its place, which is in the set with a wake.
- */
+/* If other code has closed the eventfd, replaces it by a new one, which already holds a wake. */
 void epoll_wake(io_lane *lane) {
     epoll_lane *state = lane->state;
     int wake = state->wake;
@@ -107,12 +105,12 @@ void epoll_wake(io_lane *lane) {
         return;
     int another = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
     if (another < 0)
-        return; /* the next event, whatever it is, ends the wait */
+        return; /* the next event of any kind ends the wait */
     if (epoll_watch(state, another) == 0 &&
         atomic_compare_exchange_strong(&state->wake, &wake, another))
         return;
     close(another);
-    (void)io_wake_signal(wake); /* that of a thread that was faster */
+    (void)io_wake_signal(wake); /* another thread has replaced it already */
 }
 
 /* ---- handles --------------------------------------------------------------------------------- */
@@ -121,7 +119,7 @@ static int epoll_interest_set(io_handle *handle) {
     epoll_lane *state = handle->lane->state;
     struct epoll_event event = {.events = epoll_interest, .data.u64 = io_handle_token(handle)};
     int fd = (int)handle->native;
-    /* It is there already if another handle was made of the same open file before. */
+    /* It is already registered if an earlier handle was made for the same open file. */
     if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0 &&
         (errno != EEXIST || epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event) < 0))
         return io_error_from_errno(errno);
@@ -133,7 +131,7 @@ int epoll_handle_open(io_handle *handle, uint32_t *os_error) {
     if (error)
         return error;
     error = epoll_interest_set(handle);
-    if (error == -IOE_PERM) /* a regular file is always ready: there are no events */
+    if (error == -IOE_PERM) /* regular files are always ready and have no events */
         return 0;
     if (error) {
         *os_error = io_error_to_system(error);
@@ -148,8 +146,9 @@ void epoll_handle_close(io_handle *handle, bool close_native) {
     linux_handle_close(handle);
     if (handle->native_gone || !linux_same_file(handle))
         return;
-    /* Closing the only descriptor of a file ends its registration, too. Of a connection's, only a
-     * forked child may have another. Fails for regular files, which were never added. */
+    /* Closing the only descriptor of an open file also ends its registration. A connection's socket
+     * can have another descriptor only in a forked child. Fails for regular files, which were never
+     * added. */
     if (!handle->owned || !close_native)
         (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, (int)handle->native, NULL);
     if (close_native)
@@ -158,9 +157,10 @@ void epoll_handle_close(io_handle *handle, bool close_native) {
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
-/* Whether the socket may have something to receive. After a receive that was not filled there is
- * nothing until epoll says so, which saves the call that would find it out. Not so where a receive
- * may end early: at urgent data, at the end of the stream, and on unix sockets. */
+/* Returns IO_DONE if the socket may have input. After a receive that did not fill its buffer, the
+ * socket is empty until epoll reports it again, so no call is needed to find out. A receive can
+ * stop early at urgent data, at the end of the stream and on unix sockets; the flags account for
+ * that. */
 static int epoll_receive_when_ready(io_op *op) {
     if (!(op->handle->ready & (IO_READABLE | IO_UNUSUAL)))
         return IO_PENDING;
@@ -168,8 +168,8 @@ static int epoll_receive_when_ready(io_op *op) {
     return IO_DONE;
 }
 
-/* Whether a receive that found nothing is to be tried again: there is something (linux_readable),
- * and its edge has been used up. */
+/* Whether to retry a receive that found nothing: there is input (linux_readable), but its edge is
+ * used up. */
 static bool epoll_may_retry_receive(io_handle *handle) {
     io_assert(io_lock_is_mine(&handle->lock));
     if (!(handle->ready & IO_UNUSUAL))
@@ -204,7 +204,7 @@ int epoll_submit(io_op *op) {
     int answer = op->flags & IO_OP_YIELD ? -IOE_AGAIN : linux_perform(op);
     if (answer != -IOE_AGAIN)
         return answer;
-    /* Reports it once more if it is ready now. */
+    /* Registering again reports the handle once more if it is ready now. */
     bool again =
         op->flags & IO_OP_YIELD || (op->kind == IO_RECV && epoll_may_retry_receive(handle));
     int error = again ? epoll_interest_set(handle) : 0;
@@ -215,12 +215,12 @@ int epoll_cancel(io_op *op) {
     io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
     if (op->flags & IO_OP_IN_POOL)
         return io_file_pool_cancel(op) ? IO_DONE : IO_PENDING;
-    return IO_DONE; /* the kernel knows nothing of it */
+    return IO_DONE; /* the kernel does not know the operation */
 }
 
 static int epoll_pwait_until(int epoll, struct epoll_event *events, int maximum,
                              uint64_t deadline_ns, const void *mask) {
-    static _Atomic bool no_pwait2; /* Linux before 5.11: whole milliseconds */
+    static _Atomic bool no_pwait2; /* Linux before 5.11 waits in whole milliseconds */
     struct timespec left = {0, 0};
     if (deadline_ns != IO_NEVER && deadline_ns != 0)
         left = io_time_left(deadline_ns);
@@ -253,7 +253,7 @@ int epoll_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, in
     if (maximum > EVENTS_MAX)
         maximum = EVENTS_MAX;
     int count = epoll_pwait_until(state->epoll, events, maximum, deadline_ns, mask);
-    if (count < 0) /* EINTR also comes without a signal: a stop, or the kernel's own work */
+    if (count < 0) /* EINTR also occurs without a signal: after a stop, or for kernel work */
         return errno == EINTR && !wait->signals ? 0 : io_error_from_errno(errno);
     for (int i = 0; i < count; i++) {
         uint32_t happened = events[i].events;

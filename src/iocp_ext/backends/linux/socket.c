@@ -1,12 +1,12 @@
-/* socket.c: what Linux does with sockets and files without waiting, in the terms of core/backend.h.
+/* socket.c: non-blocking socket and file operations on Linux, for core/backend.h.
  *
- * epoll.c does everything this way, for the backend io_uring too, and waits when it is told EAGAIN.
+ * epoll.c performs every operation with these functions, also for the io_uring backend, and waits
+ * when they return EAGAIN.
  *
- * A receive is given its pooled buffer only for the moment of the attempt, so that waiting for data
- * costs no memory.
+ * A receive gets its pooled buffer only for the attempt, so waiting for data costs no memory.
  *
- * What every message of a connection needs is asked of the kernel directly: in a process with
- * threads, libc makes each call a point where its thread can be cancelled, for about 25 ns. */
+ * The calls needed for every message of a connection go straight to the kernel. In a process with
+ * threads, libc makes each such call a cancellation point, which costs about 25 ns. */
 #include "backends/linux/socket.h"
 #include "core/accepting.h"
 
@@ -30,7 +30,7 @@ static int linux_socket_failed(uint32_t *os_error) {
     return io_error_from_errno(errno);
 }
 
-/* Whether a call is made again because a signal has interrupted it. */
+/* Whether to repeat a call that a signal has interrupted. */
 static bool linux_socket_interrupted(ssize_t result, int *count) {
     return result < 0 && errno == EINTR && ++*count < IO_INTERRUPTIONS_MAX;
 }
@@ -51,12 +51,12 @@ int io_socket_describe(io_native native, int *family, int *type, int *protocol) 
 void linux_close_native(io_lane *lane, io_native native, int family) {
     (void)lane;
     (void)family;
-    (void)shutdown((int)native, SHUT_RDWR); /* a forked child may have it, too */
+    (void)shutdown((int)native, SHUT_RDWR); /* a forked child may hold it too */
     linux_close(native);
 }
 
 void linux_close(io_native native) {
-    /* Linux frees the number whatever close returns, EINTR included. */
+    /* Linux frees the descriptor whatever close returns, even EINTR. */
     (void)close((int)native);
 }
 
@@ -64,7 +64,7 @@ void io_native_close_file(io_native native) {
     linux_close(native);
 }
 
-/* lseek alone would say yes for an eventfd and the like. */
+/* lseek alone also succeeds on an eventfd, for example. */
 static bool linux_socket_seeks(int fd, mode_t mode) {
     return S_ISREG(mode) || S_ISBLK(mode) || S_ISDIR(mode) ||
            (S_ISCHR(mode) && lseek(fd, 0, SEEK_CUR) >= 0);
@@ -129,7 +129,7 @@ int linux_shutdown(io_handle *handle) {
     return shutdown((int)handle->native, SHUT_WR) < 0 ? io_error_from_errno(errno) : 0;
 }
 
-/* What a unix socket has sent is in its peer's hands already. */
+/* Data sent on a unix socket is already in its peer's buffer. */
 uint32_t linux_unsent(io_handle *handle, bool only_here) {
     int left = 0, fd = (int)handle->native;
     unsigned long which = only_here ? SIOCOUTQNSD : SIOCOUTQ;
@@ -138,14 +138,15 @@ uint32_t linux_unsent(io_handle *handle, bool only_here) {
     return (uint32_t)left;
 }
 
-/* At once, and not by the close: that of a socket which a forked child has, too, tells nobody. */
+/* Resets now instead of at the close: closing a socket that a forked child also holds sends
+ * nothing. */
 static void linux_socket_reset_now(io_handle *handle) {
     int fd = (int)handle->native;
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
     struct linger none = {.l_onoff = 1, .l_linger = 0};
-    if (handle->family == AF_UNIX) /* which knows no reset */
+    if (handle->family == AF_UNIX) /* unix sockets have no reset */
         (void)shutdown(fd, SHUT_RDWR);
-    else if (connect(fd, &nobody, sizeof nobody) < 0) /* not everywhere possible */
+    else if (connect(fd, &nobody, sizeof nobody) < 0) /* not supported everywhere */
         (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
 }
 
@@ -213,7 +214,7 @@ static int linux_socket_receive(io_op *op, io_address *from) {
     return answer;
 }
 
-/* Into a pooled buffer, which is kept if something has arrived. */
+/* Receives into a pooled buffer, which is kept only if data has arrived. */
 static int linux_socket_receive_some(io_op *op) {
     io_receive *receive = (io_receive *)op;
     io_buffer_pool *pool = &op->lane->port->buffers;
@@ -234,7 +235,7 @@ static int linux_socket_receive_some(io_op *op) {
     return answer;
 }
 
-/* One buffer is sent by a cheaper call. */
+/* A single buffer uses a cheaper call. */
 static ssize_t linux_socket_send_message(int fd, io_vec *vecs, uint32_t count, io_address *to,
                                          int flags) {
     ssize_t moved;
@@ -283,7 +284,7 @@ int linux_check_file(io_native file) {
         return -IOE_ISDIR;
     if (!linux_socket_seeks(fd, status.st_mode))
         return -IOE_SPIPE;
-    /* Fails if it was not opened for reading, for example. */
+    /* Fails if the file was not opened for reading, for example. */
     return pread(fd, &nothing, 0, 0) < 0 ? io_error_from_errno(errno) : 0;
 }
 
@@ -296,7 +297,7 @@ int linux_hold_file(io_send_file *op) {
     return 0;
 }
 
-/* sendfile knows no MSG_NOSIGNAL: a broken pipe's signal is caught here before it is delivered. */
+/* sendfile has no MSG_NOSIGNAL, so the SIGPIPE of a broken pipe is consumed before delivery. */
 static ssize_t linux_socket_send_part(io_send_file *file, size_t part) {
     sigset_t pipe_signal, pending, saved;
     const struct timespec no_time = {0, 0};
@@ -317,7 +318,8 @@ static ssize_t linux_socket_send_part(io_send_file *file, size_t part) {
     return moved;
 }
 
-/* Linux refuses offsets that no file of the file system can have, instead of finding nothing. */
+/* Beyond the largest file size of the file system, Linux fails instead of reporting the end of the
+ * file. */
 static bool linux_socket_is_behind_end(const io_send_file *file) {
     struct stat status;
     int error = errno;
@@ -368,7 +370,7 @@ static uint32_t linux_socket_ready_now(int fd, uint32_t events) {
            (asked.revents & POLLOUT ? (uint32_t)IO_WRITABLE : 0);
 }
 
-/* A second connect is how Linux tells the outcome of the first, and notes it in the socket. */
+/* On Linux a second connect returns the outcome of the first, and completes the socket's state. */
 static int linux_socket_connect(io_op *op) {
     io_connect *connection = (io_connect *)op;
     bool again = (op->flags & IO_OP_CONNECTING) != 0;
@@ -377,7 +379,7 @@ static int linux_socket_connect(io_op *op) {
                 connection->address.length) == 0 ||
         (again && errno == EISCONN))
         return IO_DONE;
-    if (errno == EAGAIN) /* a unix listener whose backlog is full */
+    if (errno == EAGAIN) /* the backlog of a unix listener is full */
         return -IOE_NOBUFS;
     op->flags |= IO_OP_CONNECTING;
     bool under_way = errno == EINPROGRESS || errno == EALREADY || errno == EINTR;

@@ -4,35 +4,35 @@
 
 #include "core/backend.h"
 
-/* What io_handle.backend.word holds. */
+/* Contents of io_handle.backend.word. */
 enum {
-    LINUX_FILE,  /* of a file: a descriptor of our own, which stays when the user closes his */
-    LINUX_SEEKS, /* it has offsets */
+    LINUX_FILE,  /* our own duplicate of a file's descriptor, independent of the user's close */
+    LINUX_SEEKS, /* the file has offsets */
 };
 
-/* Finds out what the descriptor is, makes a socket non-blocking, duplicates a file's descriptor. 0
- * or a portable error. */
+/* Examines the descriptor, makes a socket non-blocking, and duplicates a file's descriptor. Returns
+ * 0 or a portable error. */
 int linux_handle_open(io_handle *handle, uint32_t *os_error);
-void linux_handle_close(io_handle *handle); /* gives the duplicate back */
+void linux_handle_close(io_handle *handle); /* closes the duplicate */
 int64_t linux_send_now(io_handle *handle, io_vec *vecs, uint32_t count, io_address *to, bool last,
                        uint32_t *os_error);
 int linux_shutdown(io_handle *handle);
 uint32_t linux_unsent(io_handle *handle, bool only_here);
 void linux_prepare_close(io_handle *handle, bool reset);
 void linux_address(io_handle *handle, bool peer, io_address *address);
-/* False: the descriptor has been closed, or is another file by now. */
+/* Returns false if the descriptor was closed or is another file by now. */
 bool linux_same_file(const io_handle *handle);
 void linux_close(io_native native);
 void linux_close_native(io_lane *lane, io_native native, int family);
 
-/* Tries a socket operation or poll without blocking: IO_DONE, -IOE_AGAIN, or another error. */
+/* Tries a socket operation or poll without blocking. Returns IO_DONE, -IOE_AGAIN or another
+ * error. */
 int linux_perform(io_op *op);
-/* Whether there is something to receive, or the end of the stream. An error alone does not count.
- */
+/* Whether there is input or the end of the stream. An error alone does not count. */
 bool linux_readable(const io_handle *handle);
 int linux_check_file(io_native file);
 int linux_hold_file(io_send_file *op);
-/* The work of a file operation on a pool thread, blocking. */
+/* Performs a file operation on a pool thread. Blocks. */
 int64_t linux_file_work(io_op *op, uint32_t *os_error);
 
 #endif

@@ -1,28 +1,29 @@
-/* uring.c: completions on Linux, files by io_uring and everything else by readiness.
+/* uring.c: completions on Linux: io_uring for files, readiness for everything else.
  *
- * Reads, writes and syncs of files are the ring's. Sockets, pipes and polls wait in epoll, by the
- * functions of epoll.c, because a peer can break a wait of the ring's for a socket in two ways.
+ * Reads, writes and syncs of files go to the ring. Sockets, pipes and polls wait in epoll, with the
+ * functions of epoll.c, because a peer can break a socket wait in the ring in two ways.
  *
- * First, the ring adds POLLERR, POLLHUP and POLLRDHUP to whatever is asked for, and these
- * conditions stay. A send or a poll that waits for room on a socket whose peer has ended its stream
- * is over at once, again and again. What the ring retries by itself goes to a kernel thread after
- * some tries, and blocks there: one thread for each socket.
+ * First, the ring adds POLLERR, POLLHUP and POLLRDHUP to every requested mask, and these conditions
+ * persist. If the peer has ended its stream, a send or poll that waits for room completes at once,
+ * again and again. What the ring retries itself moves to a kernel thread after some attempts and
+ * blocks there: one thread per socket.
  *
- * Second, a multishot receive takes EAGAIN for an empty socket and waits for the next edge. Where
- * urgent data begins, TCP says EAGAIN to a thread with a signal or work of the kernel's pending,
- * whatever comes behind. If that was the last of the stream, no edge comes, and no completion
- * tells.
+ * Second, a multishot receive takes EAGAIN as an empty socket and waits for the next edge. At the
+ * start of urgent data, TCP returns EAGAIN to a thread with a pending signal or pending kernel
+ * work, whatever data follows. If that data was the last of the stream, no edge comes, and the
+ * receive never completes.
  *
- * Edge-triggered epoll reports a condition once, and the attempt is ours, so that both can be dealt
- * with. Nor does it matter which thread submitted something, and whether it still lives.
+ * Edge-triggered epoll reports a condition once, and we make the attempt ourselves, so both cases
+ * can be handled. It also does not matter which thread submitted an operation, or whether that
+ * thread still exists.
  *
- * The ring's descriptor is in the epoll set: a thread waits for all at once. Any thread may submit.
- * With COOP_TASKRUN the kernel finishes an operation in the thread that submitted it, when that
- * thread next enters the kernel. When a thread ends, the kernel cancels what it had submitted; a
- * cancellation nobody asked for is therefore submitted again.
+ * The ring's descriptor is in the epoll set, so a thread waits for everything at once. Any thread
+ * may submit. With COOP_TASKRUN the kernel finishes an operation in the thread that submitted it,
+ * when that thread next enters the kernel. When a thread exits, the kernel cancels its operations;
+ * a cancellation that nobody requested is therefore submitted again.
  *
- * What the kernel refuses for want of memory fails. A cancel must not fail, so it is deferred: the
- * thread that waits retries it every few milliseconds. */
+ * An operation that the kernel refuses for lack of memory fails. A cancel must not fail, so it is
+ * deferred: the waiting thread retries it every few milliseconds. */
 #include "backends/linux/epoll.h"
 #include "backends/linux/socket.h"
 #include "backends/linux/uring_ring.h"
@@ -38,14 +39,14 @@ enum {
     REAPED_MAX = 64,
     INLINE_FILE_BYTES_MAX = 1 << 20, /* longer copies go to a kernel thread */
     DEFERRED_RETRY_NS = 5 * 1000 * 1000,
-    RETRIES_MAX = 64, /* results without meaning that one operation may have in a row */
+    RETRIES_MAX = 64, /* consecutive transient results allowed per operation */
     PROBE_MS = 1000,
 };
 
-enum { URING_TOKEN_CANCEL = 1 }; /* no operation's: their low bits are 0 */
+enum { URING_TOKEN_CANCEL = 1 }; /* not an operation's token: their low bits are 0 */
 
 typedef struct uring_lane {
-    epoll_lane readiness; /* first, as epoll.c wants it */
+    epoll_lane readiness; /* first, as epoll.c requires */
     uring_ring ring;
     io_mutex submit_lock;
     _Atomic bool deferred; /* some operation has IO_OP_CANCEL_DEFERRED */
@@ -54,7 +55,7 @@ _Static_assert(offsetof(uring_lane, readiness) == 0, "layout");
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
 
-/* From any thread. On an error it is not submitted. */
+/* Any thread may call this. On an error nothing was submitted. */
 static int uring_submit_entry(uring_lane *state, const struct uring_sqe *entry) {
     io_mutex_lock(&state->submit_lock);
     int error = uring_ring_submit(&state->ring, entry);
@@ -95,7 +96,7 @@ static int uring_lane_open(io_lane *lane, uint32_t *os_error) {
 
 static void uring_lane_close(io_lane *lane) {
     uring_lane *state = lane->state;
-    if (lane->broken) /* their numbers may be other files' by now */
+    if (lane->broken) /* the descriptors may be other files by now */
         state->readiness.epoll = state->ring.fd = -1;
     uring_state_close(state);
     free(state);
@@ -127,7 +128,7 @@ static int uring_submit(io_op *op) {
     io_assert(io_lock_is_mine(&handle->lock) && op->state == IO_OP_SUBMITTED);
     if (!uring_on_file(op))
         return epoll_submit(op);
-    /* The ring would wait for a pipe; an offset means nothing there, here as elsewhere. */
+    /* The ring would wait for a pipe. Offsets are invalid for pipes, as on other backends. */
     if (op->kind != IO_SYNC && !handle->backend.word[LINUX_SEEKS])
         return -IOE_SPIPE;
     if (op->kind == IO_READ && !io_transfer_acquire((io_transfer *)op))
@@ -137,7 +138,7 @@ static int uring_submit(io_op *op) {
     entry.fd = (int32_t)handle->backend.word[LINUX_FILE];
     entry.user_data = io_op_token(op);
     uring_prepare(&entry, op);
-    /* From here the thread that waits may touch it: it acquires what this releases. */
+    /* From here on the waiting thread may access the operation: it acquires what this releases. */
     atomic_store_explicit(&op->state, IO_OP_SUBMITTED, memory_order_release);
     int error = uring_submit_entry(op->lane->state, &entry);
     if (error == 0)
@@ -148,7 +149,7 @@ static int uring_submit(io_op *op) {
 
 /* ---- cancelling ------------------------------------------------------------------------------ */
 
-/* Under the handle's lock. False: it is deferred. */
+/* Must be called with the handle's lock held. Returns false if the cancel was deferred. */
 static bool uring_request_cancel(io_op *op) {
     uring_lane *state = op->lane->state;
     io_assert(io_lock_is_mine(&op->handle->lock));
@@ -172,7 +173,7 @@ static int uring_cancel(io_op *op) {
     if (!uring_on_file(op))
         return epoll_cancel(op);
     if (!uring_request_cancel(op))
-        epoll_wake(op->lane); /* the thread that waits is to retry it */
+        epoll_wake(op->lane); /* the waiting thread retries it */
     return IO_PENDING;
 }
 
@@ -191,13 +192,13 @@ static void uring_retry_deferred(io_handle *handle, void *context) {
 
 /* ---- completions ----------------------------------------------------------------------------- */
 
-/* Nothing bounds how often these two come. A cancellation that nobody asked for comes once for each
- * thread that ends. */
+/* EINTR and EAGAIN may recur without bound, so their retries are limited. A cancellation that
+ * nobody requested occurs only once per thread that exits, so those are not counted. */
 static bool uring_is_transient(int result) {
     return result == -IOE_INTR || result == -IOE_AGAIN;
 }
 
-/* The kernel returns -errno here. */
+/* Completions carry -errno. */
 static int uring_result_of(const struct uring_cqe *completion) {
     int32_t result = completion->result;
     return result < 0 ? io_error_from_errno(-result) : result;
@@ -206,18 +207,18 @@ static int uring_result_of(const struct uring_cqe *completion) {
 static void uring_complete(const struct uring_cqe *completion, io_list *done) {
     int result = uring_result_of(completion);
     if (completion->user_data == URING_TOKEN_CANCEL)
-        return; /* the operation's own completion tells */
+        return; /* the operation has a completion of its own */
     io_op *op = io_op_from_token(completion->user_data);
     if (op == NULL || atomic_load_explicit(&op->state, memory_order_acquire) != IO_OP_SUBMITTED) {
         fprintf(stderr, "iocpcore: io_uring completed an operation that had been released\n");
         abort();
     }
     if (result == -IOE_CANCELED || (uring_is_transient(result) && op->retries++ < RETRIES_MAX)) {
-        io_op_retry(op, done); /* ends it if a cancel was asked for */
+        io_op_retry(op, done); /* ends it if a cancel was requested */
         return;
     }
     if (result == -IOE_AGAIN)
-        result = -IOE_NOBUFS; /* something is lacking, and goes on being so */
+        result = -IOE_NOBUFS; /* retried in vain: a resource is short */
     io_op_reported(op, result, result < 0 ? io_error_to_system(result) : 0, done);
 }
 
@@ -230,7 +231,7 @@ static int uring_reap(uring_lane *state, int maximum, io_list *done) {
     return count;
 }
 
-/* Takes what has completed, also what the kernel kept because there was no room for it. */
+/* Reaps completions, including those the kernel held back because the queue was full. */
 static int uring_collect(uring_lane *state, int maximum, io_list *done) {
     int count = uring_reap(state, maximum, done);
     if (count > 0 || !uring_ring_overflown(&state->ring))
@@ -258,7 +259,7 @@ static int uring_lane_wait(io_lane *lane, const io_wait *wait, uint64_t deadline
 
 /* ---- probing --------------------------------------------------------------------------------- */
 
-/* What we rest on: a completion ends a wait for the ring's descriptor. */
+/* Checks what the backend relies on: a completion ends a wait for the ring's descriptor. */
 static int uring_probe_wait(uring_lane *state) {
     struct uring_sqe nothing = {.opcode = URING_OP_NOP, .user_data = URING_TOKEN_CANCEL};
     struct pollfd asked = {.fd = state->readiness.epoll, .events = POLLIN};
@@ -272,7 +273,7 @@ static int uring_probe_wait(uring_lane *state) {
 }
 
 static int uring_probe(char *reason, size_t size) {
-    static _Atomic bool works; /* a kernel that did goes on doing so */
+    static _Atomic bool works; /* cached: a success is final */
     if (works)
         return 0;
     uring_lane state;

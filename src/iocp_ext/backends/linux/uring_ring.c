@@ -1,11 +1,12 @@
 /* uring_ring.c: the shared memory of one ring and its arithmetic.
  *
- * Two queues are shared with the kernel: we write submission entries and move the tail; the kernel
- * writes completions and moves that tail. Every submission enters the kernel at once, so the
- * descriptor in it means what the caller meant, and the queue never holds more than one entry.
+ * Two queues are shared with the kernel. We write submission entries and move their tail; the
+ * kernel writes completions and moves theirs. Every submission enters the kernel at once. So a
+ * descriptor in an entry means what the caller meant, and the queue never holds more than one
+ * entry.
  *
- * When the completion queue is full the kernel keeps the rest and sets a flag; entering the ring
- * brings them in, so nothing is ever dropped. */
+ * When the completion queue is full, the kernel keeps the rest and sets a flag. Entering the ring
+ * brings them in, so no completion is lost. */
 #include "backends/linux/uring_ring.h"
 
 #include "core/assert.h"
@@ -39,7 +40,7 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     memset(&params, 0, sizeof params);
     params.flags = URING_SETUP_CQSIZE | URING_SETUP_COOP_TASKRUN;
     params.cq_entries = cq_entries;
-    ring->fd = uring_sys_setup(sq_entries, &params); /* close-on-exec by itself */
+    ring->fd = uring_sys_setup(sq_entries, &params); /* always close-on-exec */
     if (ring->fd < 0)
         return io_error_from_errno(errno);
     int error = 0;
@@ -72,7 +73,7 @@ int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries) 
     ring->cqes = (struct uring_cqe *)(void *)(base + params.cq.cqes);
     uint32_t *array = (uint32_t *)(void *)(base + params.sq.array);
     for (uint32_t i = 0; i < params.sq_entries; i++)
-        array[i] = i; /* the indirection is not used */
+        array[i] = i; /* we do not use the indirection */
     return 0;
 
 failed:
@@ -101,13 +102,13 @@ int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry) {
             return 0;
         error = entered < 0 ? io_error_from_errno(errno) : -IOE_AGAIN;
         int refused =
-            error == -IOE_BUSY ? uring_ring_flush(ring) : 0; /* completions wait for room */
+            error == -IOE_BUSY ? uring_ring_flush(ring) : 0; /* held-back completions need room */
         if (refused)
             error = refused;
         if (error != -IOE_INTR && error != -IOE_AGAIN && error != -IOE_BUSY)
             break;
     }
-    /* An entry that the kernel refused has been taken from the queue, and has a completion. */
+    /* The kernel consumes an entry that it refuses, and posts a completion for it. */
     if (atomic_load_explicit(ring->sq_head, memory_order_acquire) == tail + 1)
         return 0;
     atomic_store_explicit(ring->sq_tail, tail, memory_order_release);

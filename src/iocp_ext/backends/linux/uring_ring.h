@@ -1,4 +1,4 @@
-/* uring_ring.h: one ring, without knowing what it is used for. */
+/* uring_ring.h: one ring, independent of its use. */
 #ifndef IOCPCORE_BACKENDS_LINUX_URING_RING_H
 #define IOCPCORE_BACKENDS_LINUX_URING_RING_H
 
@@ -23,14 +23,14 @@ typedef struct uring_ring {
 
 int uring_ring_open(uring_ring *ring, uint32_t sq_entries, uint32_t cq_entries);
 void uring_ring_close(uring_ring *ring);
-/* Submits one entry, now. The caller keeps other submitters out. On an error it is not submitted.
- */
+/* Submits one entry at once. The caller must exclude other submitters. On an error nothing was
+ * submitted. */
 int uring_ring_submit(uring_ring *ring, const struct uring_sqe *entry);
-/* Takes up to `maximum` completions. One thread at a time. */
+/* Takes up to `maximum` completions. Must be called by one thread at a time. */
 int uring_ring_reap(uring_ring *ring, struct uring_cqe *completions, int maximum);
-/* Whether the kernel holds back completions for which there was no room. */
+/* Whether the kernel holds back completions because the queue was full. */
 bool uring_ring_overflown(const uring_ring *ring);
-/* Has it deliver them, as far as there is room now. */
+/* Makes the kernel deliver them, as far as there is room. */
 int uring_ring_flush(uring_ring *ring);
 
 #endif

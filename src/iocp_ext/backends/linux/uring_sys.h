@@ -1,7 +1,7 @@
 /* uring_sys.h: io_uring's system calls and structures, as the kernel defines them.
  *
- * Written out here because the headers of the machine that builds are often older than the kernel
- * that runs. The assertions pin the layout. */
+ * Defined here because the headers of the build machine are often older than the kernel that runs.
+ * The assertions pin the layout. */
 #ifndef IOCPCORE_BACKENDS_LINUX_URING_SYS_H
 #define IOCPCORE_BACKENDS_LINUX_URING_SYS_H
 

@@ -1,14 +1,13 @@
 /* file.c: files and pipes on a completion port.
  *
- * Whether a file can do overlapped work is settled when it is opened, and those that others open
- * usually cannot. So a disk file is opened once more, with the access that the given handle has,
- * for ourselves. Where that is not possible (its opener does not share it), and for what the
- * kernel has no overlapped call for (flushing), the core's file threads make the blocking calls;
- * except that a handle which was opened for overlapped work is used as it is. That is also the way
- * of pipes, which cannot be opened again.
+ * Whether a file supports overlapped calls is fixed when it is opened, and files opened by others
+ * usually do not. So we reopen a disk file for ourselves, with the access of the given handle. A
+ * pipe cannot be reopened, nor can a file that its opener does not share. Then the given handle is
+ * used, if it was opened for overlapped calls. Otherwise, and for flushing, which has no overlapped
+ * call, the core's file threads make blocking calls.
  *
- * That the system may answer an overlapped read from its cache, or extend a file, before the call
- * returns is its own choice; a packet follows all the same. */
+ * The system may answer an overlapped read from its cache, or extend a file, before the call
+ * returns. A packet follows anyway. */
 #include "backends/windows/iocp.h"
 
 #include <stdlib.h>
@@ -22,8 +21,8 @@ static HANDLE file_overlapped_of(const io_handle *handle) {
 
 /* ---- handles --------------------------------------------------------------------------------- */
 
-/* What the handle was opened for. To open the file again checks the user's rights to it anew, and
- * would make a file writable that was opened for reading. */
+/* Returns the access the handle was opened with. Opening the file again checks the user's rights
+ * anew, and would make a file writable that was opened for reading. */
 static ACCESS_MASK file_granted_access(HANDLE file) {
     PUBLIC_OBJECT_BASIC_INFORMATION information;
     NTSTATUS status =
@@ -37,7 +36,7 @@ static HANDLE file_open_again(HANDLE file, ACCESS_MASK granted) {
         access |= GENERIC_READ;
     if (granted & FILE_WRITE_DATA)
         access |= GENERIC_WRITE;
-    else if (granted & FILE_APPEND_DATA) /* written at its end only, whatever the offset */
+    else if (granted & FILE_APPEND_DATA) /* always appends, whatever the offset */
         return NULL;
     HANDLE again = ReOpenFile(file, access, SHARE_ALL, FILE_FLAG_OVERLAPPED);
     return again == INVALID_HANDLE_VALUE ? NULL : again;
@@ -57,7 +56,7 @@ int winfile_check(io_native file) {
     if (GetFileInformationByHandle((HANDLE)file, &information) &&
         information.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY)
         return -IOE_ISDIR;
-    ACCESS_MASK granted = file_granted_access((HANDLE)file); /* 0: that is not known */
+    ACCESS_MASK granted = file_granted_access((HANDLE)file); /* 0: unknown */
     return granted != 0 && !(granted & FILE_READ_DATA) ? -IOE_BADF : 0;
 }
 
@@ -85,7 +84,7 @@ int winfile_open(io_handle *handle, uint32_t *os_error) {
     handle->family = 0;
     handle->backend.word[WINFILE_ACCESS] = (intptr_t)granted;
     HANDLE overlapped = type == FILE_TYPE_DISK ? file_open_again(file, granted) : NULL;
-    uint32_t ignored; /* what cannot be associated is left to the file threads */
+    uint32_t ignored; /* if it cannot be associated, the file threads do the work */
     if (overlapped == NULL)
         overlapped = file;
     if (iocp_associate(handle->lane, (io_native)overlapped, &ignored) == 0)
@@ -101,14 +100,14 @@ void winfile_close(io_handle *handle, bool close_native) {
         CloseHandle(overlapped);
     else if (overlapped != NULL && !close_native && !handle->native_gone)
         iocp_dissociated(handle->lane, handle->native);
-    /* Should it fail, somebody else has closed it, which is what is wanted. */
+    /* On failure, other code has already closed it, which is fine. */
     if (close_native)
         CloseHandle((HANDLE)handle->native);
 }
 
 /* ---- blocking calls, on the file threads ----------------------------------------------------- */
 
-/* Transfers one vector at its offset, and waits for it. */
+/* Transfers one vector at its offset and waits for the result. */
 static int64_t file_transfer_now(io_op *op, uint32_t *os_error, const io_vec *vec) {
     HANDLE file = (HANDLE)op->handle->native;
     uint64_t offset = ((const io_transfer *)op)->offset;
@@ -119,7 +118,7 @@ static int64_t file_transfer_now(io_op *op, uint32_t *os_error, const io_vec *ve
     DWORD bytes = 0;
     bool succeeded = event != NULL;
     if (succeeded) {
-        /* The low bit: no packet, should it be an overlapped file on somebody's port. */
+        /* The low bit prevents a packet if this is an overlapped file on another port. */
         overlapped.hEvent = (HANDLE)((ULONG_PTR)event | 1);
         DWORD length = (DWORD)io_vec_length(vec);
         succeeded = op->kind == IO_READ
@@ -139,7 +138,8 @@ static int64_t file_transfer_now(io_op *op, uint32_t *os_error, const io_vec *ve
     return code ? io_error_from_windows(code) : (int64_t)bytes;
 }
 
-/* The first with something in it; an empty one would look like the end of the operation. */
+/* Returns the first vector that is not empty; an empty one would look like the end of the
+ * operation. NULL: all are empty. */
 static const io_vec *file_first_vec(const io_transfer *transfer) {
     for (uint32_t i = 0; i < transfer->vec_count; i++)
         if (io_vec_length(&transfer->vecs[i]) > 0)
@@ -156,14 +156,14 @@ static int64_t file_sync_work(io_op *op, uint32_t *os_error) {
     if (FlushFileBuffers(overlapped ? overlapped : (HANDLE)op->handle->native))
         return 0;
     *os_error = GetLastError();
-    /* Not opened for writing: there is nothing of ours to be flushed. */
+    /* Not opened for writing, so we have nothing to flush. */
     return *os_error == ERROR_ACCESS_DENIED ? 0 : io_error_from_windows(*os_error);
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
-/* Wine queues a packet, without a status, also for a request to a disk file that it refuses because
- * of what the file system says; that must be waited for then. Windows never does. */
+/* Returns whether a packet follows a refused request. Under Wine, a request to a disk file that the
+ * file system refuses also queues a packet, without a status. Windows never does this. */
 static bool file_packet_follows(const io_handle *handle, uint32_t code) {
     bool disk = GetFileType(file_overlapped_of(handle)) == FILE_TYPE_DISK;
     bool refused_before =
@@ -196,7 +196,7 @@ static int file_transfer(io_op *op) {
     ACCESS_MASK needed = reads ? FILE_READ_DATA : FILE_WRITE_DATA | FILE_APPEND_DATA;
     if (granted != 0 && (granted & needed) == 0) {
         op->os_error = ERROR_ACCESS_DENIED;
-        return -IOE_BADF; /* as read(2) and write(2) say it */
+        return -IOE_BADF; /* as read(2) and write(2) do */
     }
     if (reads && !io_transfer_acquire(part))
         return -IOE_NOMEM;
@@ -206,7 +206,7 @@ static int file_transfer(io_op *op) {
         return IO_DONE;
     }
     if (part->offset > INT64_MAX - (uint64_t)io_vec_length(vec)) {
-        op->result = 0; /* beyond the end of any file; -1 would mean the end of this one */
+        op->result = 0; /* beyond the end of any file; -1 would mean the end of this file */
         return reads ? IO_DONE : iocp_refused(op, ERROR_FILE_TOO_LARGE);
     }
     if (file_overlapped_of(op->handle) == NULL)
@@ -229,7 +229,8 @@ int winfile_cancel(io_op *op) {
 }
 
 void winfile_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
-    if (status == IOCP_STATUS_PENDING) { /* refused, see packet_follows; the lock: by now */
+    if (status == IOCP_STATUS_PENDING) {
+        /* Refused, see file_packet_follows. The submitter sets os_error with the lock held. */
         io_lock_acquire(&op->handle->lock);
         uint32_t code = op->os_error;
         io_lock_release(&op->handle->lock);
@@ -240,7 +241,7 @@ void winfile_report(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     if (op->kind == IO_READ && ended)
         io_op_reported(op, 0, 0, done);
     else if (op->kind == IO_READ && status == IOCP_STATUS_BUFFER_OVERFLOW)
-        io_op_reported(op, bytes, 0, done); /* a part of a pipe's message */
+        io_op_reported(op, bytes, 0, done); /* part of a pipe's message */
     else
         iocp_report(op, status, bytes, done);
 }

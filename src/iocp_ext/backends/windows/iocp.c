@@ -1,16 +1,16 @@
-/* iocp.c: the backend on Windows' I/O completion ports.
+/* iocp.c: the backend for Windows I/O completion ports.
  *
- * A lane is one port. Handles are bound to it for life; each overlapped call is given the
- * OVERLAPPED at the beginning of its operation, and the kernel queues one packet when it ends,
- * whether that is at once or later (only a call that is refused queues none). So submit() touches
- * nothing of an operation after a call that was not refused: another thread may have the packet by
- * then. Only handles that are owned queue nothing for what ends at once
+ * A lane is one port. A handle stays bound to it for life. Every overlapped call gets the
+ * OVERLAPPED at the start of its operation. The kernel queues one packet when the call ends,
+ * whether at once or later; only a refused call queues none. So submit() must not touch an
+ * operation after a call that was not refused: another thread may already have the packet. The
+ * exception is owned handles, which queue no packet for a call that ends at once
  * (backends/windows/stream.c).
  *
  * Any number of threads wait in GetQueuedCompletionStatusEx; the kernel lets `concurrency` of them
- * run. Besides finished operations they are given packets that we post: operations that completed
- * here, wakes, and the expiry of the lane's timer. What happened is read from the NTSTATUS in the
- * OVERLAPPED: WSAGetOverlappedResult would need the socket, which may be closed by now. */
+ * run. Besides completed operations they receive packets that we post: operations completed here,
+ * wakes, and the expiry of the lane's timer. The result is read from the NTSTATUS in the
+ * OVERLAPPED, because WSAGetOverlappedResult needs the socket, which may be closed by then. */
 #include "backends/windows/iocp.h"
 
 #include <stdio.h>
@@ -43,8 +43,8 @@ static void iocp_retry_later(iocp_lane *state, PTP_TIMER timer) {
     SetThreadpoolTimer(timer, &time, 0, 0);
 }
 
-/* A post fails only while the system has no memory for a packet. A wake must not be lost, nor hold
- * up its caller, who may have locks: it is deferred, and a timer sees to it. */
+/* A post fails only if the system has no memory for a packet. A wake must not be lost, and must not
+ * block its caller, who may hold locks. So it is deferred, and a timer posts it. */
 static void iocp_defer_wakes(iocp_lane *state, LONG count) {
     atomic_fetch_add_explicit(&state->wakes_deferred, count, memory_order_relaxed);
     iocp_retry_later(state, state->wake_timer);
@@ -69,7 +69,7 @@ static void CALLBACK iocp_post_deferred_wakes(PTP_CALLBACK_INSTANCE instance, vo
 
 /* ---- the timer ------------------------------------------------------------------------------- */
 
-/* Under the state's lock. A negative time is relative, in units of 100 ns. */
+/* Must be called with the state's lock held. A negative time is relative, in units of 100 ns. */
 static void iocp_arm_timer(iocp_lane *state, uint64_t deadline_ns) {
     io_assert(io_lock_is_mine(&state->lock));
     uint64_t now = io_clock_ns();
@@ -81,8 +81,9 @@ static void iocp_arm_timer(iocp_lane *state, uint64_t deadline_ns) {
     SetThreadpoolTimer(state->timer, &time, 0, 0);
 }
 
-/* Only ever earlier: a thread that fires timers and then arms the next one must not undo what was
- * set by a thread that came between. The packet of an expiry opens the way for later ones. */
+/* Only moves the timer earlier. A thread that fires timers and then arms the next one must not undo
+ * what another thread has set in between. The packet of an expiry resets this, so that later times
+ * can be set. */
 static void iocp_set_timer(io_lane *lane, uint64_t deadline_ns) {
     iocp_lane *state = lane->state;
     io_mutex_lock(&state->lock);
@@ -112,15 +113,15 @@ bool iocp_under_wine(void) {
     return GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
 }
 
-/* Windows finds every operation that has not ended. Wine overlooks one whose thread it has just
- * told to try again: if that thread leaves it waiting, the cancel is lost. */
+/* Windows finds every operation that has not ended. Wine misses one whose thread is about to retry
+ * it; if the retry leaves it pending, the cancel is lost. */
 static bool iocp_cancel_lost(const io_op *op, uint32_t code) {
     return code == ERROR_NOT_FOUND && !HasOverlappedIoCompleted(&op->overlapped) &&
            iocp_under_wine();
 }
 
-/* Called under the handle's lock. A lost cancel is deferred: a timer makes it again: asking here
- * until it is found could hold the lock for as long as the transfer takes. */
+/* Must be called with the handle's lock held. A timer repeats a lost cancel. Repeating it here
+ * could hold the lock for the whole transfer. */
 void iocp_cancel_io(io_op *op, HANDLE native) {
     iocp_lane *state = op->lane->state;
     uint32_t code = CancelIoEx(native, &op->overlapped) ? 0 : GetLastError();
@@ -132,7 +133,7 @@ void iocp_cancel_io(io_op *op, HANDLE native) {
         iocp_retry_later(state, state->cancel_timer);
 }
 
-/* Only asks: the packet tells how the operation ended. */
+/* Only requests the cancel; the packet reports how the operation ended. */
 static int iocp_cancel(io_op *op) {
     io_assert(io_lock_is_mine(&op->handle->lock) && op->state == IO_OP_SUBMITTED);
     if (iocp_is_pipe(op->handle))
@@ -220,7 +221,8 @@ static int iocp_lane_open(io_lane *lane, uint32_t *os_error) {
     return 0;
 }
 
-/* Of a lane that is closing. Twice, since a callback that did not know it may have set it again. */
+/* Ends a timer of a closing lane. Twice, because a callback that missed `closing` may have set the
+ * timer again. */
 static void iocp_end_timer(PTP_TIMER timer) {
     for (int i = 0; i < 2; i++) {
         SetThreadpoolTimer(timer, NULL, 0, 0);
@@ -290,7 +292,7 @@ static void iocp_take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_li
     case IOCP_KEY_TIMER:
         iocp_fire_timers(lane, done);
         break;
-    default: /* a wake: to have returned is all */
+    default: /* a wake only has to end the wait */
         break;
     }
 }
@@ -298,7 +300,7 @@ static void iocp_take_packet(io_lane *lane, const OVERLAPPED_ENTRY *entry, io_li
 static int iocp_wait_failed(uint32_t code, bool shortened) {
     if (code == WAIT_TIMEOUT)
         return shortened ? -IOE_INTR : 0;
-    if (code == WAIT_IO_COMPLETION) /* an APC: winsignal's, or somebody else's */
+    if (code == WAIT_IO_COMPLETION) /* an APC, from winsignal or other code */
         return winsignal_take() ? -IOE_INTR : 0;
     return io_error_from_windows(code);
 }
@@ -329,7 +331,7 @@ static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, i
         return iocp_wait_failed(code, ms < asked);
     for (ULONG i = 0; i < count; i++)
         iocp_take_packet(lane, &entries[i], done);
-    /* Otherwise the next wait tells of the signal. */
+    /* If packets were taken, the next wait reports the signal. */
     if (signals && io_list_empty(done) && winsignal_take())
         return -IOE_INTR;
     return 0;
@@ -337,7 +339,7 @@ static int iocp_wait(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, i
 
 /* ---- handles --------------------------------------------------------------------------------- */
 
-/* Under the state's lock; true if it was there. */
+/* Must be called with the state's lock held. Returns true if the native was in the list. */
 static bool iocp_unremember(iocp_lane *state, io_native native) {
     io_assert(io_lock_is_mine(&state->lock));
     for (size_t i = 0; i < state->bound_count; i++) {
@@ -349,9 +351,9 @@ static bool iocp_unremember(iocp_lane *state, io_native native) {
     return false;
 }
 
-/* The kernel refuses a handle that is bound to any port, and does not tell to which. It is this
- * one if it was bound here before and nothing has been bound successfully under its number since,
- * which would have been another file. */
+/* The kernel refuses a handle that is bound to any port, and does not say which. It is this port if
+ * the native was bound here before and has not been bound successfully since; a success would mean
+ * that its number now belongs to another file. */
 int iocp_associate(io_lane *lane, io_native native, uint32_t *os_error) {
     iocp_lane *state = lane->state;
     bool bound = CreateIoCompletionPort((HANDLE)native, state->port, IOCP_KEY_IO, 0) != NULL;
@@ -376,7 +378,7 @@ void iocp_dissociated(io_lane *lane, io_native native) {
             state->bound_capacity = capacity;
         }
     }
-    /* Without memory it is merely not taken back later. */
+    /* If memory is short, the native only cannot be associated again later. */
     if (state->bound_count < state->bound_capacity)
         state->bound[state->bound_count++] = native;
     io_mutex_unlock(&state->lock);
@@ -433,9 +435,9 @@ int iocp_refused(io_op *op, uint32_t code) {
     return io_error_from_windows(code);
 }
 
-/* The kernel queues a packet for whatever is not an error. A warning, such as a datagram that was
- * cut off, is none, although the call that meets it fails. To look is safe: the handle's lock keeps
- * who may have the packet already from reporting it. */
+/* The kernel queues a packet for every status that is not an error. A warning, such as a truncated
+ * datagram, is not an error, although the call fails. Reading the status is safe: a thread that
+ * already has the packet needs the handle's lock to report it. */
 int iocp_started(io_op *op, bool succeeded, uint32_t code) {
     const io_handle *handle = op->handle;
     io_assert(io_lock_is_mine(&handle->lock));

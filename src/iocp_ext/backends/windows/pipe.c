@@ -1,21 +1,21 @@
 /* pipe.c: named pipes as streams, for connections and listeners.
  *
- * A pipe's name stands for any number of instances, each of which is one connection: a server makes
- * an instance, a client that opens the name is given one which has no client yet, and the handles
- * of both are then the two ends. ConnectNamedPipe only waits until an instance has its client.
+ * A pipe name stands for any number of instances, and each instance is one connection. A server
+ * creates an instance. A client that opens the name gets an instance without a client, and their
+ * two handles are the two ends. ConnectNamedPipe only waits until an instance has its client.
  *
- * A listener always holds one instance more than those that wait in accepts. So the name stays its
- * own, and a client that comes between two accepts finds a place, as in a backlog of one; the next
- * one is told that all are busy, and tries again (io_pipe_wait). That the first instance is the
- * first keeps other programs' pipes of this name out of it, and us out of theirs.
+ * A listener always keeps one instance more than those waiting in accepts. So it keeps the name,
+ * and a client that arrives between two accepts finds an instance, as with a backlog of one. The
+ * next client finds all instances busy, and tries again (io_pipe_wait). Creating the first instance
+ * with FILE_FLAG_FIRST_PIPE_INSTANCE keeps our name and those of other programs apart.
  *
- * Pipes are made of bytes here, not of messages. The end of the stream is a "broken pipe" at the
- * reader, after all that was written. A write of no bytes is seen by the reader as a read of none,
- * which means nothing. Neither half of a pipe can be ended by itself, nor is there a reset: there
- * is only closing, which leaves to the peer what it has not read yet.
+ * These pipes carry bytes, not messages. The reader sees the end of the stream as a "broken pipe",
+ * after everything that was written. It sees an empty write as an empty read, which we ignore.
+ * Neither direction can end by itself, and there is no reset. There is only closing, which lets the
+ * peer read what is left.
  *
- * The default security descriptor lets the creator, administrators and the system write; clients of
- * other machines are rejected. A client lets the server identify, but not impersonate it. */
+ * The default security descriptor lets the creator, administrators and the system write. Clients on
+ * other machines are rejected. A client lets the server identify it, but not impersonate it. */
 #include "core/accepting.h"
 #include "backends/windows/iocp.h"
 
@@ -30,7 +30,7 @@ enum { PIPE_BUFFER = 65536 };
 #endif
 
 struct winpipe_listener {
-    HANDLE next; /* an instance without an accept; perhaps it has its client already */
+    HANDLE next; /* the instance without an accept; it may already have a client */
     wchar_t name[];
 };
 
@@ -88,7 +88,7 @@ static void pipe_drop_accepted(io_accept *accept) {
     accept->accepted = IO_NATIVE_NONE;
 }
 
-/* It is bound to this port, and may be associated with it again. */
+/* The instance is bound to this port, and may be associated with it again. */
 static void pipe_hand_out(io_accept *accept) {
     accept->peer.length = 0;
     iocp_dissociated(accept->op.lane, accept->accepted);
@@ -113,7 +113,7 @@ static int pipe_start_accept(io_accept *accept) {
     accept->accepted = (io_native)pipe;
     bool succeeded = ConnectNamedPipe(pipe, &op->overlapped);
     code = pipe_code_of(succeeded);
-    /* The client was there before, and may be gone again: what it wrote can still be read. */
+    /* The client was already there, and may be gone again; what it wrote can still be read. */
     if (code == ERROR_PIPE_CONNECTED || code == ERROR_NO_DATA) {
         pipe_hand_out(accept);
         op->result = 0;
@@ -128,7 +128,7 @@ static int pipe_start_accept(io_accept *accept) {
 static void pipe_report_accept(io_accept *accept, uint32_t status, io_list *done) {
     int error = io_error_from_ntstatus(status);
     if (error) {
-        io_lock_acquire(&accept->op.handle->lock); /* a cancel may be looking at it */
+        io_lock_acquire(&accept->op.handle->lock); /* a cancel may be using it */
         pipe_drop_accepted(accept);
         io_lock_release(&accept->op.handle->lock);
     } else {
@@ -142,7 +142,7 @@ static void pipe_report_accept(io_accept *accept, uint32_t status, io_list *done
 
 /* ---- connecting ------------------------------------------------------------------------------ */
 
-/* Of what else CreateFile opens, much would be changed by merely opening it. */
+/* CreateFile also opens other things, and opening alone would change many of them. */
 static bool pipe_is_name(const wchar_t *name) {
     if (name[0] != L'\\' || name[1] != L'\\')
         return false;
@@ -166,7 +166,7 @@ int io_pipe_connect(const wchar_t *name, io_native *native, uint32_t *os_error) 
 }
 
 int io_pipe_wait(const wchar_t *name, uint32_t ms, uint32_t *os_error) {
-    /* 0 would mean the time that the server thinks right. */
+    /* 0 would mean the server's default time. */
     *os_error = pipe_code_of(WaitNamedPipeW(name, ms ? ms : 1));
     return io_error_from_windows(*os_error);
 }
@@ -191,7 +191,7 @@ void winpipe_close(io_handle *handle, bool close_native) {
 
 /* ---- receiving ------------------------------------------------------------------------------- */
 
-/* A disconnected pipe has lost what was in it. */
+/* What was in a disconnected pipe is lost. */
 static int pipe_receive_error(int error, bool disconnected) {
     return disconnected ? -IOE_CONNRESET : error;
 }
@@ -212,7 +212,7 @@ static int pipe_start_receive(io_receive *receive) {
         op->result = 0;
         return IO_DONE;
     }
-    if (answer == IO_DONE && op->result == 0) /* a write of nothing */
+    if (answer == IO_DONE && op->result == 0) /* an empty write */
         return iocp_again(op);
     return answer < 0 ? pipe_receive_error(answer, code == ERROR_PIPE_NOT_CONNECTED) : answer;
 }
@@ -235,7 +235,8 @@ static void pipe_report_receive(io_receive *receive, uint32_t status, uint32_t b
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* Pipes know no gather lists. What is short is put together, so that it goes in one call. */
+/* Pipes have no gather lists, so short vectors are copied together and go in one call. Returns the
+ * length, or -IOE_NOMEM. The data is in *buffer, or in *first if that is NULL. */
 static int64_t pipe_joined(io_transfer *transfer, const io_vec **first, char **buffer) {
     size_t total = 0, length = 0;
     *first = NULL;
@@ -275,7 +276,7 @@ static int pipe_start_send(io_transfer *transfer) {
     transfer->pooled = buffer;
     if (length < 0)
         return (int)length;
-    if (length == 0) { /* nothing is sent for nothing */
+    if (length == 0) { /* an empty send writes nothing */
         op->result = 0;
         return IO_DONE;
     }

@@ -1,11 +1,11 @@
 /* poll.c: readiness of sockets, as a completion.
  *
- * Winsock has no overlapped poll, but the driver beneath it (AFD) does: select() is made of the
- * same request. It is sent to a handle of the driver itself, which names the sockets to be looked
- * at, and ends when one of them is ready; as that handle is bound to our port, its end is a packet
- * like any other. The driver searches all the requests of one handle when one of them is
- * cancelled, so that they are spread over several. The request is not documented, but has been the
- * same since Windows Vista and is what other event libraries rest upon. */
+ * Winsock has no overlapped poll, but the driver beneath it (AFD) does: select() uses the same
+ * request. A request goes to a handle of the driver itself. It names the sockets to watch, and ends
+ * when one of them is ready. The driver handle is bound to our port, so that end is a packet like
+ * any other. To cancel one request, the driver searches all requests of its handle; so they are
+ * spread over several handles. The request is not documented, but unchanged since Windows Vista,
+ * and other event libraries rely on it. */
 #include "backends/windows/iocp.h"
 
 #include <mswsock.h>
@@ -31,7 +31,7 @@ enum {
 
     AFD_MEANS_READABLE = AFD_RECEIVE | AFD_DISCONNECT | AFD_ACCEPT,
     AFD_MEANS_WRITABLE = AFD_SEND,
-    AFD_MEANS_BOTH = AFD_ABORT | AFD_CONNECT_FAIL, /* neither read nor write would wait */
+    AFD_MEANS_BOTH = AFD_ABORT | AFD_CONNECT_FAIL, /* neither a read nor a write would block */
 };
 
 typedef struct afd_poll_info {
@@ -51,9 +51,9 @@ typedef struct winpoll_group {
     uint32_t requests;
 } winpoll_group;
 
-/* In io_poll.afd. */
+/* Stored in io_poll.afd. */
 typedef struct afd_request {
-    afd_poll_info info; /* question and answer */
+    afd_poll_info info; /* input and output of the request */
     winpoll_group *group;
 } afd_request;
 
@@ -83,7 +83,7 @@ static uint32_t poll_open_driver(iocp_lane *state, HANDLE *driver) {
     return code;
 }
 
-/* Under the state's lock. */
+/* Must be called with the state's lock held. */
 static winpoll_group *poll_new_group(iocp_lane *state, uint32_t *code) {
     io_assert(io_lock_is_mine(&state->lock));
     winpoll_group *group = calloc(1, sizeof *group);
@@ -129,7 +129,7 @@ void winpoll_lane_close(iocp_lane *state) {
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-/* The driver knows only its own sockets, not those that a layered provider puts before them. */
+/* The driver knows only its own sockets, not those of a layered provider above it. */
 static uint32_t poll_find_base(io_handle *handle) {
     SOCKET base;
     DWORD bytes;

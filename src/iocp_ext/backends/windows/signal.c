@@ -1,15 +1,15 @@
-/* signal.c: Ctrl-C ends a wait of the main thread.
+/* signal.c: lets Ctrl-C end a wait of the main thread.
  *
- * Nothing interrupts a thread that waits on a completion port, except an asynchronous procedure
- * call that is queued to it while it waits alertably. A packet would not do: any other thread may
- * take it. Two parties queue such a call:
+ * A thread that waits on a completion port can be interrupted only by an asynchronous procedure
+ * call, queued to it while it waits alertably. A packet would not do: any thread may take it. There
+ * are two sources of such calls:
  *
- *  - a handler of console events. It runs, on a thread of its own, before the interpreter's handler
- *    has noted the signal, so for a while after it the main thread waits in short pieces.
- *  - a watch on the event that the interpreter sets once it has noted a signal, which also hears
- *    signals that do not come from a console. It hears once and is renewed by the next wait.
+ * - A handler of console events. It runs on a thread of its own, before the interpreter's handler
+ * has recorded the signal. So for a while afterwards, the main thread waits in short pieces. - A
+ * watch on the event that the interpreter sets once it has recorded a signal. It also sees signals
+ * that do not come from a console. It fires once, and the next wait renews it.
  *
- * There is one main thread, so all of this is kept once for the process. */
+ * There is one main thread, so this state exists once per process. */
 #include "backends/windows/iocp.h"
 
 enum { PIECE_MS = 10, DEAF_PIECE_MS = 50 };
@@ -17,17 +17,17 @@ enum { PIECE_MS = 10, DEAF_PIECE_MS = 50 };
 #define RECHECK_NS IO_NS_PER_SECOND
 
 static struct {
-    _Atomic uintptr_t main_thread; /* a HANDLE to queue calls to; never closed */
+    _Atomic uintptr_t main_thread; /* a HANDLE that calls are queued to; never closed */
     _Atomic bool waiting;          /* the main thread is in a wait */
-    _Atomic uint32_t arrived;      /* signals so far */
+    _Atomic uint32_t arrived;      /* count of signals */
     _Atomic uint64_t recheck_until;
-    _Atomic bool watch_used; /* the watch has heard its signal */
-    uint32_t seen;           /* the main thread's: of `arrived` */
+    _Atomic bool watch_used; /* the watch has fired */
+    uint32_t seen;           /* value of `arrived` last seen; main thread only */
 
-    io_mutex lock; /* of what follows; never taken by the callbacks */
+    io_mutex lock; /* protects the fields below; callbacks never take it */
     unsigned lanes;
     bool handler_set;
-    HANDLE event; /* what the watch watches */
+    HANDLE event; /* the event being watched */
     HANDLE watch;
 } signal_state;
 
@@ -37,7 +37,7 @@ static void CALLBACK signal_nothing(ULONG_PTR unused) {
 
 static void signal_arrived(void) {
     atomic_fetch_add(&signal_state.arrived, 1);
-    /* If it is not waiting, or the call comes too late, it looks at `arrived` before it waits. */
+    /* If it is not waiting, or the call comes too late, it checks `arrived` before it waits. */
     if (atomic_load(&signal_state.waiting))
         QueueUserAPC(signal_nothing, (HANDLE)atomic_load(&signal_state.main_thread), 0);
 }
@@ -47,7 +47,7 @@ static BOOL WINAPI signal_console_event(DWORD type) {
         atomic_store(&signal_state.recheck_until, io_clock_ns() + RECHECK_NS);
         signal_arrived();
     }
-    return FALSE; /* on to the next handler */
+    return FALSE; /* pass on to the next handler */
 }
 
 static void CALLBACK signal_event_set(void *unused, BOOLEAN timed_out) {
@@ -57,7 +57,7 @@ static void CALLBACK signal_event_set(void *unused, BOOLEAN timed_out) {
     signal_arrived();
 }
 
-/* Under the lock. */
+/* Must be called with the lock held. */
 static void signal_end_watch(void) {
     io_assert(io_lock_is_mine(&signal_state.lock));
     if (signal_state.watch != NULL)
@@ -66,7 +66,7 @@ static void signal_end_watch(void) {
     signal_state.event = NULL;
 }
 
-/* False: it cannot be watched now. */
+/* Returns false if the event cannot be watched now. */
 static bool signal_watch(HANDLE event) {
     io_mutex_lock(&signal_state.lock);
     if (signal_state.watch == NULL || signal_state.event != event ||
@@ -95,7 +95,7 @@ static bool signal_can_be_called(void) {
 void winsignal_attach(void) {
     io_mutex_lock(&signal_state.lock);
     signal_state.lanes++;
-    /* Without a console it may be refused, and there is no Ctrl-C either. */
+    /* This may fail without a console, but then there is no Ctrl-C either. */
     if (!signal_state.handler_set)
         signal_state.handler_set = SetConsoleCtrlHandler(signal_console_event, TRUE) != 0;
     io_mutex_unlock(&signal_state.lock);

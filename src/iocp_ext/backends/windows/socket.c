@@ -1,24 +1,24 @@
 /* socket.c: sockets on a completion port.
  *
- * Winsock's overlapped calls copy gather lists when they are called, but write flags and addresses
- * through pointers when they end; those are inside the operation. AcceptEx fills in a socket that
- * we open for it, and ConnectEx wants a bound one; the sockets of both know nothing of their
- * connection (getpeername, shutdown, send_file fail) until SO_UPDATE_ACCEPT_CONTEXT or
- * SO_UPDATE_CONNECT_CONTEXT has told them. */
+ * Winsock's overlapped calls copy gather lists when they start, but write flags and addresses
+ * through pointers when they end; so those are inside the operation. AcceptEx connects a socket
+ * that we open for it, and ConnectEx needs a bound one. Such a socket does not know its connection
+ * until SO_UPDATE_ACCEPT_CONTEXT or SO_UPDATE_CONNECT_CONTEXT is set; until then getpeername,
+ * shutdown and send_file fail. */
 #include "core/accepting.h"
 #include "backends/windows/iocp.h"
 
 #include <mswsock.h>
 #include <stdlib.h>
 
-/* From mstcpip.h, which needs more headers than it is worth. */
+/* From mstcpip.h, which would pull in more headers than this is worth. */
 #ifndef SIO_UDP_CONNRESET
 #define SIO_UDP_CONNRESET _WSAIOW(IOC_VENDOR, 12)
 #endif
 
 enum { DATAGRAM_MAX = 65536, ADDRESS_ROOM = sizeof(struct sockaddr_storage) + 16 };
 
-/* What TransmitFile takes in one call. */
+/* The most that TransmitFile takes in one call. */
 #define TRANSMIT_MAX ((uint64_t)INT32_MAX - 1)
 
 static LPFN_ACCEPTEX windows_socket_accept_ex;
@@ -65,7 +65,7 @@ static uint32_t windows_socket_load_functions(void) {
     return code;
 }
 
-/* WSACleanup is never called: the process uses Winsock to its end. */
+/* WSACleanup is never called: the process uses Winsock until it exits. */
 static BOOL CALLBACK windows_socket_start_once(PINIT_ONCE once, void *parameter, void **context) {
     WSADATA data;
     uint32_t *code = parameter;
@@ -93,8 +93,8 @@ static uint32_t windows_socket_set_non_blocking(SOCKET socket, bool on) {
     return windows_socket_code_of(ioctlsocket(socket, (long)FIONBIO, &value) == 0);
 }
 
-/* Unless told otherwise, Windows fails the next receive of a datagram socket when some earlier
- * datagram could not be delivered, whoever it was for. A provider without the option does not. */
+/* By default, Windows fails the next receive of a datagram socket when an earlier datagram could
+ * not be delivered, whoever it was for. A provider that lacks the option does not do this. */
 static uint32_t windows_socket_ignore_unreachable(SOCKET socket) {
     BOOL report = FALSE;
     DWORD bytes;
@@ -139,7 +139,7 @@ int winsock_open(io_handle *handle, uint32_t *os_error) {
 }
 
 void winsock_close(io_handle *handle, bool close_native) {
-    /* Should it fail, the socket was closed by somebody else, which is what is wanted. */
+    /* On failure, other code has already closed the socket, which is fine. */
     if (close_native)
         closesocket((SOCKET)handle->native);
     else if (!handle->native_gone)
@@ -155,8 +155,9 @@ static uint64_t windows_socket_room_of(const io_transfer *transfer) {
     return room;
 }
 
-/* What of a datagram does not fit goes here, and nobody reads it. Otherwise it would be cut off
- * with an error, and whether the sender's address is there then is not documented. */
+/* Takes the part of a datagram that does not fit, and is never read. Otherwise Windows would
+ * truncate the datagram with an error, and does not document whether the sender's address is then
+ * valid. */
 static char windows_socket_overflow[DATAGRAM_MAX];
 
 static int windows_socket_receive(io_transfer *transfer) {
@@ -187,15 +188,15 @@ static int windows_socket_receive(io_transfer *transfer) {
         failed = WSARecv(windows_socket_of(op), vecs, count, NULL, flags, &op->overlapped, NULL);
     }
     uint32_t code = windows_socket_code_of(!failed);
-    if (code == WSAESHUTDOWN || code == WSAEDISCON) { /* we ended it ourselves: end of stream */
+    if (code == WSAESHUTDOWN || code == WSAEDISCON) { /* we shut it down ourselves: end of stream */
         op->result = 0;
         return IO_DONE;
     }
     return iocp_started(op, !failed, code == WSAECONNABORTED ? WSAECONNRESET : code);
 }
 
-/* A send that cannot be since the socket is not, or not any more, connected is told as POSIX
- * does it. */
+/* Maps the error of a send on a socket that is not connected, or no longer, to the one POSIX
+ * uses. */
 static int windows_socket_send_error(const io_op *op, int error) {
     if (error == -IOE_SHUTDOWN || (error == -IOE_NOTCONN && op->handle->type == IO_STREAM))
         return -IOE_PIPE;
@@ -223,7 +224,8 @@ static int windows_socket_start_send(io_transfer *transfer) {
     return answer < 0 ? windows_socket_send_error(op, answer) : answer;
 }
 
-/* One part: TransmitFile takes less than 2 GiB, and a length of 0 would mean the whole file. */
+/* Starts one part: TransmitFile takes less than 2 GiB, and a length of 0 would mean the whole
+ * file. */
 static int windows_socket_start_send_file(io_send_file *file) {
     io_op *op = &file->op;
     LARGE_INTEGER size;
@@ -258,13 +260,13 @@ static void windows_socket_drop_accepted(io_accept *accept) {
     accept->accepted = IO_NATIVE_NONE;
 }
 
-/* What else the end of one client is called here. Nobody but a client can time out. */
+/* Maps other errors that mean the client has gone. Only a client can time out here. */
 static int windows_socket_accept_error(int error) {
     bool lost = error == -IOE_CONNREFUSED || error == -IOE_NOTCONN || error == -IOE_TIMEDOUT;
     return lost ? -IOE_CONNABORTED : error;
 }
 
-/* AcceptEx on a socket that does not listen fails on Windows, but never ends under Wine. */
+/* AcceptEx on a socket that does not listen fails on Windows, but never completes under Wine. */
 static uint32_t windows_socket_check_listens(io_handle *handle) {
     BOOL listens = FALSE;
     int size = sizeof listens;
@@ -292,7 +294,7 @@ static int windows_socket_start_accept(io_accept *accept) {
     if (socket == INVALID_SOCKET)
         return iocp_refused(op, (uint32_t)WSAGetLastError());
     accept->accepted = (io_native)socket;
-    do { /* a client that gave up while it waited in the backlog is refused at once: the next */
+    do { /* a client that left the backlog fails the accept at once: retry */
         bool succeeded = windows_socket_accept_ex(windows_socket_of(op), socket, accept->addresses,
                                                   0, ADDRESS_ROOM, ADDRESS_ROOM, &accept->received,
                                                   &op->overlapped);
@@ -351,7 +353,7 @@ static void windows_socket_report_accept(io_accept *accept, uint32_t status, io_
 
 /* ---- connecting ------------------------------------------------------------------------------ */
 
-/* ConnectEx wants a bound socket; WSAEINVAL means that it is. */
+/* ConnectEx needs a bound socket. WSAEINVAL means that it is already bound. */
 static uint32_t windows_socket_bind_to_any(SOCKET socket, const io_address *target) {
     struct sockaddr_storage any = {0};
     any.ss_family = target->storage.ss_family;
@@ -361,8 +363,9 @@ static uint32_t windows_socket_bind_to_any(SOCKET socket, const io_address *targ
     return code == WSAEINVAL ? 0 : code;
 }
 
-/* Datagram sockets only note the address. ConnectEx does not know unix sockets, whose connect
- * waits for nobody on the network; it would not be done at once on a non-blocking one. */
+/* Connects without ConnectEx. A datagram socket only records the address. ConnectEx does not
+ * support unix sockets; their connect does not wait for the network, but would not complete at once
+ * on a non-blocking socket. */
 static int windows_socket_connect_plainly(io_connect *connection) {
     io_op *op = &connection->op;
     const io_address *address = &connection->address;
@@ -405,7 +408,7 @@ static void windows_socket_report_connect(io_op *op, uint32_t status, io_list *d
     }
     uint32_t code = windows_socket_code_of(
         setsockopt(windows_socket_of(op), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) == 0);
-    if (code == WSAENOTCONN) /* the peer was quicker to reset it */
+    if (code == WSAENOTCONN) /* the peer has already reset it */
         code = WSAECONNRESET;
     io_op_reported(op, io_error_from_windows(code), code, done);
 }
@@ -417,10 +420,10 @@ static void windows_socket_report_receive(io_transfer *transfer, uint32_t status
     uint64_t room = windows_socket_room_of(transfer);
     if (transfer->op.kind == IO_RECV_FROM) {
         io_address *from = &((io_datagram *)transfer)->address;
-        if (from->storage.ss_family == AF_UNSPEC) /* a stream: it has no senders */
+        if (from->storage.ss_family == AF_UNSPEC) /* a stream has no senders */
             from->length = 0;
     }
-    if (status == IOCP_STATUS_BUFFER_OVERFLOW) /* a datagram that was cut off */
+    if (status == IOCP_STATUS_BUFFER_OVERFLOW) /* a truncated datagram */
         status = 0;
     int error = io_error_from_ntstatus(status);
     if (error == -IOE_CONNABORTED)
@@ -431,7 +434,7 @@ static void windows_socket_report_receive(io_transfer *transfer, uint32_t status
 
 static void windows_socket_report_send(io_op *op, uint32_t status, uint32_t bytes, io_list *done) {
     if (op->kind == IO_SEND_FILE && status == IOCP_STATUS_END_OF_FILE) {
-        io_op_reported(op, 0, 0, done); /* the file became shorter meanwhile */
+        io_op_reported(op, 0, 0, done); /* the file has become shorter */
         return;
     }
     int error = io_error_from_ntstatus(status);

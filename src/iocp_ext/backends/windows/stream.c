@@ -1,13 +1,12 @@
 /* stream.c: streams that a connection owns.
  *
- * Nobody else uses such a handle, so it can be told once for all that a call which ends at once is
- * not to queue a packet: its caller knows the result already. That is only sound for sockets which
- * are handles of the kernel's own (XP1_IFS_HANDLES) and not those of a layered provider, which
- * queues its packets itself.
+ * Nobody else uses such a handle, so a call that ends at once need not queue a packet: its caller
+ * already knows the result. This is only sound for sockets that are kernel handles
+ * (XP1_IFS_HANDLES). A layered provider queues its packets itself.
  *
- * A pending receive needs memory: to wait with an empty one and receive without blocking afterwards
- * would be two more calls for each message. So a quiet connection holds a small buffer, with room
- * for a message like the last ones, and one that filled its buffer is given a larger one. */
+ * A pending receive needs memory. Waiting with an empty buffer and then receiving without blocking
+ * would cost two more calls per message. So a quiet connection holds a small buffer, sized for a
+ * message like the recent ones. A receive that fills its buffer gets a larger one next time. */
 #include "backends/windows/iocp.h"
 
 enum {
@@ -17,7 +16,7 @@ enum {
 
 /* ---- handles --------------------------------------------------------------------------------- */
 
-/* Providers are installed for a whole family of addresses: one socket tells for all. */
+/* Providers are installed per address family, so one socket answers for all. */
 static bool stream_kernels_own(const io_handle *handle) {
     enum { UNKNOWN, YES, NO };
     static _Atomic uint8_t answers[2];
@@ -42,7 +41,7 @@ int winstream_open(io_handle *handle, uint32_t *os_error) {
     if (error)
         return error;
     handle->backend.word[WINSTREAM_ROOM] = QUIET_ROOM;
-    /* Where it is refused, packets come as with any other handle. */
+    /* If the system refuses this, packets arrive as with any other handle. */
     handle->backend.word[WINSTREAM_SKIPS] =
         (iocp_is_pipe(handle) || stream_kernels_own(handle)) &&
         SetFileCompletionNotificationModes((HANDLE)handle->native,
@@ -61,7 +60,7 @@ void winstream_prepare_close(io_handle *handle, bool reset) {
     SOCKET socket = (SOCKET)handle->native;
     if (reset) {
         struct linger none = {1, 0};
-        /* Fails on unix sockets, which know no reset. */
+        /* Fails on unix sockets, which have no reset. */
         (void)setsockopt(socket, SOL_SOCKET, SO_LINGER, (const char *)&none, sizeof none);
         return;
     }
@@ -96,8 +95,8 @@ uint32_t winstream_acquire(io_receive *receive) {
     return receive->buffer == NULL ? 0 : room;
 }
 
-/* Sizes that are powers of two, as the pool's are. A message that came in two parts is to come in
- * one the next time, and an equal one is not to fill its buffer again. */
+/* Sizes are powers of two, like the pool's. A message that arrived in two parts should arrive in
+ * one next time, and an equal one should not fill its buffer again. */
 static uint32_t stream_next_room(uint32_t room, uint32_t bytes, bool filled) {
     if (filled)
         return room < IO_BUFFER_POOLED_MAX / GROWTH ? room * GROWTH : IO_BUFFER_POOLED_MAX;
@@ -107,7 +106,7 @@ static uint32_t stream_next_room(uint32_t room, uint32_t bytes, bool filled) {
     return least > room / 2 ? least : room / 2;
 }
 
-/* No lock: a connection has one receive at a time, and this is still that one. */
+/* No lock: a connection has one receive at a time, and this is it. */
 void winstream_received(io_receive *receive, uint32_t bytes) {
     intptr_t *room = &receive->op.handle->backend.word[WINSTREAM_ROOM];
     if (bytes == 0)
@@ -122,7 +121,7 @@ int winstream_receive(io_receive *receive) {
     WSABUF vec = {winstream_acquire(receive), receive->buffer};
     if (vec.len == 0)
         return -IOE_NOMEM;
-    /* Some systems write there when the receive ends. */
+    /* Some systems write the flags when the receive ends. */
     DWORD *flags = (DWORD *)&op->handle->backend.word[WINSTREAM_FLAGS];
     *flags = 0;
     int failed = WSARecv((SOCKET)op->handle->native, &vec, 1, NULL, flags, &op->overlapped, NULL);
@@ -131,7 +130,7 @@ int winstream_receive(io_receive *receive) {
     if (answer == IO_PENDING)
         return answer;
     winstream_received(receive, answer == IO_DONE ? (uint32_t)op->result : 0);
-    if (code == WSAESHUTDOWN || code == WSAEDISCON) { /* we ended it ourselves: end of stream */
+    if (code == WSAESHUTDOWN || code == WSAEDISCON) { /* we shut it down ourselves: end of stream */
         op->result = 0;
         return IO_DONE;
     }
