@@ -101,7 +101,7 @@ struct io_group {
     size_t admitted; /* clients about to become members */
     bool shut;
     bool ticks;               /* the clock runs, or is about to start */
-    bool orphaned;            /* io_registry_end has reached it */
+    bool orphaned;            /* the end of the port has reached it */
     io_timer clock;           /* in flight if `ticks` */
     io_group_figures figures; /* without those of current members */
 };
