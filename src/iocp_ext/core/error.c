@@ -31,15 +31,15 @@ static const name error_names[] = {
 };
 
 static const meaning error_windows_codes[] = {
-    {1, IOE_INVAL},  /* ERROR_INVALID_FUNCTION */
-    {3, IOE_NOENT},  /* ERROR_PATH_NOT_FOUND */
-    {14, IOE_NOMEM}, /* ERROR_OUTOFMEMORY */
-    {15, IOE_NOENT}, /* ERROR_INVALID_DRIVE */
-    {19, IOE_PERM},  /* ERROR_WRITE_PROTECT */
-    {31, IOE_IO},    /* ERROR_GEN_FAILURE */
-    {32, IOE_ACCES}, /* ERROR_SHARING_VIOLATION */
-    {33, IOE_ACCES}, /* ERROR_LOCK_VIOLATION */
-    {38, IOE_IO}, /* ERROR_HANDLE_EOF: the backend turns it into an end where it is not an error */
+    {1, IOE_INVAL},      /* ERROR_INVALID_FUNCTION */
+    {3, IOE_NOENT},      /* ERROR_PATH_NOT_FOUND */
+    {14, IOE_NOMEM},     /* ERROR_OUTOFMEMORY */
+    {15, IOE_NOENT},     /* ERROR_INVALID_DRIVE */
+    {19, IOE_PERM},      /* ERROR_WRITE_PROTECT */
+    {31, IOE_IO},        /* ERROR_GEN_FAILURE */
+    {32, IOE_ACCES},     /* ERROR_SHARING_VIOLATION */
+    {33, IOE_ACCES},     /* ERROR_LOCK_VIOLATION */
+    {38, IOE_IO},        /* ERROR_HANDLE_EOF: unless the backend reports an end of file */
     {39, IOE_NOSPC},     /* ERROR_HANDLE_DISK_FULL */
     {50, IOE_OPNOTSUPP}, /* ERROR_NOT_SUPPORTED */
     {59, IOE_CONNRESET}, /* ERROR_UNEXP_NET_ERR */

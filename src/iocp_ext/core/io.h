@@ -364,7 +364,7 @@ void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *conte
 /* Frees the memory of all handles. None may be open. */
 void io_handles_free(io_lane *lane);
 
-/* ---- timers (timer_heap.c), under the lane's lock -------------------------------------------- */
+/* ---- timer heap (timer_heap.c), used under its owner's lock ---------------------------------- */
 
 typedef struct io_timer_heap {
     io_timer **items;

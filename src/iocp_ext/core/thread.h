@@ -276,8 +276,8 @@ static inline void io_signals_restore(const io_signals *saved) {
 int io_wake_open(void);
 bool io_wake_signal(int wake); /* false if other code has closed the descriptor */
 void io_wake_close(int wake);
-/* Waits for io_wake_signal, the deadline, or a signal of the process. Returns true after the
- * latter. `mask`: signals blocked during the wait. */
+/* Waits for io_wake_signal, the deadline, or a signal of the process. Returns true after a signal.
+ * `mask`: the signals blocked during the wait. */
 bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask);
 
 #endif

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* ---- locks of four bytes --------------------------------------------------------------------- */
+/* ---- futex locks ----------------------------------------------------------------------------- */
 
 void io_lock_wait(io_lock *lock) {
     while (atomic_exchange_explicit(&lock->state, 2, memory_order_acquire) != 0)
