@@ -129,7 +129,7 @@ IO_SYSTEM_ERRORS(X)
 uint32_t io_error_to_windows(int error);
 /* Converts a Win32 or Winsock code (GetLastError, WSAGetLastError) to a portable error. */
 int io_error_from_windows(uint32_t code);
-enum { IO_NT_WARNING = 2 }; /* below: success and information; above: errors */
+enum { IO_NT_WARNING = 2 }; /* lower severities: success and information; higher: error */
 static inline uint32_t io_nt_severity(uint32_t status) {
     return status >> 30;
 }

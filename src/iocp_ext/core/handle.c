@@ -163,6 +163,7 @@ void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *conte
     io_mutex_lock(&lane->handles_lock);
     struct io_handle_chunk *chunk = lane->handle_chunks;
     io_mutex_unlock(&lane->handles_lock);
+    /* No lock: chunks are only added at the front of the list, and stay until io_handles_free. */
     for (; chunk != NULL; chunk = chunk->next)
         for (int i = 0; i < HANDLES_PER_CHUNK; i++)
             if (chunk->handles[i].open)

@@ -157,7 +157,8 @@ static void handle_queue_start(io_op *op, io_list *done) {
     }
 }
 
-/* Starts queued operations for as long as nothing holds them back. */
+/* Starts queued operations for as long as nothing holds them back. If the handle is closing,
+ * cancels them instead. The handle's lock must be held. */
 static void handle_queue_pump(io_handle *handle, int direction, io_list *done) {
     io_list *queue = &handle->queue[direction];
     io_link *link = queue->next;
@@ -295,6 +296,8 @@ void io_op_retry(io_op *op, io_list *done) {
     io_handle_unlock(handle);
 }
 
+/* Submits the head again after readiness, then starts queued operations. The handle's lock must be
+ * held. */
 static void handle_queue_retry_head(io_handle *handle, int direction, io_list *done) {
     io_link *head = handle->queue[direction].next;
     if (handle->busy[direction] && head != &handle->queue[direction]) {

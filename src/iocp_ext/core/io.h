@@ -135,9 +135,9 @@ typedef struct io_owner_ops {
 /* The common head of all operations; the larger types below begin with it. */
 struct io_op {
 #ifdef _WIN32
-    OVERLAPPED overlapped; /* first: the kernel's pointer and ours are the same address */
+    OVERLAPPED overlapped; /* must be first: a pointer to it is a pointer to the operation */
 #endif
-    io_link link; /* in one list: handle queue, ready queue, file pool or free list */
+    io_link link; /* in one list: handle queue, ready queue or free list */
     io_lane *lane;
     io_handle *handle; /* NULL for posts and timers */
     const io_owner_ops *owner_ops;

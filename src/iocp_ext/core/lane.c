@@ -127,6 +127,7 @@ static bool lane_wake_parked(io_lane *lane) {
             lane_unpark(getter);
             return false;
         }
+        /* If no worker runs but a getter waits in the kernel, that getter is woken below. */
         io_worker *worker = lane->running < lane->concurrency ? lane_find_parked(lane, true) : NULL;
         if (worker != NULL && (lane->running == 0 ? !lane->waiting : lane_worth_a_switch(lane))) {
             lane_unpark(worker);
@@ -344,7 +345,8 @@ int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worke
     error = lane_wait_ended(lane, error, wait->deadline_ns);
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
-    /* A getter may have consumed the wake meant for a stopping worker: pass it on. */
+    /* A getter may have consumed a wake meant for a stopping worker: repeat it until all have left.
+     */
     while (!worker && lane_port_stopping(lane) && lane->kernel_workers > 0) {
         lane->backend->wake(lane);
         io_cond_wait(&lane->left, &lane->lock, io_clock_ns() + LANE_TICK_NS);
@@ -382,7 +384,7 @@ static bool lane_deadline_passed(const io_lane *lane, uint64_t deadline_ns) {
     return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
 }
 
-/* Returns true if a wait was interrupted when the deadline had passed: that is a timeout. */
+/* Returns true if a wait was interrupted after the deadline had passed, which is a timeout. */
 static bool lane_timed_out(const io_lane *lane, int error, uint64_t deadline_ns) {
     return error == -IOE_INTR && lane_deadline_passed(lane, deadline_ns);
 }
@@ -433,6 +435,7 @@ static int lane_get_driven(io_worker *self, const io_wait *wait, io_op **ops, in
     for (;;) {
         if (!lane_port_open(lane))
             return -IOE_CLOSED;
+        /* After LANE_BURST operations poll the kernel first, unless another thread drives. */
         bool last = lane->broken || lane->driven || lane->dispatched < LANE_BURST;
         if (lane->ready_count > 0 && last)
             return lane_take_many(lane, ops, maximum);

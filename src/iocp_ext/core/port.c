@@ -63,6 +63,8 @@ no_lane:
 int io_port_enter(io_port *port) {
     if (io_port_forked(port))
         return -IOE_FORKED;
+    /* Count first, then check the state. So io_port_drain sees this user, or this call sees that
+     * the port is closing. */
     atomic_fetch_add(&port->users, 1);
     if (atomic_load(&port->state) != IO_PORT_OPEN) {
         io_port_leave(port);

@@ -21,7 +21,7 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
         io_list_push_back(&done, &timer->op.link);
     } else if (timer->index == 0) {
         set_ns = timer->deadline_ns;
-        lane_wake_driver(lane);
+        lane_wake_driver(lane); /* it waits for a later deadline */
     }
     io_lane_unlock(lane);
     if (set_ns != 0 && lane->backend->set_timer)

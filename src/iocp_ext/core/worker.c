@@ -175,6 +175,7 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
             return lane->broken;
         if (!self->slot && lane->running < lane->concurrency)
             worker_take_slot(self);
+        /* After LANE_BURST deliveries poll the kernel first, unless another thread drives. */
         if (self->slot && lane->ready_count > 0 && (self->turn > 0 || lane->driven)) {
             if (self->turn == 0)
                 self->turn = LANE_BURST;
@@ -244,7 +245,7 @@ io_op *io_worker_take(io_worker *worker) {
         worker->turn -= worker->turn > 0;
         worker->state = IO_WORKER_CALLBACK;
         worker->sequence++;
-        if (lane->watcher_asleep) {
+        if (lane->watcher_asleep) { /* it must tick while a callback runs */
             lane->watcher_asleep = false;
             lane_signal(lane->watcher);
         }
