@@ -15,7 +15,10 @@
  *     wait(), or else the next one, returns.
  *  6. submit() and cancel() are called under the handle's lock, by any thread. wait() is called by
  *     one thread at a time, unless the lane is shared. handle_close() is called only when nothing
- *     is in flight on the handle, and lane_close() only when nothing is in flight on the lane. */
+ *     is in flight on the handle, and lane_close() only when nothing is in flight on the lane.
+ *
+ * Functions that return int return 0 or a portable error < 0, unless their comment says
+ * otherwise. */
 #ifndef IOCPCORE_BACKEND_H
 #define IOCPCORE_BACKEND_H
 
@@ -46,8 +49,8 @@ struct io_backend {
     int (*lane_open)(io_lane *lane, uint32_t *os_error);
     void (*lane_close)(io_lane *lane);
     /* Waits for completions, a wake, or the deadline. Appends about `maximum` completions at most
-     * to `done`. Returns 0, -IOE_INTR after a signal, or another error: unless that is transient
-     * (lane.c), it ends the lane. */
+     * to `done`. Returns 0, -IOE_INTR after a signal, or another error, which ends the lane
+     * unless it is transient (lane.c). */
     int (*wait)(io_lane *lane, const io_wait *wait, uint64_t deadline_ns, int maximum,
                 io_list *done);
     void (*wake)(io_lane *lane);

@@ -62,7 +62,7 @@ size_t sim_op_size(uint8_t kind) {
     return sizeof(io_op);
 }
 
-/* Reads from the buffers, which the kernel owns too, so that a sanitizer detects freed memory. */
+/* Reads from the buffers, so that a sanitizer or guard mode detects one freed too early. */
 static void sim_check_touch_buffers(const io_transfer *transfer) {
     for (uint32_t i = 0; i < transfer->vec_count; i++) {
         volatile const char *base = io_vec_base(&transfer->vecs[i]);

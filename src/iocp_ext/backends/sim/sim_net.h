@@ -55,7 +55,7 @@ typedef struct sim_work {
     io_link link;   /* sim_file.works */
     io_op *op;
     sim_file *file;
-    uint64_t token; /* of the handle */
+    uint64_t token; /* the handle's token */
     int64_t result;
     uint8_t phase; /* sim_phase */
     uint8_t kind;
