@@ -1,22 +1,22 @@
 /* accepting.c: when to accept again after a failure.
  *
- * Accepting fails in three ways. One client may be gone before it was accepted: that is nothing to
- * the others. The system may lack something for a while, such as descriptors. Or it fails every
- * time, because of a security policy or a network that is down. Only the first says for sure that
- * another attempt makes sense at once, and even then somebody may hold locks during the attempts,
- * and others wait for their turn. Everything else gets a pause. It is short at first, because some
- * systems report the network's trouble with one client as an error of accept. */
+ * An accept fails for one of three reasons. A client disconnected before it was accepted, which
+ * does not concern the others. The system is temporarily short of a resource, such as descriptors.
+ * Or every accept fails, because of a security policy or a network that is down. Only the first
+ * justifies an immediate retry. Even that is bounded, because the caller may hold locks and other
+ * operations are waiting. All other failures cause a pause. It is short at first, because some
+ * systems report network trouble of a single client as an error of accept. */
 #include "core/accepting.h"
 
 enum {
-    ATTEMPTS_MAX = 16, /* by one operation */
-    LOST_MAX = 64,     /* operations in a row that were in vain, without a pause */
+    ATTEMPTS_MAX = 16, /* per operation */
+    LOST_MAX = 64,     /* consecutive failed operations without a pause */
 };
 
 #define PAUSE_LEAST_NS IO_NS_PER_MS
-#define PAUSE_MOST_NS (100 * IO_NS_PER_MS) /* long enough for others to give something back */
+#define PAUSE_MOST_NS (100 * IO_NS_PER_MS) /* long enough for resources to be released */
 
-/* A client that is gone. Of a pipe's, its end is said to be broken. */
+/* True if the client disconnected. For pipes the error is -IOE_PIPE. */
 static bool accepting_client_lost(int error) {
     return error == -IOE_CONNABORTED || error == -IOE_CONNRESET || error == -IOE_NETRESET ||
            error == -IOE_PIPE;

@@ -1,4 +1,5 @@
-/* address.c: socket addresses from and to text. Numeric only; resolving names is not our job. */
+/* address.c: conversion of socket addresses from and to text. Numeric only: names are not resolved
+ * here. */
 #ifndef _WIN32
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -36,7 +37,7 @@ int io_address_unix(io_address *address, const char *path, size_t length) {
     (void)address;
     (void)path;
     (void)length;
-    return -IOE_AFNOSUPPORT; /* Python has no AF_UNIX there either */
+    return -IOE_AFNOSUPPORT; /* Python has no AF_UNIX on Windows either */
 }
 
 static void address_split_unix(const io_address *address, io_address_parts *parts) {
@@ -49,7 +50,7 @@ static void address_split_unix(const io_address *address, io_address_parts *part
 int io_address_unix(io_address *address, const char *path, size_t length) {
     struct sockaddr_un *un = (struct sockaddr_un *)&address->storage;
     bool abstract = length > 0 && path[0] == '\0';
-    /* A path in the file system needs room for its terminating zero. */
+    /* A file system path needs room for the terminating NUL. */
     if (length + !abstract > sizeof un->sun_path || (!abstract && memchr(path, '\0', length)))
         return -IOE_INVAL;
     memset(address, 0, sizeof *address);
@@ -63,7 +64,7 @@ static void address_split_unix(const io_address *address, io_address_parts *part
     const struct sockaddr_un *un = (const struct sockaddr_un *)&address->storage;
     size_t start = offsetof(struct sockaddr_un, sun_path);
     size_t length = address->length > start ? address->length - start : 0;
-    bool abstract = length > 0 && un->sun_path[0] == '\0'; /* all of it is the name */
+    bool abstract = length > 0 && un->sun_path[0] == '\0'; /* the name is all `length` bytes */
     parts->path = un->sun_path;
     parts->path_length = abstract ? length : strnlen(un->sun_path, length);
 }

@@ -1,6 +1,6 @@
-/* assert.c: the end of a process whose invariants no longer hold.
+/* assert.c: ends the process when an assertion fails.
  *
- * No attempt is made to go on: the kernel may be writing to memory that we believe is free. */
+ * Going on would be unsafe: the kernel may be writing to memory that we believe is free. */
 #include "core/assert.h"
 
 #ifdef IO_ASSERTIONS
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 void io_assert_failed(const char *condition, const char *file, int line) {
-    /* One call, so that lines of several threads do not mix. */
+    /* A single call, so that the output of several threads does not mix. */
     fprintf(stderr, "iocpcore: assertion failed: %s (%s:%d)\n", condition, file, line);
     fflush(stderr);
     abort();

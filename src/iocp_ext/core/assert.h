@@ -1,7 +1,7 @@
-/* assert.h: io_assert(condition), for what only a bug of ours can make false.
+/* assert.h: io_assert(condition), for conditions that only a bug in this library can violate.
  *
- * Debug builds, sanitizer builds and the C tests check the condition and abort. Releases compile it
- * but never evaluate it, so it must have no side effects. */
+ * Debug builds, sanitizer builds and the C tests check the condition and abort. Release builds
+ * compile it but never evaluate it, so it must not have side effects. */
 #ifndef IOCPCORE_ASSERT_H
 #define IOCPCORE_ASSERT_H
 
@@ -18,7 +18,7 @@ _Noreturn void io_assert_failed(const char *condition, const char *file, int lin
 
 #else
 
-/* Everything the condition names counts as used. */
+/* Never evaluated, but marks the variables in the condition as used. */
 #define io_assert(condition) ((void)(0 && (condition)))
 
 #endif

@@ -1,25 +1,26 @@
-/* buffer.c: pooled receive memory.
+/* buffer.c: the pool of receive buffers.
  *
- * A receive that does not know how much will arrive gets a buffer for what it asked for and gives
- * it back as soon as the bytes have been copied out, so a few buffers serve many operations. Sizes
- * are powers of two from 512 bytes to 64 KiB; larger receives bring memory of their own. The one
- * that was given back last, which is likely in the processor's cache, needs no lock. */
+ * A receive that does not know how much will arrive gets a buffer of the requested size and
+ * releases it as soon as the bytes have been copied out, so a few buffers serve many operations.
+ * Sizes are powers of two from 512 bytes to 64 KiB; larger receives bring their own memory. The
+ * most recently released buffer of each size is likely in the processor's cache, and is taken
+ * without a lock. */
 #include "core/io.h"
 
 #include <stdlib.h>
 
 enum { CLASSES = 8, SMALLEST_SHIFT = 9, KEPT_PER_CLASS_BYTES = 1 << 20 };
 
-typedef struct io_buffer { /* in front of the memory, or inside it while it is free */
+typedef struct io_buffer { /* the header in front of the memory */
     struct io_buffer *next;
     uint32_t size_class;
-    uint32_t owner; /* in assertion builds: whose it is */
+    uint32_t owner; /* assertion builds: THE_POOLS or THE_USERS */
 } io_buffer;
 
-/* Unlikely by chance, as what lies in front of a pointer that is no buffer of ours. */
+/* Values unlikely to precede a pointer that is not one of our buffers. */
 enum { THE_POOLS = 0x706f6f6c, THE_USERS = 0x75736572 };
 
-/* In assertion builds: the buffer changes hands, and so does not do so twice. */
+/* Changes the owner in assertion builds, and catches a double release. */
 static void buffer_set_owner(io_buffer_pool *pool, io_buffer *buffer, uint32_t to) {
 #ifdef IO_ASSERTIONS
     bool acquired = to == THE_USERS;
@@ -38,7 +39,7 @@ static size_t buffer_class_bytes(uint32_t size_class) {
     return (size_t)1 << (SMALLEST_SHIFT + size_class);
 }
 
-/* From the largest on: most receives are of that size. */
+/* Searches from the largest class, because most receives have that size. */
 static uint32_t buffer_class_for(size_t size) {
     uint32_t size_class = CLASSES - 1;
     while (size_class > 0 && buffer_class_bytes(size_class - 1) >= size)

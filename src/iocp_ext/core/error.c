@@ -1,9 +1,9 @@
-/* error.c: from the systems' error numbers to portable ones and back.
+/* error.c: conversion between system error codes and portable ones.
  *
- * The table in error.h pairs every portable code with one Windows code. Windows has many more: the
- * Win32, Winsock and NT layers each have names of their own for the same event, and a completion
- * packet carries the NT one. The tables here say which portable code each of those means; the pairs
- * in error.h win over them. Plain numbers, so that all platforms compile and test them. */
+ * The table in error.h pairs each portable error with one Windows code. Windows has many more: the
+ * Win32, Winsock and NT layers each have their own code for the same event, and a completion packet
+ * carries the NT one. The tables here map those to portable errors; the pairs in error.h take
+ * precedence. Codes are plain numbers, so that all platforms compile and test the tables. */
 #include "core/error.h"
 
 #include <string.h>
@@ -31,21 +31,21 @@ static const name error_names[] = {
 };
 
 static const meaning error_windows_codes[] = {
-    {1, IOE_INVAL},  /* ERROR_INVALID_FUNCTION */
-    {3, IOE_NOENT},  /* ERROR_PATH_NOT_FOUND */
-    {14, IOE_NOMEM}, /* ERROR_OUTOFMEMORY */
-    {15, IOE_NOENT}, /* ERROR_INVALID_DRIVE */
-    {19, IOE_PERM},  /* ERROR_WRITE_PROTECT */
-    {31, IOE_IO},    /* ERROR_GEN_FAILURE */
-    {32, IOE_ACCES}, /* ERROR_SHARING_VIOLATION */
-    {33, IOE_ACCES}, /* ERROR_LOCK_VIOLATION */
-    {38, IOE_IO},    /* ERROR_HANDLE_EOF: where it is an end and no error, the backend says so */
-    {39, IOE_NOSPC}, /* ERROR_HANDLE_DISK_FULL */
+    {1, IOE_INVAL},      /* ERROR_INVALID_FUNCTION */
+    {3, IOE_NOENT},      /* ERROR_PATH_NOT_FOUND */
+    {14, IOE_NOMEM},     /* ERROR_OUTOFMEMORY */
+    {15, IOE_NOENT},     /* ERROR_INVALID_DRIVE */
+    {19, IOE_PERM},      /* ERROR_WRITE_PROTECT */
+    {31, IOE_IO},        /* ERROR_GEN_FAILURE */
+    {32, IOE_ACCES},     /* ERROR_SHARING_VIOLATION */
+    {33, IOE_ACCES},     /* ERROR_LOCK_VIOLATION */
+    {38, IOE_IO},        /* ERROR_HANDLE_EOF: unless the backend reports an end of file */
+    {39, IOE_NOSPC},     /* ERROR_HANDLE_DISK_FULL */
     {50, IOE_OPNOTSUPP}, /* ERROR_NOT_SUPPORTED */
     {59, IOE_CONNRESET}, /* ERROR_UNEXP_NET_ERR */
-    {64, IOE_CONNRESET}, /* ERROR_NETNAME_DELETED: how a reset connection ends a transfer */
+    {64, IOE_CONNRESET}, /* ERROR_NETNAME_DELETED: the connection was reset during a transfer */
     {87, IOE_INVAL},     /* ERROR_INVALID_PARAMETER */
-    {121, IOE_TIMEDOUT}, /* ERROR_SEM_TIMEOUT: what a timeout of TCP is called here */
+    {121, IOE_TIMEDOUT}, /* ERROR_SEM_TIMEOUT: TCP timed out */
     {122, IOE_INVAL},    /* ERROR_INSUFFICIENT_BUFFER */
     {123, IOE_NOENT},    /* ERROR_INVALID_NAME */
     {131, IOE_INVAL},    /* ERROR_NEGATIVE_SEEK */
@@ -57,13 +57,12 @@ static const meaning error_windows_codes[] = {
     {233, IOE_PIPE},     /* ERROR_PIPE_NOT_CONNECTED */
     {234, IOE_MSGSIZE},  /* ERROR_MORE_DATA */
     {258, IOE_TIMEDOUT}, /* WAIT_TIMEOUT */
-    {676,
-     IOE_CANCELED},    /* ERROR_HANDLES_CLOSED: Wine, when the handle is closed under a transfer */
-    {735, IOE_CLOSED}, /* ERROR_ABANDONED_WAIT_0 */
-    {996, IOE_AGAIN},  /* ERROR_IO_INCOMPLETE */
-    {998, IOE_FAULT},  /* ERROR_NOACCESS */
-    {1167, IOE_IO},    /* ERROR_DEVICE_NOT_CONNECTED */
-    {1168, IOE_NOENT}, /* ERROR_NOT_FOUND */
+    {676, IOE_CANCELED}, /* ERROR_HANDLES_CLOSED: Wine, if the handle is closed during a transfer */
+    {735, IOE_CLOSED},   /* ERROR_ABANDONED_WAIT_0 */
+    {996, IOE_AGAIN},    /* ERROR_IO_INCOMPLETE */
+    {998, IOE_FAULT},    /* ERROR_NOACCESS */
+    {1167, IOE_IO},      /* ERROR_DEVICE_NOT_CONNECTED */
+    {1168, IOE_NOENT},   /* ERROR_NOT_FOUND */
     {1225, IOE_CONNREFUSED},     /* ERROR_CONNECTION_REFUSED */
     {1226, IOE_CONNRESET},       /* ERROR_GRACEFUL_DISCONNECT */
     {1227, IOE_ADDRINUSE},       /* ERROR_ADDRESS_ALREADY_ASSOCIATED */
@@ -75,7 +74,7 @@ static const meaning error_windows_codes[] = {
     {1233, IOE_NETUNREACH},      /* ERROR_PROTOCOL_UNREACHABLE */
     {1234, IOE_CONNREFUSED},     /* ERROR_PORT_UNREACHABLE */
     {1235, IOE_CANCELED},        /* ERROR_REQUEST_ABORTED */
-    {1236, IOE_CANCELED},        /* ERROR_CONNECTION_ABORTED: by our own side, in closing */
+    {1236, IOE_CANCELED},        /* ERROR_CONNECTION_ABORTED: by our side, while closing */
     {1237, IOE_AGAIN},           /* ERROR_RETRY */
     {1314, IOE_PERM},            /* ERROR_PRIVILEGE_NOT_HELD */
     {1392, IOE_IO},              /* ERROR_FILE_CORRUPT */
@@ -99,7 +98,7 @@ static const meaning error_windows_codes[] = {
 };
 
 static const meaning error_nt_statuses[] = {
-    {0x80000005, IOE_MSGSIZE},      /* STATUS_BUFFER_OVERFLOW: a datagram that was cut off */
+    {0x80000005, IOE_MSGSIZE},      /* STATUS_BUFFER_OVERFLOW: a truncated datagram */
     {0x8000000A, IOE_CANCELED},     /* STATUS_HANDLES_CLOSED (Wine) */
     {0xC0000005, IOE_FAULT},        /* STATUS_ACCESS_VIOLATION */
     {0xC0000008, IOE_BADF},         /* STATUS_INVALID_HANDLE */
@@ -178,7 +177,7 @@ static const name *error_find(int error) {
     return NULL;
 }
 
-/* Codes that are not in the table are the system's own on Linux, and it knows their texts. */
+/* On Linux, errors missing in the table are the system's, and glibc has their texts. */
 static const char *error_system_text(int error) {
 #if defined(__linux__) && defined(__GLIBC__)
     const char *text = strerrordesc_np(io_error_to_errno(error));
@@ -211,7 +210,7 @@ int io_error_from_windows(uint32_t code) {
 int io_error_from_ntstatus(uint32_t status) {
     if (io_nt_severity(status) < IO_NT_WARNING)
         return 0;
-    /* NTSTATUS_FROM_WIN32: a Win32 code in an envelope. */
+    /* NTSTATUS_FROM_WIN32: a wrapped Win32 code. */
     if (status >> 16 == 0xC007)
         return io_error_from_windows(status & 0xFFFF);
     return error_look_up(error_nt_statuses, COUNT(error_nt_statuses), status);

@@ -1,18 +1,18 @@
-/* error.h: one set of error numbers on every platform.
+/* error.h: one set of error numbers for all platforms.
  *
- * A portable error is negative, wherever it goes: -IOE_CONNRESET. IOE_CONNRESET itself is Linux's
- * number for it, on every platform, so that results compare equal everywhere.
+ * A portable error is always negative: -IOE_CONNRESET. IOE_CONNRESET has Linux's number on every
+ * platform, so that results compare equal everywhere.
  *
- * The table gives each error its name, that number, the errno of the platform this is compiled for,
- * the Windows code that stands for it, and the text of strerror. */
+ * The table lists for each error its name, Linux's number, the errno of the target platform, the
+ * corresponding Windows code, and the text of strerror. */
 #ifndef IOCPCORE_ERROR_H
 #define IOCPCORE_ERROR_H
 
 #include <errno.h>
 #include <stdint.h>
 
-/* X(name, Linux errno, errno here, Windows code, text). On Windows nobody uses the third: its C
- * library does not have them all. */
+/* X(name, Linux errno, native errno, Windows code, text). The native errno is unused on Windows,
+ * whose C library does not define all of them. */
 #define IO_SYSTEM_ERRORS(X)                                                             \
     X(PERM, 1, EPERM, 5, "Operation not permitted")                                     \
     X(NOENT, 2, ENOENT, 2, "No such file or directory")                                 \
@@ -58,7 +58,7 @@
     X(ALREADY, 114, EALREADY, 10037, "Operation already in progress")                   \
     X(CANCELED, 125, ECANCELED, 995, "Operation canceled")
 
-/* X(name, number, Windows code, text). Not the system's: what the core itself answers. */
+/* X(name, number, Windows code, text). Errors of the core itself. */
 #define IO_CORE_ERRORS(X)                                        \
     X(CLOSED, 4001, 0, "The port is closed")                     \
     X(FORKED, 4002, 0, "The port belongs to the parent process") \
@@ -76,11 +76,11 @@ enum {
 #undef X
 };
 
-const char *io_error_text(int error); /* "Unknown error" when nobody knows it */
+const char *io_error_text(int error); /* "Unknown error" if there is no text */
 
 #ifndef _WIN32
-/* An errno as a portable error. On Linux the numbers are the same, and what the table does not have
- * is passed through; elsewhere that is -IOE_OTHER. */
+/* Converts an errno to a portable error. Numbers missing in the table are kept on Linux, where both
+ * are the same, and become -IOE_OTHER elsewhere. */
 static inline int io_error_from_errno(int number) {
 #ifdef __linux__
     return -number;
@@ -100,8 +100,8 @@ static inline int io_error_from_errno(int number) {
 }
 #endif
 
-/* The errno that users see. What no errno stands for keeps its number, as everything does on
- * Windows, where Python goes by the Windows code. */
+/* Converts a portable error to the errno that users see. An error without an errno keeps its
+ * number. So do all errors on Windows, where Python uses the Windows code. */
 static inline int io_error_to_errno(int error) {
 #if defined(__linux__) || defined(_WIN32)
     return -error;
@@ -125,18 +125,18 @@ IO_SYSTEM_ERRORS(X)
 #undef X
 #endif
 
-/* The Windows code that stands for a portable error; 0 when there is none. */
+/* Converts a portable error to a Windows code; 0 if there is none. */
 uint32_t io_error_to_windows(int error);
-/* A Win32 or Winsock code (GetLastError, WSAGetLastError) as a portable error. */
+/* Converts a Win32 or Winsock code (GetLastError, WSAGetLastError) to a portable error. */
 int io_error_from_windows(uint32_t code);
-enum { IO_NT_WARNING = 2 }; /* below: success and information; above: errors */
+enum { IO_NT_WARNING = 2 }; /* lower severities: success and information; higher: error */
 static inline uint32_t io_nt_severity(uint32_t status) {
     return status >> 30;
 }
-/* The NTSTATUS of a completion packet as a portable error; 0 for STATUS_SUCCESS and the like. */
+/* Converts the NTSTATUS of a completion packet to a portable error; 0 for success codes. */
 int io_error_from_ntstatus(uint32_t status);
 
-/* The system's own code for a portable error, as os_error keeps it; 0 for 0. */
+/* Converts a portable error to the system's error code, as stored in os_error; 0 to 0. */
 static inline uint32_t io_error_to_system(int error) {
 #ifdef _WIN32
     return io_error_to_windows(error);

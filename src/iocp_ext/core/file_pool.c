@@ -1,9 +1,9 @@
-/* file_pool.c: a few threads for file operations that the kernel does not do asynchronously.
+/* file_pool.c: threads for file operations that the kernel cannot do asynchronously.
  *
- * epoll says nothing about regular files, and on Windows some calls have no overlapped form or get
- * a handle that was not opened for it. Such operations run on a thread, blocking, and complete like
- * every other one. Threads are started when work waits and none is idle, and stay until the port
- * closes. */
+ * epoll does not support regular files. On Windows some calls have no overlapped form, and some
+ * handles were not opened for overlapped I/O. Such operations block a pool thread and then complete
+ * like all others. A thread is started when work is waiting and no thread is idle, and runs until
+ * the port closes. */
 #include "core/io.h"
 
 #include <stdlib.h>
@@ -12,8 +12,8 @@ enum { THREADS_MAX = 4 };
 
 typedef struct io_file_pool {
     io_mutex lock;
-    io_cond work; /* something waits, or the pool closes */
-    io_cond gone; /* a thread has left */
+    io_cond work; /* an operation is waiting, or the pool closes */
+    io_cond gone; /* a thread has ended */
     io_list waiting;
     size_t waiting_count;
     int threads, idle;
@@ -90,7 +90,7 @@ int io_file_pool_submit(io_op *op, int64_t (*work)(io_op *op, uint32_t *os_error
         error = io_thread_start(file_pool_run, pool);
         pool->threads += error == 0;
     }
-    if (pool->threads > 0) { /* slower with fewer threads than wanted, but it goes on */
+    if (pool->threads > 0) { /* not fatal: the running threads do the work, only slower */
         error = 0;
         op->flags |= IO_OP_IN_POOL;
         transfer->pool_work = work;
@@ -107,7 +107,7 @@ bool io_file_pool_cancel(io_op *op) {
     io_file_pool *pool = file_pool_of(op->lane->port);
     io_transfer *transfer = (io_transfer *)op;
     io_mutex_lock(&pool->lock);
-    /* A started operation's link points at itself. */
+    /* Once started, an operation is in no list: its link points to itself. */
     bool waits = transfer->pool_link.next != &transfer->pool_link;
     if (waits) {
         io_assert(pool->waiting_count > 0);

@@ -1,8 +1,8 @@
-/* fork.c: ports of a process that has forked since.
+/* fork.c: detects ports inherited across a fork.
  *
- * A fork leaves the child with copies of rings and queues that still belong to the parent, and with
- * locks that nobody will release. Every port remembers how often the process had forked when it was
- * opened, and refuses calls when that is not the present number. */
+ * A forked child has copies of rings and queues that still belong to the parent, and locks that no
+ * thread will release. Each port stores the fork count at the time it was opened, and refuses calls
+ * when the current count differs. */
 #include "core/io.h"
 
 static _Atomic uint32_t fork_count;
@@ -14,7 +14,7 @@ static void fork_count_one(void) {
 }
 
 static void fork_watch(void) {
-    /* Without memory for the handler a forked child is not recognised; nothing else suffers. */
+    /* If this fails for lack of memory, forked children are not detected. Not fatal. */
     (void)pthread_atfork(NULL, NULL, fork_count_one);
 }
 

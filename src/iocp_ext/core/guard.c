@@ -1,9 +1,9 @@
-/* guard.c: memory whose misuse cannot go unnoticed.
+/* guard.c: guard mode, which detects writes to released memory.
  *
- * With IOCPCORE_GUARD=1 every operation and receive buffer lies on pages of its own, and the pages
- * become inaccessible when it is released. A kernel that writes to it afterwards gets EFAULT, and a
- * thread (which is how Wine completes operations) dies. Addresses are not used again
- * until 16,384 more have been released, so a late write does not hit the next operation instead. */
+ * With IOCPCORE_GUARD=1 every operation and receive buffer has its own pages, and the pages become
+ * inaccessible when it is released. A later write by the kernel fails with EFAULT; a write by a
+ * thread (Wine completes operations that way) crashes. An address is not reused until 16,384 more
+ * have been released, so a late write does not hit a newer operation. */
 #include "core/io.h"
 
 #include <stdlib.h>
@@ -32,7 +32,7 @@ static size_t guard_pages(size_t size) {
     return (size + PAGE - 1) & ~(size_t)(PAGE - 1);
 }
 
-/* The freed regions that still hold their addresses, oldest first, as a ring. */
+/* A ring of the freed regions whose addresses are still reserved, oldest first. */
 enum { HELD_MAX = 16384 };
 static struct {
     void *memory;
@@ -76,7 +76,7 @@ void *io_guard_alloc(size_t size) {
 }
 
 static void guard_protect(void *memory, size_t size) {
-    /* A fresh mapping in its place: no access, no memory, and it merges with its neighbours. */
+    /* A new mapping over the old one frees the memory, and merges with its neighbours. */
     if (mmap(memory, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
              0) == MAP_FAILED)
         abort();

@@ -1,8 +1,8 @@
-/* handle.c: the life of a handle, from the file it is opened for to the next one in its slot.
+/* handle.c: opening and closing handles, and the slots they live in.
  *
- * A slot is used again when its handle is neither open nor held. Slots are never freed while the
- * port lives, so a late pointer still points at a handle, and the generation tells whether it is
- * the same one. */
+ * A slot is reused when its handle is neither open nor held. Slots are not freed while the port
+ * exists, so a late pointer still points to a handle; the generation tells if it is the same
+ * one. */
 #include "core/handle.h"
 
 #include "core/token.h"
@@ -18,7 +18,6 @@ struct io_handle_chunk {
 
 /* ---- slots ----------------------------------------------------------------------------------- */
 
-/* No operation is in any of its queues. */
 static bool handle_is_idle(const io_handle *handle) {
     return handle->in_flight == 0 && io_list_empty(&handle->queue[IO_IN]) &&
            io_list_empty(&handle->queue[IO_OUT]) && io_list_empty(&handle->others) &&
@@ -26,7 +25,6 @@ static bool handle_is_idle(const io_handle *handle) {
            !handle->busy[IO_OUT];
 }
 
-/* The slot may be used for another file. */
 static void handle_slot_free(io_handle *handle) {
     io_lane *lane = handle->lane;
     io_assert(!handle->open && !handle->held && handle_is_idle(handle));
@@ -36,7 +34,7 @@ static void handle_slot_free(io_handle *handle) {
     io_mutex_unlock(&lane->handles_lock);
 }
 
-/* Under handles_lock. */
+/* handles_lock must be held. */
 static bool handle_slots_grow(io_lane *lane) {
     io_assert(io_lock_is_mine(&lane->handles_lock));
     struct io_handle_chunk *chunk = calloc(1, sizeof *chunk);
@@ -69,7 +67,7 @@ uint64_t io_handle_token(const io_handle *handle) {
 
 /* ---- open ------------------------------------------------------------------------------------ */
 
-/* A handle that is owned has its type and family already. */
+/* The caller knows `type` and `family` of an owned native. For others the backend finds them. */
 static int handle_open(io_lane *lane, io_native native, bool owned, io_handle_type type, int family,
                        io_handle **out, uint32_t *os_error) {
     io_handle *handle = handle_slot_take(lane);
@@ -118,9 +116,9 @@ int io_handle_adopt_datagram(io_lane *lane, io_native native, int family, io_han
     return handle_open(lane, native, true, IO_DATAGRAM, family, handle, os_error);
 }
 
-/* ---- the end --------------------------------------------------------------------------------- */
+/* ---- close ----------------------------------------------------------------------------------- */
 
-/* Under the handle's lock. */
+/* The handle's lock must be held. */
 static void handle_close(io_handle *handle, bool close_native) {
     io_assert(io_lock_is_mine(&handle->lock));
     io_assert(handle->open && handle_is_idle(handle));
@@ -158,13 +156,14 @@ int io_handle_forget(io_handle *handle, bool native_gone) {
     return busy ? -IOE_BUSY : 0;
 }
 
-/* ---- the port's end -------------------------------------------------------------------------- */
+/* ---- all handles of a port ------------------------------------------------------------------- */
 
 void io_handles_each(io_lane *lane, void (*visit)(io_handle *handle, void *context),
                      void *context) {
     io_mutex_lock(&lane->handles_lock);
     struct io_handle_chunk *chunk = lane->handle_chunks;
     io_mutex_unlock(&lane->handles_lock);
+    /* No lock: chunks are only added at the front of the list, and stay until io_handles_free. */
     for (; chunk != NULL; chunk = chunk->next)
         for (int i = 0; i < HANDLES_PER_CHUNK; i++)
             if (chunk->handles[i].open)

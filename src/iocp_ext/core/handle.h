@@ -1,10 +1,11 @@
-/* handle.h: what handle.c does for handle_queue.c. */
+/* handle.h: functions of handle.c for handle_queue.c. */
 #ifndef IOCPCORE_HANDLE_H
 #define IOCPCORE_HANDLE_H
 
 #include "core/backend.h"
 
-/* Under the handle's lock. Ends what io_handle_close began, when nothing is in flight any more. */
+/* Completes a pending io_handle_close if nothing is in flight any more. The handle's lock must be
+ * held. */
 void handle_close_if_idle(io_handle *handle);
 
 #endif

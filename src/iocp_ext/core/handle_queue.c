@@ -1,20 +1,20 @@
-/* handle_queue.c: the operations of a handle, in order; the only road from submit to completion.
+/* handle_queue.c: the operation queues of a handle; the only path from submit to completion.
  *
- * Each direction of a handle has a queue. Only its head is in the backend's hands: of two sends
- * under way, the second would put its bytes behind a short first one's. The rest waits here, and a
- * send that moved only a part goes on before the next one starts. A backend whose kernel keeps such
- * a queue itself (IO_KERNEL_QUEUES) is given everything at once; only a send_file, which may take
- * several calls, holds back what follows it.
+ * Each direction of a handle has a queue, and only its head is submitted to the backend. If two
+ * sends were submitted and the first one sent only a part, the second would put its bytes in
+ * between. So a partial send is continued before the next send starts. A backend whose kernel keeps
+ * such a queue itself (IO_KERNEL_QUEUES) gets all operations immediately; only a send_file, which
+ * may need several calls, holds back the operations behind it.
  *
- * All of it happens under the handle's lock, so a completion that another thread dequeues before
- * submit has returned simply waits for the lock. What completes is collected in a list and put
- * into the lane's ready queue after the lock is released. */
+ * All of this happens under the handle's lock, so if another thread dequeues a completion before
+ * submit() has returned, it simply waits for the lock. Completed operations are collected in a list
+ * and pushed to the lane's ready queue after the lock is released. */
 #include "core/handle.h"
 
 #include "core/token.h"
 
 enum {
-    ROUNDS_MAX = 4, /* parts of one operation that are done in a row before others get their turn */
+    ROUNDS_MAX = 4, /* consecutive parts of one operation before it must yield to others */
 };
 
 static int handle_queue_direction_of(uint8_t kind) {
@@ -30,7 +30,7 @@ static int handle_queue_direction_of(uint8_t kind) {
     case IO_CONNECT:
         return IO_OUT;
     default:
-        return -1; /* polls and files: no order */
+        return -1; /* polls and files are unordered */
     }
 }
 
@@ -38,7 +38,7 @@ static bool handle_queue_kernel_queues(const io_handle *handle) {
     return (handle->lane->backend->flags & IO_KERNEL_QUEUES) != 0;
 }
 
-/* Whether the operation at the head keeps the next one from being submitted. */
+/* Returns true if the next operation must not be submitted while this one is. */
 static bool handle_queue_holds_back(const io_handle *handle, const io_op *op) {
     return !handle_queue_kernel_queues(handle) || op->kind == IO_SEND_FILE;
 }
@@ -58,7 +58,7 @@ static void handle_queue_advance_vecs(io_transfer *transfer, size_t moved) {
     }
 }
 
-/* Notes that `result` bytes were moved. True: there is more to do. */
+/* Records `result` bytes as moved. Returns true if the operation must be submitted again. */
 static bool handle_queue_wants_more(io_op *op, int64_t result) {
     uint64_t moved = (uint64_t)result;
     if (op->kind == IO_SEND || op->kind == IO_WRITE) {
@@ -89,10 +89,10 @@ static int64_t handle_queue_final_result(const io_op *op, int64_t result) {
     return result;
 }
 
-/* ---- the two ends of an operation ------------------------------------------------------------ */
+/* ---- submit and complete --------------------------------------------------------------------- */
 
-/* Under the handle's lock. The one exit: the operation leaves its handle and is ready to be handed
- * out. */
+/* Removes the operation from its handle and appends it to `done`. Every operation of a handle ends
+ * here. The handle's lock must be held. */
 static void handle_queue_complete(io_op *op, int64_t result, uint32_t os_error, io_list *done) {
     io_handle *handle = op->handle;
     io_port *port = op->lane->port;
@@ -121,8 +121,8 @@ static void handle_queue_complete(io_op *op, int64_t result, uint32_t os_error, 
     io_list_push_back(done, &op->link);
 }
 
-/* Under the handle's lock. Gives the operation to the backend, and again while it ends at once with
- * more to do. */
+/* Submits the operation to the backend, repeatedly while it ends immediately with only a part done.
+ * The handle's lock must be held. */
 static void handle_queue_start(io_op *op, io_list *done) {
     io_handle *handle = op->handle;
     int direction = handle_queue_direction_of(op->kind);
@@ -157,7 +157,8 @@ static void handle_queue_start(io_op *op, io_list *done) {
     }
 }
 
-/* Starts what has become the head of the queue. */
+/* Starts queued operations for as long as nothing holds them back. If the handle is closing,
+ * cancels them instead. The handle's lock must be held. */
 static void handle_queue_pump(io_handle *handle, int direction, io_list *done) {
     io_list *queue = &handle->queue[direction];
     io_link *link = queue->next;
@@ -176,9 +177,9 @@ static void handle_queue_pump(io_handle *handle, int direction, io_list *done) {
     }
 }
 
-/* What ends at once is in `done`. */
+/* Appends the operation to `done` if it ends immediately. */
 static void handle_queue_submit(io_op *op, io_handle *handle, io_list *done) {
-    io_lane *lane = op->lane; /* once it is submitted, another thread may take and release it */
+    io_lane *lane = op->lane; /* once submitted, another thread may take and release `op` */
     int direction = handle_queue_direction_of(op->kind);
     io_assert(lane == handle->lane && io_op_is_idle(op));
     op->handle = handle;
@@ -249,9 +250,10 @@ uint64_t io_op_progress(io_op *op) {
     return moved;
 }
 
-/* ---- what backends report -------------------------------------------------------------------- */
+/* ---- reports from backends ------------------------------------------------------------------- */
 
-/* The operation goes on, unless somebody wants its end. Under the handle's lock. */
+/* Submits the operation again, or completes it if its cancellation was requested or the native is
+ * gone. The handle's lock must be held. */
 static void handle_queue_resubmit(io_op *op, io_list *done) {
     if (op->flags & IO_OP_CANCEL_ASKED || op->handle->native_gone) {
         handle_queue_complete(op, -IOE_CANCELED, 0, done);
@@ -261,7 +263,8 @@ static void handle_queue_resubmit(io_op *op, io_list *done) {
     handle_queue_start(op, done);
 }
 
-/* What may follow when an operation has ended. Under the handle's lock. */
+/* Starts the next operation, or finishes a close, after an operation may have ended. The handle's
+ * lock must be held. */
 static void handle_queue_settle(io_handle *handle, int direction, io_list *done) {
     io_assert(io_lock_is_mine(&handle->lock));
     if (direction >= 0)
@@ -293,6 +296,8 @@ void io_op_retry(io_op *op, io_list *done) {
     io_handle_unlock(handle);
 }
 
+/* Submits the head again after readiness, then starts queued operations. The handle's lock must be
+ * held. */
 static void handle_queue_retry_head(io_handle *handle, int direction, io_list *done) {
     io_link *head = handle->queue[direction].next;
     if (handle->busy[direction] && head != &handle->queue[direction]) {
@@ -336,7 +341,7 @@ void io_op_completed_elsewhere(io_op *op, int64_t result, uint32_t os_error) {
 
 /* ---- cancel ---------------------------------------------------------------------------------- */
 
-/* Under the handle's lock. */
+/* The handle's lock must be held. */
 static void handle_queue_cancel(io_op *op, io_list *done) {
     io_assert(io_lock_is_mine(&op->handle->lock));
     if (op->state == IO_OP_QUEUED) {
@@ -379,7 +384,8 @@ static void handle_queue_cancel_list(io_list *list, io_list *done) {
     }
 }
 
-/* Under the handle's lock. Those behind the head first: they would start when it ends. */
+/* Cancels queued operations before the head, because they would start when the head ends. The
+ * handle's lock must be held. */
 static void handle_queue_cancel_all(io_handle *handle, io_list *done) {
     for (int direction = 0; direction < IO_DIRECTIONS; direction++) {
         io_list *queue = &handle->queue[direction];
@@ -403,7 +409,7 @@ void io_handle_cancel(io_handle *handle) {
     io_lane_push(handle->lane, &done);
 }
 
-/* ---- the end of a handle --------------------------------------------------------------------- */
+/* ---- closing a handle ------------------------------------------------------------------------ */
 
 static void handle_queue_close(io_handle *handle, bool native_gone) {
     io_list done;

@@ -1,19 +1,19 @@
-/* lane.c: the ready queue, and the threads that wait for it.
+/* lane.c: the ready queue and the threads that wait for it.
  *
- * On Linux one thread at a time *drives* a lane: it waits in the kernel and moves what completed
- * into the ready queue. The others are *parked*, the last one first in line. Threads come in two
- * kinds: getters (inside get) take what there is; workers (inside run, worker.c) hold one of
- * `concurrency` slots while they call callbacks.
+ * On Linux one thread at a time *drives* a lane: it waits in the kernel and moves completions to
+ * the ready queue. The other threads are *parked*; the one that parked last is woken first. There
+ * are two kinds of threads. Getters (inside get) take what is ready. Workers (inside run, worker.c)
+ * hold one of `concurrency` slots while they run callbacks.
  *
- * On a shared lane (IOCP) all threads wait in the kernel, which counts the running ones itself.
- * There completions come in small batches, so that nothing is stuck behind a callback. */
+ * On a shared lane (IOCP) all threads wait in the kernel, which counts the running ones. They
+ * dequeue completions in small batches, so that none is stuck behind a callback. */
 #include "core/lane.h"
 
 #include <stdlib.h>
 
 enum {
-    WORTH_A_SWITCH_NS = 100 * 1000, /* ready work that another worker is woken for */
-    CALLBACK_NS_AT_FIRST = 25 * 1000,
+    WORTH_A_SWITCH_NS = 100 * 1000,   /* wake another worker for this much ready work */
+    CALLBACK_NS_AT_FIRST = 25 * 1000, /* initial estimate */
 };
 
 bool lane_shared(const io_lane *lane) {
@@ -96,7 +96,7 @@ io_worker *lane_find_parked(io_lane *lane, bool runs) {
     return NULL;
 }
 
-/* Whether the caller is to wake the driver, with or without the lock. */
+/* Returns true if the caller must call backend->wake, with or without the lock. */
 static bool lane_driver_needs_wake(io_lane *lane) {
     io_assert(io_lock_is_mine(&lane->lock));
     if (!lane->waiting || lane->woken)
@@ -111,13 +111,13 @@ void lane_wake_driver(io_lane *lane) {
         lane->backend->wake(lane);
 }
 
-/* Waking a second worker costs more than a few short callbacks do. */
+/* Waking a second worker costs more than a few short callbacks. */
 static bool lane_worth_a_switch(const io_lane *lane) {
     return lane->ready_count * lane->callback_ns >= WORTH_A_SWITCH_NS;
 }
 
-/* Somebody must see to what is ready, and somebody must drive: wakes the parked thread that should,
- * or tells (true) that the driver is to be woken. */
+/* Ready operations need a thread to take them, and the lane needs a driver. Unparks a thread for
+ * that, or returns true if the caller must call backend->wake to wake the driver. */
 static bool lane_wake_parked(io_lane *lane) {
     bool work = lane->ready_count > 0;
     io_assert(lane->running <= lane->concurrency);
@@ -127,6 +127,7 @@ static bool lane_wake_parked(io_lane *lane) {
             lane_unpark(getter);
             return false;
         }
+        /* If no worker runs but a getter waits in the kernel, that getter is woken below. */
         io_worker *worker = lane->running < lane->concurrency ? lane_find_parked(lane, true) : NULL;
         if (worker != NULL && (lane->running == 0 ? !lane->waiting : lane_worth_a_switch(lane))) {
             lane_unpark(worker);
@@ -153,7 +154,7 @@ void io_lane_push(io_lane *lane, io_list *done) {
                 io_list_push_back(&refused, link);
         if (io_list_empty(&refused))
             return;
-        /* The kernel is out of memory for packets: the next thread that checks takes them. */
+        /* The kernel has no memory for packets: the next thread to check the queue takes them. */
         io_lane_lock(lane);
         io_lane_append(lane, &refused);
         io_lane_unlock(lane);
@@ -164,7 +165,7 @@ void io_lane_push(io_lane *lane, io_list *done) {
     io_lane_append(lane, done);
     bool wake = lane_wake_parked(lane);
     io_lane_unlock(lane);
-    if (wake) /* a system call, and whom it wakes wants the lock */
+    if (wake) /* outside the lock: a system call, and the woken thread takes the lock */
         lane->backend->wake(lane);
 }
 
@@ -176,7 +177,7 @@ void io_lane_give_back(io_lane *lane, io_op **ops, int count) {
         io_list_push_back(&done, &ops[i]->link);
     }
     atomic_fetch_add_explicit(&lane->port->in_flight, count, memory_order_relaxed);
-    if (!lane_shared(lane)) { /* in front of what has come since */
+    if (!lane_shared(lane)) { /* put them in front of newer completions */
         io_lane_lock(lane);
         io_list_splice_back(&done, &lane->ready);
         lane->ready_count = 0;
@@ -201,7 +202,8 @@ static uint64_t lane_earlier(uint64_t a_ns, uint64_t b_ns) {
     return a_ns < b_ns ? a_ns : b_ns;
 }
 
-/* When the wait is to end so that signals are checked. Virtual time knows no signals. */
+/* Returns the time at which the wait must end so that signals are checked. Not used with a virtual
+ * clock. */
 static uint64_t lane_recheck_at(const io_lane *lane, const io_wait *wait) {
     bool rechecks = wait->recheck_ns != 0 && lane->backend->now == NULL;
     return rechecks ? io_clock_ns() + wait->recheck_ns : IO_NEVER;
@@ -240,8 +242,8 @@ int lane_thread_init(io_worker *thread, io_lane *lane, bool runs, const io_wait 
 
 /* ---- waits that fail ------------------------------------------------------------------------- */
 
-/* The system is short of something. Whatever else a wait may say, it will say again: its descriptor
- * is closed, or another file's by now, or completions were lost. */
+/* The system is short of a resource. All other errors are permanent: the descriptor was closed or
+ * reused for another file, or completions were lost. */
 static bool lane_is_transient(int error) {
     return error == -IOE_NOMEM || error == -IOE_NOBUFS || error == -IOE_AGAIN ||
            error == -IOE_BUSY || error == -IOE_MFILE || error == -IOE_NFILE;
@@ -252,7 +254,7 @@ static void lane_pause_waiting(io_lane *lane, uint64_t deadline_ns) {
     if (lane->backend->now == NULL && deadline_ns < end_ns)
         end_ns = deadline_ns;
     bool driven = lane->driven, open = lane_port_open(lane), stopping = lane_port_stopping(lane);
-    lane->driven = true; /* another would only find the same */
+    lane->driven = true; /* another driver would only fail the same way */
     while (lane_port_open(lane) == open && lane_port_stopping(lane) == stopping &&
            io_clock_ns() < end_ns)
         io_cond_wait(&lane->left, &lane->lock, end_ns);
@@ -267,13 +269,13 @@ int lane_wait_ended(io_lane *lane, int error, uint64_t deadline_ns) {
         return error;
     }
     if (error == -IOE_CLOSED && lane_port_open(lane))
-        error = -IOE_BADF; /* somebody else has closed the queue */
+        error = -IOE_BADF; /* other code has closed the queue */
     lane->stats.wait_failures++;
     if (!lane_is_transient(error)) {
-        lane->broken = error; /* who leaves the lane wakes the next one, which finds that */
+        lane->broken = error; /* each thread that leaves wakes the next, which sees this */
         return error;
     }
-    if (lane->wait_error == 0) /* errors that take turns are reported as one failure */
+    if (lane->wait_error == 0) /* keep the first: alternating errors count as one failure */
         lane->wait_error = error;
     lane->failed_ns = io_clock_ns();
     lane_pause_waiting(lane, deadline_ns);
@@ -282,7 +284,6 @@ int lane_wait_ended(io_lane *lane, int error, uint64_t deadline_ns) {
 
 /* ---- driving --------------------------------------------------------------------------------- */
 
-/* Under lane->lock. */
 static void lane_collect_timers(io_lane *lane, io_list *done) {
     io_assert(io_lock_is_mine(&lane->lock));
     uint32_t count = io_timer_heap_expire(&lane->timers, io_lane_now(lane), 0, done);
@@ -344,7 +345,8 @@ int lane_wait_shared(io_lane *lane, const io_wait *wait, int maximum, bool worke
     error = lane_wait_ended(lane, error, wait->deadline_ns);
     if (worker && lane->kernel_workers == 0)
         io_cond_broadcast(&lane->left);
-    /* A wake for a worker that is to stop must not be lost on a getter. */
+    /* A getter may have consumed a wake meant for a stopping worker: repeat it until all have left.
+     */
     while (!worker && lane_port_stopping(lane) && lane->kernel_workers > 0) {
         lane->backend->wake(lane);
         io_cond_wait(&lane->left, &lane->lock, io_clock_ns() + LANE_TICK_NS);
@@ -382,7 +384,7 @@ static bool lane_deadline_passed(const io_lane *lane, uint64_t deadline_ns) {
     return deadline_ns != IO_NEVER && (deadline_ns == 0 || io_lane_now(lane) >= deadline_ns);
 }
 
-/* A wait has ended early, and there is no time for another one: nothing has come. */
+/* Returns true if a wait was interrupted after the deadline had passed, which is a timeout. */
 static bool lane_timed_out(const io_lane *lane, int error, uint64_t deadline_ns) {
     return error == -IOE_INTR && lane_deadline_passed(lane, deadline_ns);
 }
@@ -415,7 +417,7 @@ static int lane_get_shared(io_lane *lane, const io_wait *wait, io_op **ops, int 
     return count;
 }
 
-/* A getter that neither drives nor finds anything ready. */
+/* Parks a getter while another thread drives the lane. Returns true if it was interrupted. */
 static bool lane_park_getter(io_worker *self, const io_wait *wait) {
     io_lane *lane = self->lane;
     bool interrupted = false;
@@ -429,10 +431,11 @@ static bool lane_park_getter(io_worker *self, const io_wait *wait) {
 
 static int lane_get_driven(io_worker *self, const io_wait *wait, io_op **ops, int maximum) {
     io_lane *lane = self->lane;
-    bool asked = false; /* the kernel, at least once: a poll with timeout 0 does that too */
+    bool asked = false; /* polled at least once, even with timeout 0 */
     for (;;) {
         if (!lane_port_open(lane))
             return -IOE_CLOSED;
+        /* After LANE_BURST operations poll the kernel first, unless another thread drives. */
         bool last = lane->broken || lane->driven || lane->dispatched < LANE_BURST;
         if (lane->ready_count > 0 && last)
             return lane_take_many(lane, ops, maximum);
@@ -468,7 +471,7 @@ int io_lane_get(io_lane *lane, const io_wait *wait, io_op **ops, int maximum) {
 
 /* ---- the lane itself ------------------------------------------------------------------------- */
 
-/* At once, not when it is needed: there may be no descriptors left then. */
+/* Not opened on demand: the process may have run out of descriptors by then. */
 static int lane_open_wake(io_lane *lane) {
 #ifndef _WIN32
     lane->main_wake = io_wake_open();

@@ -10,7 +10,7 @@ typedef struct io_link {
     struct io_link *previous;
 } io_link;
 
-typedef io_link io_list; /* the head: next is the first element, previous the last */
+typedef io_link io_list; /* the head: `next` is the first element, `previous` the last */
 
 #define IO_CONTAINER(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 

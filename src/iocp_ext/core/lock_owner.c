@@ -1,13 +1,12 @@
-/* lock_owner.c: who holds which lock, in assertion builds.
+/* lock_owner.c: tracks lock ownership in assertion builds.
  *
- * Each lock names the thread that holds it, and each thread counts what it holds. That is enough to
- * assert "under this lock", "not under that one" and "under none", which is what the comments at
- * functions promise. */
+ * Each lock stores the thread that holds it, and each thread counts the locks it holds. So
+ * functions can assert what their comments demand: a lock is held, is not held, or none is held. */
 #include "core/thread.h"
 
 #ifdef IO_ASSERTIONS
 
-static _Thread_local unsigned lock_owner_held; /* by this thread */
+static _Thread_local unsigned lock_owner_held; /* number of locks this thread holds */
 
 void io_lock_taken(_Atomic uintptr_t *owner) {
     io_assert(atomic_load_explicit(owner, memory_order_relaxed) == 0);

@@ -1,12 +1,12 @@
-/* op.c: the memory of operations.
+/* op.c: allocation of operations.
  *
- * Operations come from slabs that live as long as the port. A pointer that arrives late, in a
- * completion or in a cancel, therefore always points at an operation, and the generation in its
- * token tells whether it is still the same one. Two sizes: posts, timers and polls are many and
- * small; transfers carry gather lists and addresses.
+ * Operations come from slabs that live as long as the port. So a pointer that arrives late, in a
+ * completion or in a cancel, still points to an operation, and the generation in its token tells if
+ * it is the same one. There are two sizes: posts, timers and polls are many and small; transfers
+ * contain gather lists and addresses.
  *
- * In guard mode each operation has pages of its own instead, which become inaccessible when it is
- * released: whoever still writes to it ends the process. */
+ * In guard mode (guard.c) each operation has its own pages instead. They become inaccessible when
+ * it is released, so a late write faults. */
 #include "core/io.h"
 
 #include "core/token.h"
@@ -54,7 +54,7 @@ static const size_t op_size[2] = {ALIGNED(sizeof(small_op)), ALIGNED(sizeof(larg
 
 struct io_slab {
     struct io_slab *next;
-    void *memory; /* as malloc gave it */
+    void *memory; /* as allocated; the operations in it are aligned */
 };
 
 static const char *const op_kind_names[IO_KINDS] = {
@@ -73,7 +73,7 @@ static int op_class_of(uint8_t kind) {
     return kind == IO_POST || kind == IO_TIMER || kind == IO_POLL ? SMALL : LARGE;
 }
 
-/* Under slab_lock. */
+/* slab_lock must be held. */
 static bool op_slab_grow(io_port *port, int size_class) {
     io_assert(io_lock_is_mine(&port->slab_lock));
     size_t size = op_size[size_class];
@@ -110,7 +110,7 @@ static io_op *op_slab_take(io_port *port, int size_class) {
     return op;
 }
 
-/* In assertion builds, how many the port's users have. */
+/* Counts unreleased operations in assertion builds. */
 static void op_count_out(io_port *port, int64_t change) {
 #ifdef IO_ASSERTIONS
     int64_t before = atomic_fetch_add_explicit(&port->ops_out, change, memory_order_relaxed);
@@ -170,7 +170,7 @@ void io_op_release(io_op *op) {
     io_port *port = op->lane->port;
     int size_class = op_class_of(op->kind);
     if (io_port_forked(port))
-        return; /* its locks may be held for ever */
+        return; /* a thread of the parent may hold the locks forever */
     io_assert(io_op_is_idle(op));
     op_count_out(port, -1);
     if (size_class == LARGE && op->kind != IO_ACCEPT && op->kind != IO_CONNECT &&

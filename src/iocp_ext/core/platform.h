@@ -1,8 +1,7 @@
-/* platform.h: what the operating systems name differently, and nothing else.
+/* platform.h: types whose names differ between operating systems.
  *
- * Sockets, gather lists and overlapped memory have the kernel's own layout inside an operation,
- * because the kernel reads and writes them while it owns the operation. No event API is named
- * here; those are in backends/. */
+ * Gather lists and overlapped structures have the kernel's layout inside an operation, because the
+ * kernel reads and writes them while it owns the operation. Event APIs belong to backends/. */
 #ifndef IOCPCORE_PLATFORM_H
 #define IOCPCORE_PLATFORM_H
 
@@ -27,7 +26,7 @@ typedef struct iovec io_vec;
 typedef socklen_t io_socklen;
 #endif
 
-/* A socket or file as the kernel names it: a descriptor, a SOCKET or a HANDLE. */
+/* The kernel's identifier of a socket or file: a descriptor, a SOCKET or a HANDLE. */
 typedef intptr_t io_native;
 #define IO_NATIVE_NONE ((io_native)-1)
 

@@ -1,9 +1,8 @@
-/* port.c: opening a port, closing it, and the choice of its backend.
+/* port.c: opening and closing ports, and the table of backends.
  *
- * Closing asks the kernel for everything back and waits for it, because memory that the kernel may
- * still write to cannot be freed. If the kernel does not give something back in time, that memory
- * and the kernel objects are leaked on purpose.
- */
+ * Closing cancels all operations and waits until the kernel has returned them, because memory that
+ * the kernel may still write to cannot be freed. If the kernel does not return an operation in
+ * time, its memory and the kernel objects are leaked on purpose. */
 #include "core/lane.h"
 
 #include <stdlib.h>
@@ -64,6 +63,8 @@ no_lane:
 int io_port_enter(io_port *port) {
     if (io_port_forked(port))
         return -IOE_FORKED;
+    /* Count first, then check the state. So io_port_drain sees this user, or this call sees that
+     * the port is closing. */
     atomic_fetch_add(&port->users, 1);
     if (atomic_load(&port->state) != IO_PORT_OPEN) {
         io_port_leave(port);
@@ -97,7 +98,7 @@ bool io_port_begin_close(io_port *port) {
     return true;
 }
 
-/* Under lane->lock. */
+/* lane->lock must be held. */
 static void port_cancel_timers(io_lane *lane, io_list *done) {
     io_assert(io_lock_is_mine(&lane->lock));
     uint32_t count = io_timer_heap_expire(&lane->timers, IO_NEVER, -IOE_CANCELED, done);
@@ -109,7 +110,7 @@ static void port_cancel_handle(io_handle *handle, void *context) {
     io_handle_cancel(handle);
 }
 
-/* Operations that have been submitted and have not come back. Under lane->lock. */
+/* Returns the number of operations submitted and not yet reported. lane->lock must be held. */
 static size_t port_owned_by_kernel(const io_port *port) {
     io_assert(io_lock_is_mine(&port->lane.lock));
     io_assert(atomic_load(&port->in_flight) >= (int64_t)port->lane.ready_count);
@@ -125,7 +126,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     io_list_init(&done);
 
     io_lane_lock(lane);
-    /* One check decides. Later callers are refused, but count as users meanwhile. */
+    /* Check `users` only once: later callers are refused, but count as users meanwhile. */
     bool deserted;
     while (!(deserted = atomic_load(&port->users) == 0) && io_clock_ns() < limit_ns)
         io_cond_wait(&lane->left, &lane->lock, limit_ns);
@@ -135,7 +136,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     io_handles_each(lane, port_cancel_handle, NULL);
 
     io_lane_lock(lane);
-    /* At least one poll, so that a limit of 0 still collects what is finished. */
+    /* Poll at least once, so that a timeout of 0 still collects finished operations. */
     for (bool polled = false; port_owned_by_kernel(port) > 0; polled = true) {
         uint64_t now_ns = io_clock_ns();
         if (!deserted || (polled && now_ns >= limit_ns))
@@ -164,7 +165,8 @@ typedef struct remaining {
     void *context;
 } remaining;
 
-/* The next one that has not been visited. It may still complete, but nobody will hear of it. */
+/* Returns the next operation of the handle not yet marked as leaked, and marks it. It may still
+ * complete, but that is never reported. */
 static io_op *port_next_leaked(io_handle *handle) {
     io_list *lists[] = {&handle->queue[IO_IN], &handle->queue[IO_OUT], &handle->others};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
@@ -246,7 +248,7 @@ void io_port_destroy(io_port *port) {
     if (atomic_load(&port->state) == IO_PORT_LEAKED || io_port_forked(port))
         return;
     io_assert(atomic_load(&port->state) == IO_PORT_CLOSED && atomic_load(&port->users) == 0);
-    /* Not before: what was taken while the port was open may be released after it is closed. */
+    /* Not in finish_close: operations taken before the close may be released after it. */
     io_slabs_free(port);
     io_buffer_pool_close(&port->buffers);
     io_handles_free(&port->lane);
@@ -257,8 +259,7 @@ void io_port_destroy(io_port *port) {
     free(port);
 }
 
-/* ---- natives ----------------------------------------------------------------------------------
- */
+/* ---- natives --------------------------------------------------------------------------------- */
 
 void io_port_close_native(io_port *port, io_native native, int family) {
     if (native != IO_NATIVE_NONE)

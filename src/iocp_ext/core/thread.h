@@ -1,8 +1,8 @@
-/* thread.h: locks, conditions, threads and the monotonic clock, on pthreads and on Windows.
+/* thread.h: locks, conditions, threads and the monotonic clock, for pthreads and Windows.
  *
- * A core lock is held for a few instructions and never across a Python call. In assertion builds
- * it records the thread that holds it (lock_owner.c). Times are nanoseconds of the monotonic clock;
- * IO_NEVER is a deadline that does not come. */
+ * Core locks are held briefly and never across a Python call. In assertion builds a lock records
+ * the thread that holds it (lock_owner.c). Times are nanoseconds of the monotonic clock; IO_NEVER
+ * is a deadline that never comes. */
 #ifndef IOCPCORE_THREAD_H
 #define IOCPCORE_THREAD_H
 
@@ -16,7 +16,7 @@
 #define IO_NS_PER_SECOND UINT64_C(1000000000)
 #define IO_NS_PER_MS UINT64_C(1000000)
 
-/* How often a call that signals interrupt is made in all; its caller may hold locks. */
+/* Maximum attempts at a call that signals interrupt. Bounded because the caller may hold locks. */
 enum { IO_INTERRUPTIONS_MAX = 64 };
 
 /* ---- clock and threads ----------------------------------------------------------------------- */
@@ -28,7 +28,7 @@ static inline uintptr_t io_thread_self(void) {
 }
 
 static inline uint64_t io_clock_ns(void) {
-    static LARGE_INTEGER frequency; /* the same value whoever writes it */
+    static LARGE_INTEGER frequency; /* all threads write the same value */
     LARGE_INTEGER now;
     if (frequency.QuadPart == 0)
         QueryPerformanceFrequency(&frequency);
@@ -64,7 +64,7 @@ static inline uint64_t io_clock_ns(void) {
     return (uint64_t)now.tv_sec * IO_NS_PER_SECOND + (uint64_t)now.tv_nsec;
 }
 
-/* From now to a deadline that is not IO_NEVER; zero if it has passed. */
+/* Returns the time until the deadline, zero if it has passed. Not for IO_NEVER. */
 static inline struct timespec io_time_left(uint64_t deadline_ns) {
     uint64_t now_ns = io_clock_ns();
     uint64_t left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
@@ -74,16 +74,16 @@ static inline struct timespec io_time_left(uint64_t deadline_ns) {
 
 #endif
 
-/* Starts a detached thread with all signals blocked; 0 or a portable error. */
+/* Starts a detached thread with all signals blocked. Returns 0 or a portable error. */
 int io_thread_start(void (*function)(void *argument), void *argument);
 
-/* ---- who holds which lock -------------------------------------------------------------------- */
+/* ---- lock ownership -------------------------------------------------------------------------- */
 
 #ifdef IO_ASSERTIONS
 
 void io_lock_taken(_Atomic uintptr_t *owner);
 void io_lock_left(_Atomic uintptr_t *owner);
-/* Whether this thread holds the io_mutex or io_lock; whether it holds none at all. */
+/* True if this thread holds the io_mutex or io_lock. io_no_lock_is_mine: if it holds none. */
 #define io_lock_is_mine(lock) \
     (atomic_load_explicit(&(lock)->owner, memory_order_relaxed) == io_thread_self())
 bool io_no_lock_is_mine(void);
@@ -93,7 +93,7 @@ bool io_no_lock_is_mine(void);
 
 #else
 
-/* Only for io_assert, which does not evaluate them here. */
+/* For io_assert only, which does not evaluate them in this build. */
 #define io_lock_is_mine(lock) ((void)(lock), true)
 #define io_no_lock_is_mine() true
 
@@ -117,7 +117,7 @@ typedef pthread_cond_t io_cond;
 typedef struct io_mutex {
     io_system_mutex system;
 #ifdef IO_ASSERTIONS
-    _Atomic uintptr_t owner; /* io_thread_self of the holder; 0: free */
+    _Atomic uintptr_t owner; /* io_thread_self() of the holder; 0 if free */
 #endif
 } io_mutex;
 
@@ -173,7 +173,7 @@ static inline void io_cond_broadcast(io_cond *cond) {
     IO_BY_SYSTEM(pthread_cond_broadcast, WakeAllConditionVariable)(cond);
 }
 
-/* Returns at the deadline, when signalled, or for no reason: the caller checks its condition. */
+/* Returns when signalled, at the deadline, or spuriously: the caller must check its condition. */
 static inline void io_cond_wait(io_cond *cond, io_mutex *mutex, uint64_t deadline_ns) {
     IO_LOCK_LEFT(mutex);
 #ifdef _WIN32
@@ -190,10 +190,10 @@ static inline void io_cond_wait(io_cond *cond, io_mutex *mutex, uint64_t deadlin
     IO_LOCK_TAKEN(mutex);
 }
 
-/* ---- small locks ------------------------------------------------------------------------------
+/* ---- small locks --------------------------------------------------------------------------------
  *
- * For what there are very many of: zero at first, and four bytes on POSIX systems. Nobody waits
- * for a condition under one. */
+ * For objects of which there are very many. Initialised with zeros; four bytes on POSIX systems.
+ * Cannot be used with a condition. */
 
 #ifdef _WIN32
 
@@ -210,7 +210,7 @@ static inline void io_lock_release(io_lock *lock) {
 #else
 
 typedef struct io_lock {
-    _Atomic uint32_t state;  /* 0: free, 1: held, 2: held, and perhaps waited for */
+    _Atomic uint32_t state;  /* 0: free, 1: held, 2: held and perhaps contended */
 #ifdef IO_ASSERTIONS
     _Atomic uintptr_t owner; /* as in io_mutex */
 #endif
@@ -240,7 +240,7 @@ static inline void io_lock_release(io_lock *lock) {
 
 #ifdef _WIN32
 
-/* Signals do not interrupt waits on Windows; Ctrl-C is the iocp backend's business. */
+/* Signals do not interrupt waits on Windows. The iocp backend handles Ctrl-C. */
 typedef struct io_signals {
     int unused;
 } io_signals;
@@ -251,14 +251,14 @@ static inline void io_signals_restore(const io_signals *saved) {
     (void)saved;
 }
 
-/* So that only what happens from now on ends a wait for the event. */
+/* After this only a later signal ends a wait for the event. */
 static inline void io_event_reset(void *event) {
     ResetEvent(event);
 }
 
 #else
 
-/* Blocks every signal in this thread, so that one that arrives before the wait ends the wait. */
+/* Blocks all signals in this thread, so that a signal arriving before a wait still ends it. */
 typedef struct io_signals {
     sigset_t mask;
 } io_signals;
@@ -271,11 +271,13 @@ static inline void io_signals_restore(const io_signals *saved) {
     pthread_sigmask(SIG_SETMASK, &saved->mask, NULL);
 }
 
-/* A descriptor that a thread can wait on together with signals (eventfd); -1 without one. */
+/* Opens a descriptor on which a thread can wait together with signals (eventfd). Returns -1 if
+ * there are no descriptors left. */
 int io_wake_open(void);
-bool io_wake_signal(int wake); /* false: other code has closed it */
+bool io_wake_signal(int wake); /* false if other code has closed the descriptor */
 void io_wake_close(int wake);
-/* Returns at the signal, the deadline, or (true) a signal of the process. */
+/* Waits for io_wake_signal, the deadline, or a signal of the process. Returns true after a signal.
+ * `mask`: the signals blocked during the wait. */
 bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask);
 
 #endif

@@ -1,4 +1,4 @@
-/* thread_linux.c: the parts of thread.h that are Linux's own: futex locks and eventfd wakes. */
+/* thread_linux.c: the Linux parts of thread.h: futex locks and eventfd wakes. */
 #ifdef __linux__
 #include "core/thread.h"
 
@@ -9,11 +9,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* ---- locks of four bytes --------------------------------------------------------------------- */
+/* ---- futex locks ----------------------------------------------------------------------------- */
 
 void io_lock_wait(io_lock *lock) {
     while (atomic_exchange_explicit(&lock->state, 2, memory_order_acquire) != 0)
-        /* Fails if it is not 2 any more, which the exchange finds out. */
+        /* Returns immediately if the state is no longer 2; the loop checks it again. */
         (void)syscall(SYS_futex, &lock->state, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
 }
 
@@ -33,7 +33,7 @@ void io_wake_close(int wake) {
 
 bool io_wake_signal(int wake) {
     uint64_t one = 1;
-    /* EAGAIN means that the counter is full: the waiter is woken anyhow. */
+    /* EAGAIN: the counter is full, so the waiter wakes anyway. */
     for (int i = 0; i < IO_INTERRUPTIONS_MAX; i++)
         if (write(wake, &one, sizeof one) >= 0 || errno == EAGAIN)
             return true;
@@ -58,7 +58,7 @@ bool io_wake_wait(int wake, uint64_t deadline_ns, const sigset_t *mask) {
     }
     int ready = ppoll(&readable, 1, timeout, mask);
     bool interrupted = ready < 0 && errno == EINTR;
-    if (readable.revents & POLLNVAL) { /* other code has closed it: its owner polls */
+    if (readable.revents & POLLNVAL) { /* other code has closed it: poll every 10 ms instead */
         const struct timespec pause = {0, (long)(10 * IO_NS_PER_MS)};
         interrupted = ppoll(NULL, 0, &pause, mask) < 0 && errno == EINTR;
     } else if (ready > 0) {

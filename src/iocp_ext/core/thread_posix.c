@@ -1,6 +1,6 @@
-/* thread_posix.c: starting threads, on every system with pthreads.
+/* thread_posix.c: starting threads on systems with pthreads.
  *
- * Threads of the core run no Python code and must not take the process's signals, which Python
+ * Threads of the core run no Python code and must not receive signals of the process, which Python
  * handles in its main thread. */
 #ifndef _WIN32
 #include "core/thread.h"

@@ -1,4 +1,4 @@
-/* thread_windows.c: the parts of thread.h that need more than a line, on Windows. */
+/* thread_windows.c: starting threads on Windows. */
 #ifdef _WIN32
 #include "core/thread.h"
 
@@ -25,7 +25,7 @@ int io_thread_start(void (*function)(void *argument), void *argument) {
         return -IOE_NOMEM;
     begin->function = function;
     begin->argument = argument;
-    /* Not CreateThread: the C library frees what it keeps for a thread only in its own. */
+    /* Not CreateThread: the C library frees its per-thread data only for threads it started. */
     uintptr_t thread = _beginthreadex(NULL, 0, thread_windows_run, begin, 0, NULL);
     if (thread == 0) {
         free(begin);

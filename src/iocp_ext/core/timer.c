@@ -1,6 +1,7 @@
-/* timer.c: the life of a timer: submitted, and fired by its lane or taken back.
+/* timer.c: submitting, cancelling and withdrawing timers.
  *
- * A timer that is submitted is in its lane's heap (timer_heap.c), and nowhere else. */
+ * A submitted timer is in its lane's heap (timer_heap.c) and in no other list. The lane fires it
+ * (lane.c). */
 #include "core/lane.h"
 
 void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
@@ -20,7 +21,7 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
         io_list_push_back(&done, &timer->op.link);
     } else if (timer->index == 0) {
         set_ns = timer->deadline_ns;
-        lane_wake_driver(lane);
+        lane_wake_driver(lane); /* it waits for a later deadline */
     }
     io_lane_unlock(lane);
     if (set_ns != 0 && lane->backend->set_timer)
@@ -28,7 +29,8 @@ void io_timer_submit(io_timer *timer, uint64_t delay_ns) {
     io_lane_push(lane, &done);
 }
 
-/* True: it was pending, and is the caller's now, as completed with this result. */
+/* Completes a pending timer with `result`. Returns true if the timer was pending: the caller owns
+ * it now. */
 static bool timer_take(io_timer *timer, int64_t result) {
     io_lane *lane = timer->op.lane;
     io_lane_lock(lane);

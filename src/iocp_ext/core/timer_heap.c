@@ -1,7 +1,8 @@
-/* timer_heap.c: deadlines, as a binary heap of timers.
+/* timer_heap.c: a binary heap of timers, ordered by deadline.
  *
- * One implementation for every backend: the kernel is only told the earliest deadline. Equal
- * deadlines fire in the order in which they were set. All under the lane's lock. */
+ * All backends share this implementation; the kernel only gets the earliest deadline. Timers with
+ * equal deadlines fire in the order in which they were set. The owner of the heap must hold its
+ * lock: lane->lock for the timers of a lane. */
 #include "core/io.h"
 
 #include <stdlib.h>

@@ -1,7 +1,8 @@
-/* token.h: a pointer and a generation in one integer, for the kernel to carry.
+/* token.h: a pointer and a generation in one integer that the kernel carries.
  *
- * User-space pointers have 47 bits; the rest carries what is left of the generation. What a token
- * points to must live on as long as tokens may come back, so only slabs and slots have tokens. */
+ * User-space pointers need 47 bits. The upper 16 bits carry the low 16 bits of the generation. The
+ * target of a token must stay allocated as long as the token may come back, so only objects in
+ * slabs and slots have tokens. */
 #ifndef IOCPCORE_TOKEN_H
 #define IOCPCORE_TOKEN_H
 
@@ -20,7 +21,7 @@ static inline void *io_token_pointer(uint64_t token) {
     return (void *)(uintptr_t)(token & ((UINT64_C(1) << IO_TOKEN_POINTER_BITS) - 1));
 }
 
-/* Whether the token was made for this generation of what it points to. */
+/* Returns true if the token was made for this generation of its target. */
 static inline bool io_token_is_of(uint64_t token, uint32_t generation) {
     return (uint16_t)generation == (uint16_t)(token >> IO_TOKEN_POINTER_BITS);
 }

@@ -1,20 +1,20 @@
-/* worker.c: the threads in run(), and what happens when one of them blocks.
+/* worker.c: the threads in run(), and how a blocked one is replaced.
  *
- * What a completion port's kernel does by itself on Windows, a spare does here: when a worker
- * blocks in a callback, another takes its place. Nothing of the blocked worker's batch is on its
- * stack; all is in the ready queue, so the place is all there is to take. One parked worker, the
- * watcher, checks every 2 ms while any callback runs. A worker that is in the same callback at two
- * checks is stuck: it loses its slot to the watcher and, when it comes back, waits its turn. While
- * callbacks are short nobody ever moves; after 50 ms without callbacks the watcher sleeps until one
- * begins.
+ * When a worker blocks in a callback, a spare worker takes its slot. (On Windows the kernel does
+ * this for completion ports.) A worker keeps no batch of operations on its stack; they stay in the
+ * ready queue, so the slot is all that must change hands. One parked worker, the watcher, checks
+ * every 2 ms while any callback runs. A worker found in the same callback at two checks is stuck:
+ * it loses its slot to the watcher, and competes for a new one when the callback returns. While
+ * callbacks are short no slot changes hands. After 50 ms without callbacks the watcher sleeps until
+ * the next one begins.
  *
- * A shared lane (IOCP) needs none of this. */
+ * A shared lane (IOCP) does not need this. */
 #include "core/lane.h"
 
 enum {
     IDLE_TICKS_MAX = 25,
-    CALLBACK_NS_MAX = 1000 * 1000, /* a blocked one says little about the next ones */
-    SINGLE_POLLS = 16,             /* after one for several that brought one at most */
+    CALLBACK_NS_MAX = 1000 * 1000, /* cap: a blocked callback does not predict the next ones */
+    SINGLE_POLLS = 16, /* polls for one after a poll for several returned fewer than 2 */
 };
 
 int io_worker_enter(io_worker *worker, io_lane *lane) {
@@ -61,7 +61,8 @@ void io_worker_leave(io_worker *worker) {
     io_cond_destroy(&worker->wake);
 }
 
-/* The watcher checks all callbacks. True: it is to run in a stuck worker's place. */
+/* Checks all running callbacks, for the watcher. Returns true if the watcher must run because a
+ * worker is stuck. `any`: at least one callback is running. */
 static bool worker_find_stuck(io_lane *lane, bool *any) {
     bool needed = !lane->driven || lane->ready_count > 0;
     *any = false;
@@ -84,7 +85,8 @@ static bool worker_find_stuck(io_lane *lane, bool *any) {
     return false;
 }
 
-/* One wait of a parked worker, as the watcher or not. True: interrupted. */
+/* Waits once as a parked worker, becoming the watcher if there is none. Returns true if
+ * interrupted. */
 static bool worker_watch(io_worker *self, const io_wait *wait, int *idle_ticks) {
     io_lane *lane = self->lane;
     if (lane->watcher == NULL) {
@@ -119,14 +121,13 @@ static bool worker_park(io_worker *self, const io_wait *wait) {
         lane->watcher = NULL;
         io_worker *next = lane_find_parked(lane, true);
         if (next != NULL)
-            lane_unpark(next); /* it finds nothing to do and becomes the watcher */
+            lane_unpark(next); /* finds nothing to do, parks again and becomes the watcher */
     }
     return interrupted;
 }
 
-/* How many completions a worker that is alone asks for. Asking for several costs more than asking
- * for one when there are no more. So it is tried now and then, and again while it brings several.
- */
+/* Returns how many completions a lone worker requests. Requesting several when only one is there
+ * costs more than requesting one. So this tries 2 now and then, and doubles while several come. */
 static int worker_batch_size(io_worker *self) {
     if (self->last_batch > 1)
         return self->last_batch > LANE_BURST / 2 ? LANE_BURST : 2 * (int)self->last_batch;
@@ -174,6 +175,7 @@ static int worker_wait_driven(io_worker *self, const io_wait *wait) {
             return lane->broken;
         if (!self->slot && lane->running < lane->concurrency)
             worker_take_slot(self);
+        /* After LANE_BURST deliveries poll the kernel first, unless another thread drives. */
         if (self->slot && lane->ready_count > 0 && (self->turn > 0 || lane->driven)) {
             if (self->turn == 0)
                 self->turn = LANE_BURST;
@@ -210,7 +212,7 @@ int io_worker_wait(io_worker *worker, const io_wait *wait) {
     return answer;
 }
 
-/* How long callbacks take is only of interest where two may run at once. */
+/* Updates the average callback time, which is needed only if two callbacks may run at once. */
 static void worker_time_callback(io_worker *worker) {
     io_lane *lane = worker->lane;
     if (lane->concurrency == 1 || lane_shared(lane))
@@ -229,7 +231,7 @@ io_op *io_worker_take(io_worker *worker) {
     io_lane *lane = worker->lane;
     io_op *op = NULL;
     if (io_port_forked(lane->port))
-        return NULL; /* by the callback, in whose child we are */
+        return NULL; /* the callback forked, and we are in the child */
     io_lane_lock(lane);
     io_assert(!worker->parked && worker->runs);
     io_assert(!worker->lost || !worker->slot);
@@ -243,7 +245,7 @@ io_op *io_worker_take(io_worker *worker) {
         worker->turn -= worker->turn > 0;
         worker->state = IO_WORKER_CALLBACK;
         worker->sequence++;
-        if (lane->watcher_asleep) {
+        if (lane->watcher_asleep) { /* it must tick while a callback runs */
             lane->watcher_asleep = false;
             lane_signal(lane->watcher);
         }

@@ -1,22 +1,21 @@
-/* sim.c: the simulated backend: a deterministic kernel for tests.
+/* sim.c: the simulated backend, a deterministic kernel for tests.
  *
- * Time is virtual: wait() takes the earliest thing that is scheduled and jumps there, or to its
- * deadline; with nothing to wait for but other threads it blocks until one of them does something.
- * Meanwhile the clock goes on as the real one does, for threads that wait elsewhere for a deadline.
- * Everything that may happen differently, such as how long a completion takes, how many bytes it
- * moves, and which side wins a cancel, is drawn from one seeded sequence. With one thread a run is
- * repeated exactly by its seed.
+ * Time is virtual. wait() jumps to the earliest scheduled event or to its deadline. If neither
+ * exists it blocks until another thread schedules something or calls wake(). Meanwhile the virtual
+ * clock advances with the real one, because other threads may be waiting for a deadline. All
+ * variation, such as how long a completion takes, how many bytes it moves, and whether a cancel
+ * wins, comes from one seeded random sequence. With a single thread, a seed repeats a run exactly.
  *
- *      submit ──► SIM_ATTEMPT ──► happens ──► SIM_REPORT ──► io_op_reported
+ *      submit ──► SIM_ATTEMPT ──► performed ──► SIM_REPORT ──► io_op_reported
  *                   ▲    │ not ready
  *                   └─ SIM_WAITING (until its file changes)
  *
- * It also watches the core: an operation that comes twice, a second receive on a socket, a handle
- * closed too early, two waits at once, or (IO_SIM_CHECK) a write to an operation that the kernel
- * has, ends the process with one line that names the seed.
+ * The simulator also checks the core (sim_check.c). Two concurrent sends or receives on a socket, a
+ * handle closed too early, two concurrent waits, or (IO_SIM_CHECK) a write to an operation the
+ * kernel owns abort the process and print the seed.
  *
- * wake() takes a lock, so unlike a real backend's it must not be called from a signal handler. A
- * signal does not end the block: a wait that wants signals returns every few milliseconds. */
+ * Unlike in a real backend, wake() takes a lock and must not be called from a signal handler. A
+ * signal does not end a blocked wait: a wait with `signals` returns every 20 ms instead. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -26,17 +25,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SIM_POLL_NS 1000 /* what a look takes that waits for nothing: who polls gets on, too */
+#define SIM_POLL_NS 1000 /* cost of a poll without waiting, so that time passes for pollers too */
 #define SIM_SIGNAL_CHECK_NS (20 * IO_NS_PER_MS)
 
 static uint32_t sim_os_error_of(int64_t result) {
     return result < 0 ? io_error_to_system((int)result) : 0;
 }
 
-/* ---- chance -----------------------------------------------------------------------------------
- */
+/* ---- chance ---------------------------------------------------------------------------------- */
 
-/* splitmix64: every seed is a good one, 0 too. */
+/* splitmix64, which works with any seed, even 0. */
 uint64_t sim_random(sim_kernel *sim, uint64_t below) {
     uint64_t z = (sim->random += UINT64_C(0x9E3779B97F4A7C15));
     z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
@@ -52,7 +50,7 @@ static uint64_t sim_now_locked(const sim_kernel *sim) {
     return sim->now_ns + (sim->blocked ? io_clock_ns() - sim->blocked_at_ns : 0);
 }
 
-/* Mostly microseconds, now and then long enough to be overtaken by everything else. */
+/* Mostly microseconds, but sometimes long enough for all other completions to overtake. */
 static uint64_t sim_delay_ns(sim_kernel *sim) {
     if (!(sim->faults & IO_SIM_DELAY))
         return 0;
@@ -61,7 +59,7 @@ static uint64_t sim_delay_ns(sim_kernel *sim) {
     return sim_random(sim, 20000);
 }
 
-/* ---- operations in the simulated kernel's hands ---------------------------------------------- */
+/* ---- operations owned by the simulated kernel ------------------------------------------------ */
 
 static sim_work *sim_work_of(const sim_file *file, const io_op *op) {
     for (io_link *link = file->works.next; link != &file->works; link = link->next) {
@@ -117,7 +115,7 @@ static sim_work *sim_work_new(sim_kernel *sim, sim_file *file, io_op *op) {
     return work;
 }
 
-/* From here on the operation is not ours: nothing of it may be touched. */
+/* Ends the kernel's ownership. After this the operation must not be touched. */
 static void sim_work_end(sim_kernel *sim, sim_work *work) {
     sim_unschedule(sim, work);
     sim_unpoison(sim, work);
@@ -127,8 +125,7 @@ static void sim_work_end(sim_kernel *sim, sim_work *work) {
     free(work);
 }
 
-/* ---- submit and cancel -------------------------------------------------------------------------
- */
+/* ---- submit and cancel ----------------------------------------------------------------------- */
 
 static bool sim_fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t *result) {
     if (op->kind != IO_ACCEPT || !sim_accept_fails(file, result)) {
@@ -140,7 +137,7 @@ static bool sim_fails(sim_kernel *sim, sim_file *file, const io_op *op, int64_t 
     return true;
 }
 
-/* Tries it; true when it has a result, possibly an error. */
+/* Attempts the operation. Returns true if it has a result, which may be an error. */
 static bool sim_attempt_or_fail(sim_kernel *sim, sim_file *file, io_op *op, int64_t *result) {
     while (sim_fails(sim, file, op, result))
         if (op->kind != IO_ACCEPT || !io_accept_again((io_accept *)op, (int)*result))
@@ -152,7 +149,7 @@ static int sim_submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
     io_assert(io_lock_is_mine(&sim->lock));
     sim_work *work = sim_work_of(file, op);
     if (work != NULL && work->phase != SIM_READYING)
-        return IO_PENDING; /* the readiness was somebody else's */
+        return IO_PENDING; /* still pending: the readiness concerned another operation */
     if (work != NULL)
         sim_work_end(sim, work);
     sim_check_submit(sim, file, op);
@@ -208,7 +205,7 @@ static int sim_cancel_locked(sim_kernel *sim, sim_work *work) {
         sim->stats.cancels_won++;
         return IO_DONE;
     }
-    if (sim_chance(sim, IO_SIM_RETRY, 6)) { /* the kernel says EINTR: what was asked must count */
+    if (sim_chance(sim, IO_SIM_RETRY, 6)) { /* as if EINTR: the core must remember the cancel */
         work->cancelled = true;
         sim_schedule(sim, work, SIM_ATTEMPT);
         return IO_PENDING;
@@ -216,7 +213,7 @@ static int sim_cancel_locked(sim_kernel *sim, sim_work *work) {
     work->result = -IOE_CANCELED;
     sim_unpoison(sim, work);
     if (sim_chance(sim, IO_SIM_CANCEL, 3)) {
-        /* It happens after all; a send may even happen in part and say that it was cancelled. */
+        /* The cancel loses. Or they tie: a send moves some bytes and still reports cancelled. */
         int64_t result = 0;
         if (sim_attempt(sim, work->file, op, &result)) {
             sim->stats.cancels_lost++;
@@ -239,16 +236,16 @@ static int sim_cancel(io_op *op) {
     io_mutex_lock(&sim->lock);
     sim_file *file = op->handle->backend.pointer[0];
     sim_work *work = file == NULL ? NULL : sim_work_of(file, op);
-    /* Without one its report is just being made by the thread in wait(). */
+    /* If there is none, the thread in wait() is reporting the operation just now. */
     int status = work == NULL ? IO_PENDING : sim_cancel_locked(sim, work);
     io_mutex_unlock(&sim->lock);
     return status;
 }
 
-/* ---- wait and wake ------------------------------------------------------------------------------
- */
+/* ---- wait and wake --------------------------------------------------------------------------- */
 
-/* Tells the handle that it is ready: the core calls submit again. Leaves the lock meanwhile. */
+/* Reports readiness of the handle, so that the core calls submit again. Releases sim->lock
+ * meanwhile. */
 static void sim_make_ready(sim_kernel *sim, sim_work *work, io_list *done) {
     uint64_t token = work->token;
     uint32_t events = IO_READABLE | IO_WRITABLE;
@@ -268,7 +265,8 @@ static bool sim_by_readiness(uint8_t kind) {
     return sim_sends(kind) || sim_receives(kind) || kind == IO_POLL;
 }
 
-/* One thing that is due, already out of the heap. True if something was reported. */
+/* Runs one event that is due and already removed from the heap. Returns true if anything was
+ * reported. */
 static bool sim_run_due(sim_kernel *sim, sim_work *work, io_list *done) {
     io_op *op = work->op;
     sim_phase phase = (sim_phase)work->phase;
@@ -306,7 +304,7 @@ static bool sim_run_due(sim_kernel *sim, sim_work *work, io_list *done) {
     return true;
 }
 
-/* Runs what is due. Time jumps only until something is reported. */
+/* Runs the events that are due. After the first report time no longer jumps. */
 static int sim_wait_locked(sim_kernel *sim, const io_wait *wait, uint64_t deadline_ns, int maximum,
                            io_list *done) {
     int reported = 0;
@@ -379,8 +377,7 @@ static uint64_t sim_now(const io_lane *lane) {
     return now_ns;
 }
 
-/* ---- lanes and handles
- * ---------------------------------------------------------------------------- */
+/* ---- lanes and handles ----------------------------------------------------------------------- */
 
 static int sim_probe(char *reason, size_t size) {
     if (size > 0)
@@ -409,7 +406,7 @@ static int sim_lane_open(io_lane *lane, uint32_t *os_error) {
     return 0;
 }
 
-/* Natives that nobody closed end with the lane, as descriptors end with their process. */
+/* Closes the natives still open, as a process exit closes descriptors. */
 static void sim_lane_close(io_lane *lane) {
     sim_kernel *sim = lane->state;
     if (sim == NULL)
@@ -475,7 +472,6 @@ static void sim_handle_close(io_handle *handle, bool close_native) {
     io_mutex_unlock(&sim->lock);
 }
 
-/* What a connection does with its own stream. */
 static int sim_handle_shutdown(io_handle *handle) {
     sim_kernel *sim = handle->lane->state;
     io_mutex_lock(&sim->lock);
@@ -501,8 +497,7 @@ static void sim_handle_address(io_handle *handle, bool peer, io_address *answer)
     io_mutex_unlock(&sim->lock);
 }
 
-/* ---- for tests
- * -------------------------------------------------------------------------------------- */
+/* ---- for tests ------------------------------------------------------------------------------- */
 
 bool io_sim_lane(const io_lane *lane) {
     return lane->backend == &io_backend_sim && lane->state != NULL;
@@ -538,7 +533,8 @@ int io_sim_close_native(io_lane *lane, io_native native) {
     return sim_on_native(lane, native, sim_native_close);
 }
 
-/* Fails if the user has closed it by its number. With the lane, all its natives have ended. */
+/* Ignores an unknown native: the user may have closed it. Does nothing after the port was closed,
+ * because closing the lane closes all its natives. */
 static void sim_close_native(io_lane *lane, io_native native, int family) {
     (void)family;
     if (io_port_enter(lane->port) == 0) {

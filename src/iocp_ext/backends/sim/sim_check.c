@@ -1,10 +1,10 @@
-/* sim_check.c: what the simulated kernel asserts about the core.
+/* sim_check.c: checks that the core keeps the rules of backend.h.
  *
- * A real kernel answers a broken rule of the seam with corruption, much later. This one ends the
- * process at once, with a line that names the seed and so repeats the run. With IO_SIM_CHECK the
- * body of an operation is moved away while the kernel has it, and a pattern stands in its place:
- * the core can neither use nor change it unnoticed. Of the head, only the link, the state and the
- * flags may change meanwhile; they belong to the handle queue. */
+ * With a real kernel a broken rule causes memory corruption, much later. The simulator ends the
+ * process immediately and prints the seed, with which the run can be repeated. With IO_SIM_CHECK
+ * the body of an operation is moved elsewhere while the simulated kernel owns it, and a pattern
+ * takes its place, so that any use or change of it is detected. In the head only the link, the
+ * state and the flags may change meanwhile; they belong to the handle queue. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -62,7 +62,7 @@ size_t sim_op_size(uint8_t kind) {
     return sizeof(io_op);
 }
 
-/* The buffers are the kernel's too: memory that was freed shows itself here. */
+/* Reads from the buffers, so that a sanitizer or guard mode detects one freed too early. */
 static void sim_check_touch_buffers(const io_transfer *transfer) {
     for (uint32_t i = 0; i < transfer->vec_count; i++) {
         volatile const char *base = io_vec_base(&transfer->vecs[i]);
@@ -110,7 +110,7 @@ void sim_unpoison(sim_kernel *sim, sim_work *work) {
         sim_check_touch_buffers((const io_transfer *)op);
 }
 
-/* What the core promises about an operation that it submits. */
+/* Checks what the core must guarantee about an operation that it submits. */
 void sim_check_submit(const sim_kernel *sim, const sim_file *file, const io_op *op) {
     const io_handle *handle = op->handle;
     if (!handle->open || handle->lane != sim->lane)
@@ -118,7 +118,7 @@ void sim_check_submit(const sim_kernel *sim, const sim_file *file, const io_op *
     for (const io_link *link = file->works.next; link != &file->works; link = link->next) {
         const sim_work *work = IO_CONTAINER(link, const sim_work, link);
         if (work->op->handle != handle)
-            continue; /* the handle before this one, which was closed behind our back */
+            continue; /* belongs to an earlier handle whose native other code has closed */
         if (sim_sends(work->kind) && sim_sends(op->kind))
             sim_fail(sim, "two sends at once on one socket", op);
         if (sim_receives(work->kind) && sim_receives(op->kind))

@@ -1,9 +1,10 @@
 /* sim_net.c: the in-memory network and files of the simulated backend.
  *
- * Streams keep what has arrived and was not received yet; a send puts bytes directly into the peer,
- * as far as there is room. A connect makes the other end at once and puts it into the listener's
- * queue; accept gives it a number. Datagram sockets hold a few packets and drop what is too many.
- * A closed file lives on as long as something refers to it. All under sim->lock. */
+ * A stream buffers the data that has arrived and was not yet received. A send copies bytes directly
+ * to the peer's buffer, as far as there is room. A connect creates the other end immediately and
+ * puts it into the listener's queue; accept gives it a native. A datagram socket queues packets and
+ * drops those above a limit. A closed file is freed with its last reference. sim->lock
+ * guards everything. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -21,9 +22,9 @@
 #define SIM_PACKETS 256u
 #define SIM_PACKET_MAX 65507u
 #define SIM_FILE_MAX ((size_t)1 << 26)
-#define SIM_FIRST_NATIVE 3 /* as if 0, 1 and 2 were taken */
+#define SIM_FIRST_NATIVE 3 /* as if 0, 1 and 2 were in use */
 
-/* ---- files and their numbers ---------------------------------------------------------------- */
+/* ---- files and natives ----------------------------------------------------------------------- */
 
 sim_file *sim_file_of(const sim_kernel *sim, io_native native) {
     if (native < 0 || (size_t)native >= sim->native_count)
@@ -54,7 +55,7 @@ void sim_file_unref(sim_kernel *sim, sim_file *file) {
     free(file);
 }
 
-/* Gives a file the lowest free number; the table's reference is a new one. */
+/* Gives the file the lowest free native. The table takes a new reference. */
 static int sim_net_native_new(sim_kernel *sim, sim_file *file) {
     size_t native = SIM_FIRST_NATIVE;
     while (native < sim->native_count && sim->natives[native] != NULL)
@@ -112,7 +113,7 @@ static void sim_net_leave_peer(sim_kernel *sim, sim_file *file, bool broken) {
     sim_file_unref(sim, file);
 }
 
-/* A connection is lost: both ends notice, and what was under way is gone. */
+/* Resets a connection: both ends fail, and buffered data is lost. */
 static void sim_net_break_stream(sim_kernel *sim, sim_file *file) {
     if (file->type != SIM_STREAM || !file->connected)
         return;
@@ -136,7 +137,7 @@ static void sim_net_empty_queue(sim_kernel *sim, sim_file *file) {
     file->queued = 0;
 }
 
-/* Operations in flight stay so, as with a descriptor that is closed behind their back. */
+/* Operations in flight are not ended, as when a descriptor is closed. */
 void sim_native_close(sim_kernel *sim, sim_file *file) {
     sim->natives[file->native] = NULL;
     sim->stats.natives--;
@@ -155,7 +156,7 @@ void sim_shutdown(sim_kernel *sim, sim_file *file) {
     sim_file_changed(sim, file);
 }
 
-/* A close after this is a reset, or discards what has arrived as a reader would. */
+/* Resets the stream, or discards the data that has arrived. */
 void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset) {
     if (reset) {
         sim_net_break_stream(sim, file);
@@ -166,7 +167,7 @@ void sim_prepare_close(sim_kernel *sim, sim_file *file, bool reset) {
         sim_file_changed(sim, file->peer);
 }
 
-/* ---- addresses and vectors ------------------------------------------------------------------ */
+/* ---- addresses and vectors ------------------------------------------------------------------- */
 
 static void sim_net_address_set(io_address *address, uint16_t port) {
     struct sockaddr_in in;
@@ -202,7 +203,7 @@ static size_t sim_net_vecs_length(const io_transfer *transfer) {
     return length;
 }
 
-/* Copies into or out of the vectors; stops after `length` bytes. */
+/* Copies `bytes` into or out of the vectors, at most `length` bytes. */
 static void sim_net_vecs_copy(const io_transfer *transfer, char *bytes, size_t length, bool into) {
     for (uint32_t i = 0; i < transfer->vec_count && length > 0; i++) {
         size_t part = io_vec_length(&transfer->vecs[i]);
@@ -238,10 +239,12 @@ static size_t sim_net_partial(sim_kernel *sim, size_t length) {
     return length;
 }
 
-/* ---- what operations do: false: it has to wait ------------------------------------------------
- */
+/* ---- operations ---------------------------------------------------------------------------------
+ *
+ * Each function returns false if the operation must wait. Otherwise it sets the result. */
 
-/* How many of `room` bytes a receive takes; 0: `result` tells why, unless it has to wait. */
+/* Returns how many bytes a receive with `room` takes. If 0, the receive must `wait` or has ended
+ * with `result`. */
 static size_t sim_net_arrived(sim_kernel *sim, sim_file *file, size_t room, int64_t *result,
                               bool *wait) {
     *wait = false;
@@ -297,7 +300,8 @@ static bool sim_net_do_receive(sim_kernel *sim, sim_file *file, io_receive *rece
     return true;
 }
 
-/* Where `length` bytes more can be put for the other end: 0 and a result if it is not possible. */
+/* Makes room in the peer's buffer for a send. Returns how many of `length` bytes it takes. If 0,
+ * the send must `wait` or has ended with `result`. */
 static size_t sim_net_stream_room(sim_kernel *sim, sim_file *file, size_t length, int64_t *result,
                                   bool *wait) {
     sim_file *peer = file->peer;
@@ -378,7 +382,7 @@ static bool sim_net_do_accept(sim_kernel *sim, sim_file *file, io_accept *accept
     file->queued--;
     accept->accepted = connection->native;
     sim_net_address_set(&accept->peer, connection->peer_port);
-    sim_file_unref(sim, connection); /* was the queue's */
+    sim_file_unref(sim, connection); /* the queue's reference */
     return true;
 }
 
@@ -454,7 +458,7 @@ static bool sim_net_do_send_to(sim_kernel *sim, sim_file *file, io_datagram *dat
     *result = (int64_t)length;
     sim_file *target = sim_net_file_of_port(sim, SIM_DATAGRAM, port);
     if (target == NULL || target->queued >= SIM_PACKETS)
-        return true; /* nobody tells the sender */
+        return true; /* dropped silently, as on a real network */
     sim_packet *packet = malloc(sizeof(*packet) + length);
     if (packet == NULL) {
         *result = -IOE_NOBUFS;
@@ -607,9 +611,9 @@ int io_sim_fail_accepts(io_lane *lane, io_native native, int error, uint32_t tim
     return file != NULL ? 0 : -IOE_BADF;
 }
 
-/* ---- what tests make ------------------------------------------------------------------------- */
+/* ---- files for tests ------------------------------------------------------------------------- */
 
-/* A file with a number and, if asked, a port; the caller's reference goes to the table. */
+/* Creates a file with a native and, if `bound`, a port. The table holds the only reference. */
 static int sim_net_make(sim_kernel *sim, sim_type type, bool bound, sim_file **made) {
     sim_file *file = sim_net_file_new(sim, type);
     if (file == NULL)
@@ -619,7 +623,7 @@ static int sim_net_make(sim_kernel *sim, sim_type type, bool bound, sim_file **m
         sim_file_unref(sim, file);
         return error;
     }
-    file->refs--; /* the table has one of its own */
+    file->refs--; /* the table holds its own */
     if (bound)
         file->port = sim_net_port_new(sim);
     *made = file;
