@@ -45,7 +45,7 @@ static void send_something(parcel_box *box, int index) {
     int answer = parcel_send(box, (int)chance((uint64_t)now.office.count), length);
     CHECK((answer == IO_DATAGRAM_DROPPED) == dropped);
     CHECK_INT(atomic_load(&now.office.send_now_calls) - calls, !dropped && !waits);
-    CHECK(!waits || answer != IO_DATAGRAM_LEFT);
+    CHECK(!waits || answer != IO_DATAGRAM_SENT_NOW);
 }
 
 static void receive_something(parcel_box *box) {

@@ -210,15 +210,15 @@ int parcel_send(parcel_box *box, int to, size_t length) {
     atomic_fetch_add(&box->kept, 1); /* it may come back at once */
     atomic_fetch_add(&box->pending, length);
     int answer = io_datagram_socket_send(&box->io, &data, &address, memory);
-    if (answer != IO_DATAGRAM_KEPT) {
-        CHECK(answer == IO_DATAGRAM_LEFT || answer == IO_DATAGRAM_DROPPED);
-        atomic_fetch_add(answer == IO_DATAGRAM_LEFT ? &box->sent : &box->dropped, 1);
+    if (answer != IO_DATAGRAM_QUEUED) {
+        CHECK(answer == IO_DATAGRAM_SENT_NOW || answer == IO_DATAGRAM_DROPPED);
+        atomic_fetch_add(answer == IO_DATAGRAM_SENT_NOW ? &box->sent : &box->dropped, 1);
         atomic_fetch_sub(&box->kept, 1);
         atomic_fetch_sub(&box->pending, length);
         owned_release(memory);
     }
     io_mutex_unlock(&box->sending);
-    if (answer != IO_DATAGRAM_KEPT)
+    if (answer != IO_DATAGRAM_QUEUED)
         parcel_drop(box);
     return answer;
 }

@@ -188,7 +188,7 @@ static const rule rules[] = {
     RULE(never_released, "port->ops_out == 0"),
     RULE(given_back_unready, "ops[i]->state == IO_OP_COMPLETED"),
     RULE(timer_not_in_heap, "heap->items[index] == timer"),
-    RULE(buffer_returned_twice, "buffer->owner == THE_USERS"),
+    RULE(buffer_returned_twice, "buffer->owner == OWNER_USER"),
     RULE(buffer_never_returned, "pool->out == 0"),
     RULE(handle_released_twice, "handle->held"),
     RULE(port_left_twice, "before > 0"),

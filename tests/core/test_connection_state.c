@@ -249,7 +249,7 @@ static void open_again(io_connection *self) {
 }
 
 static void told_of_no_end(io_connection *self) {
-    connection_receive_end_is_told(self);
+    connection_receive_end_notified(self);
 }
 
 static void next_without_running(io_connection *self) {

@@ -91,11 +91,11 @@ static void queue_behind(const char *backend) {
     parcel_box *other = parcel_box_new(&office, WRITE_BUFFER);
     CHECK(parcel_receive(other));
     atomic_store(&office.scripted, -IOE_AGAIN);
-    CHECK_INT(parcel_send(one, 1, 100), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 100), IO_DATAGRAM_QUEUED);
     CHECK_INT(office.send_now_calls, 1);
     atomic_store(&office.scripted, 0);
     for (int i = 0; i < 10; i++)
-        CHECK_INT(parcel_send(one, 1, 50), IO_DATAGRAM_KEPT);
+        CHECK_INT(parcel_send(one, 1, 50), IO_DATAGRAM_QUEUED);
     CHECK_INT(office.send_now_calls, 1);
     parcel_check(one);
     CHECK_INT(one->pending, 100 + 10 * 50);
@@ -103,7 +103,7 @@ static void queue_behind(const char *backend) {
     CHECK_INT(one->pending, 0);
     CHECK_INT(one->sent, 11);
     bool at_once = office.world.backend->send_now != NULL;
-    CHECK_INT(parcel_send(one, 1, 50), at_once ? IO_DATAGRAM_LEFT : IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 50), at_once ? IO_DATAGRAM_SENT_NOW : IO_DATAGRAM_QUEUED);
     CHECK_INT(office.send_now_calls, 2);
     PARCEL_UNTIL(&office, one->kept == 0 && other->delivered == 12);
     end(one, other);
@@ -142,10 +142,10 @@ static void queue_that_blocks(const char *backend) {
     parcel_box *one =
         parcel_box_adopt(&office, unix_socket(&address), &address, WRITE_BUFFER, &error);
     int left = 0;
-    while (parcel_send(one, 0, 100) == IO_DATAGRAM_LEFT)
+    while (parcel_send(one, 0, 100) == IO_DATAGRAM_SENT_NOW)
         CHECK(++left < 10000);
     for (int i = 0; i < 10; i++)
-        CHECK_INT(parcel_send(one, 0, 50), IO_DATAGRAM_KEPT);
+        CHECK_INT(parcel_send(one, 0, 50), IO_DATAGRAM_QUEUED);
     while (parcel_step(&office, 20))
         continue;
     CHECK_INT(one->kept, 11); /* nobody reads */
@@ -154,7 +154,7 @@ static void queue_that_blocks(const char *backend) {
     CHECK(parcel_receive(other));
     PARCEL_UNTIL(&office, other->delivered == left + 11 && one->kept == 0);
     CHECK_INT(one->sent, left + 11);
-    CHECK_INT(parcel_send(one, 0, 50), IO_DATAGRAM_LEFT);
+    CHECK_INT(parcel_send(one, 0, 50), IO_DATAGRAM_SENT_NOW);
     PARCEL_UNTIL(&office, other->delivered == left + 12);
     end(one, other);
 #endif
@@ -167,12 +167,12 @@ static void limits(const char *backend) {
     parcel_box *other = parcel_box_new(&office, 1000);
     CHECK(parcel_receive(other));
     atomic_store(&office.scripted, -IOE_AGAIN);
-    CHECK_INT(parcel_send(one, 1, 1500), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 1500), IO_DATAGRAM_QUEUED);
     CHECK_INT(parcel_send(one, 1, PARCEL_MIN), IO_DATAGRAM_DROPPED);
     PARCEL_UNTIL(&office, one->kept == 0);
-    CHECK_INT(parcel_send(one, 1, 500), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 500), IO_DATAGRAM_QUEUED);
     CHECK_INT(parcel_send(one, 1, 501), IO_DATAGRAM_DROPPED);
-    CHECK_INT(parcel_send(one, 1, 500), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 500), IO_DATAGRAM_QUEUED);
     CHECK_INT(parcel_send(one, 1, PARCEL_MIN), IO_DATAGRAM_DROPPED);
     CHECK_INT(one->dropped, 3);
     parcel_check(one);
@@ -180,7 +180,7 @@ static void limits(const char *backend) {
     atomic_store(&office.scripted, 0);
     if (office.world.backend->send_now != NULL) /* what leaves at once does not count */
         for (int i = 0; i < 5; i++)
-            CHECK_INT(parcel_send(one, 1, 700), IO_DATAGRAM_LEFT);
+            CHECK_INT(parcel_send(one, 1, 700), IO_DATAGRAM_SENT_NOW);
     end(one, other);
 }
 
@@ -193,7 +193,7 @@ static void errors_of_sends(const char *backend) {
     parcel_box *other = parcel_box_new(&office, WRITE_BUFFER);
     CHECK(parcel_receive(other));
     atomic_store(&office.scripted, -IOE_HOSTUNREACH);
-    CHECK_INT(parcel_send(one, 1, 400), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 400), IO_DATAGRAM_QUEUED);
     atomic_store(&office.scripted, 0);
     parcel_check(one);
     CHECK_INT(one->pending, 400);
@@ -205,17 +205,17 @@ static void errors_of_sends(const char *backend) {
     CHECK_INT(one->error, -IOE_HOSTUNREACH);
     parcel_check(one);
     CHECK_INT(one->pending, 0);
-    CHECK_INT(parcel_send(one, 1, 66000), IO_DATAGRAM_KEPT); /* the system's own answer */
+    CHECK_INT(parcel_send(one, 1, 66000), IO_DATAGRAM_QUEUED); /* the system's own answer */
     PARCEL_UNTIL(&office, one->kept == 0);
     CHECK_INT(one->came[IO_DATAGRAM_NOT_SENT], 2);
     CHECK_INT(one->error, -IOE_MSGSIZE);
     atomic_store(&office.scripted, -IOE_AGAIN); /* or an operation's */
-    CHECK_INT(parcel_send(one, 1, 66000), IO_DATAGRAM_KEPT);
-    CHECK_INT(parcel_send(one, 1, 100), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 66000), IO_DATAGRAM_QUEUED);
+    CHECK_INT(parcel_send(one, 1, 100), IO_DATAGRAM_QUEUED);
     PARCEL_UNTIL(&office, one->kept == 0 && other->delivered == 2);
     CHECK_INT(one->came[IO_DATAGRAM_NOT_SENT], 3);
     atomic_store(&office.scripted, -IOE_HOSTUNREACH);
-    CHECK_INT(parcel_send(one, 1, 400), IO_DATAGRAM_KEPT);
+    CHECK_INT(parcel_send(one, 1, 400), IO_DATAGRAM_QUEUED);
     parcel_close(one); /* nobody wants to know any more */
     PARCEL_UNTIL(&office, one->kept == 0);
     CHECK_INT(one->came[IO_DATAGRAM_NOT_SENT], 3);
@@ -354,7 +354,7 @@ static void bound_of_a_turn(const char *backend) {
     parcel_box *one = parcel_box_new(&office, WRITE_BUFFER);
     parcel_box *other = parcel_box_new(&office, WRITE_BUFFER);
     if (office.world.sim)
-        io_sim_configure(office.world.lane, 0, IO_SIM_AT_ONCE);
+        io_sim_configure(office.world.lane, 0, IO_SIM_IMMEDIATE);
     send_all(one, 1, 5 * TURN, 100);
     CHECK(parcel_receive(other));
     ready_before = 0;
@@ -452,7 +452,7 @@ static void close_when(const char *backend, closing when, uint64_t seed) {
     if (when == WITH_SENDS) {
         atomic_store(&office.scripted, -IOE_AGAIN);
         for (int i = 0; i < 20; i++)
-            CHECK_INT(parcel_send(other, 0, 100), IO_DATAGRAM_KEPT);
+            CHECK_INT(parcel_send(other, 0, 100), IO_DATAGRAM_QUEUED);
         parcel_close(other);
     } else if (when >= AFTER_IT_CAME) {
         other->on_event = when == BEFORE_DELIVERY || when == IN_A_LOSS || when == IN_A_FAILURE
@@ -509,7 +509,7 @@ static void end_of_the_port(const char *backend) {
         CHECK(parcel_receive(one));
         atomic_store(&office.scripted, -IOE_AGAIN);
         for (int i = 0; i < 5; i++)
-            CHECK_INT(parcel_send(one, 1, 100), IO_DATAGRAM_KEPT);
+            CHECK_INT(parcel_send(one, 1, 100), IO_DATAGRAM_QUEUED);
         CHECK_INT(parcels_close_port(&office, 10 * IO_NS_PER_SECOND), 0);
         CHECK_INT(one->collected, 5);
         CHECK_INT(one->references, 1);

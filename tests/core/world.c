@@ -55,7 +55,7 @@ void world_misbehave(const test_world *world, uint64_t seed) {
     if (world->sim && seed != 0)
         io_sim_configure(world->lane, seed,
                          IO_SIM_PARTIAL | IO_SIM_DELAY | IO_SIM_CANCEL | IO_SIM_SPURIOUS |
-                             IO_SIM_AT_ONCE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
+                             IO_SIM_IMMEDIATE | IO_SIM_RETRY | IO_SIM_READINESS | IO_SIM_CHECK);
 }
 
 void world_close(test_world *world) {

@@ -13,8 +13,8 @@ enum {
     LOST_MAX = 64,     /* consecutive failed operations without a pause */
 };
 
-#define PAUSE_LEAST_NS IO_NS_PER_MS
-#define PAUSE_MOST_NS (100 * IO_NS_PER_MS) /* long enough for resources to be released */
+#define PAUSE_MIN_NS IO_NS_PER_MS
+#define PAUSE_MAX_NS (100 * IO_NS_PER_MS) /* long enough for resources to be released */
 
 /* True if the client disconnected. For pipes the error is -IOE_PIPE. */
 static bool accepting_client_lost(int error) {
@@ -37,9 +37,9 @@ uint64_t io_accepting_pause(io_accepting *self, int64_t result) {
         return 0;
     }
     self->lost = 0;
-    uint64_t pause_ns = PAUSE_LEAST_NS << self->pauses;
-    if (pause_ns >= PAUSE_MOST_NS)
-        return PAUSE_MOST_NS;
+    uint64_t pause_ns = PAUSE_MIN_NS << self->pauses;
+    if (pause_ns >= PAUSE_MAX_NS)
+        return PAUSE_MAX_NS;
     self->pauses++;
     return pause_ns;
 }

@@ -14,17 +14,17 @@ enum { CLASSES = 8, SMALLEST_SHIFT = 9, KEPT_PER_CLASS_BYTES = 1 << 20 };
 typedef struct io_buffer { /* the header in front of the memory */
     struct io_buffer *next;
     uint32_t size_class;
-    uint32_t owner; /* assertion builds: THE_POOLS or THE_USERS */
+    uint32_t owner; /* assertion builds: OWNER_POOL or OWNER_USER */
 } io_buffer;
 
 /* Values unlikely to precede a pointer that is not one of our buffers. */
-enum { THE_POOLS = 0x706f6f6c, THE_USERS = 0x75736572 };
+enum { OWNER_POOL = 0x706f6f6c, OWNER_USER = 0x75736572 };
 
 /* Changes the owner in assertion builds, and catches a double release. */
 static void buffer_set_owner(io_buffer_pool *pool, io_buffer *buffer, uint32_t to) {
 #ifdef IO_ASSERTIONS
-    bool acquired = to == THE_USERS;
-    io_assert(acquired || buffer->owner == THE_USERS);
+    bool acquired = to == OWNER_USER;
+    io_assert(acquired || buffer->owner == OWNER_USER);
     buffer->owner = to;
     int64_t before = atomic_fetch_add_explicit(&pool->out, acquired ? 1 : -1, memory_order_relaxed);
     io_assert(acquired || before > 0);
@@ -90,7 +90,7 @@ void *io_buffer_acquire(io_buffer_pool *pool, size_t size) {
     if (buffer == NULL)
         return NULL;
     buffer->size_class = size_class;
-    buffer_set_owner(pool, buffer, THE_USERS);
+    buffer_set_owner(pool, buffer, OWNER_USER);
     return buffer + 1;
 }
 
@@ -98,7 +98,7 @@ void io_buffer_release(io_buffer_pool *pool, void *memory) {
     io_buffer *buffer = (io_buffer *)memory - 1;
     uint32_t size_class = buffer->size_class;
     size_t bytes = buffer_class_bytes(size_class);
-    buffer_set_owner(pool, buffer, THE_POOLS);
+    buffer_set_owner(pool, buffer, OWNER_POOL);
     if (io_guard_enabled()) {
         io_guard_free(buffer, sizeof *buffer + bytes);
         return;

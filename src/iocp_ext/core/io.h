@@ -546,7 +546,7 @@ bool io_port_forked(const io_port *port);
 /* Returns a number that differs in parent and forked child. */
 uint32_t io_fork_generation(void);
 void io_port_stop(io_port *port);
-/* Closing has four steps. Step 1 refuses new calls and ends waits. It returns true to exactly one
+/* Closing has five steps. Step 1 refuses new calls and ends waits. It returns true to exactly one
  * caller, who must take the other steps in this order. */
 bool io_port_begin_close(io_port *port);
 /* Step 2 cancels all operations and waits for the kernel to return them, at most `timeout_ns`.

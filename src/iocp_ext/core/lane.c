@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 enum {
-    WORTH_A_SWITCH_NS = 100 * 1000,   /* wake another worker for this much ready work */
-    CALLBACK_NS_AT_FIRST = 25 * 1000, /* initial estimate */
+    WORTH_A_SWITCH_NS = 100 * 1000,  /* wake another worker for this much ready work */
+    CALLBACK_INITIAL_NS = 25 * 1000, /* initial estimate */
 };
 
 bool lane_shared(const io_lane *lane) {
@@ -487,7 +487,7 @@ int io_lane_open(io_lane *lane, io_port *port, const io_backend *backend, uint32
     lane->port = port;
     lane->backend = backend;
     lane->concurrency = concurrency;
-    lane->callback_ns = CALLBACK_NS_AT_FIRST;
+    lane->callback_ns = CALLBACK_INITIAL_NS;
     lane->main_wake = -1;
     io_list_init(&lane->ready);
     io_list_init(&lane->workers);

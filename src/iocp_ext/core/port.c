@@ -127,8 +127,8 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
 
     io_lane_lock(lane);
     /* Check `users` only once: later callers are refused, but count as users meanwhile. */
-    bool deserted;
-    while (!(deserted = atomic_load(&port->users) == 0) && io_clock_ns() < limit_ns)
+    bool unused;
+    while (!(unused = atomic_load(&port->users) == 0) && io_clock_ns() < limit_ns)
         io_cond_wait(&lane->left, &lane->lock, limit_ns);
     port_cancel_timers(lane, &done);
     io_lane_append(lane, &done);
@@ -139,7 +139,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     /* Poll at least once, so that a timeout of 0 still collects finished operations. */
     for (bool polled = false; port_owned_by_kernel(port) > 0; polled = true) {
         uint64_t now_ns = io_clock_ns();
-        if (!deserted || (polled && now_ns >= limit_ns))
+        if (!unused || (polled && now_ns >= limit_ns))
             break;
         uint64_t left_ns = now_ns < limit_ns ? limit_ns - now_ns : 0;
         io_wait wait = {.deadline_ns = left_ns ? io_lane_now(lane) + left_ns : 0};
@@ -147,7 +147,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
         lane->waiting = lane->driven = true;
         lane->woken = false;
         io_lane_unlock(lane);
-        int error = lane->backend->wait(lane, &wait, wait.deadline_ns, 64, &done);
+        int error = lane->backend->wait(lane, &wait, wait.deadline_ns, LANE_BURST, &done);
         io_lane_lock(lane);
         lane->waiting = lane->driven = false;
         io_lane_append(lane, &done);
@@ -157,7 +157,7 @@ size_t io_port_drain(io_port *port, uint64_t timeout_ns) {
     }
     size_t owned = port_owned_by_kernel(port);
     io_lane_unlock(lane);
-    return deserted ? owned : owned + 1;
+    return unused ? owned : owned + 1;
 }
 
 typedef struct remaining {

@@ -61,7 +61,7 @@ static void connection_received(io_connection *self) {
         bool reset = connection_send_lost(self) && self->error != -IOE_PIPE;
         connection_receive_has_ended(self, reset);
     } else if (op->result != -IOE_CANCELED && self->phase < IO_CONNECTION_TEARDOWN) {
-        connection_broke(self, IO_REASON_RECEIVE, (int)op->result, op->os_error);
+        connection_break(self, IO_REASON_RECEIVE, (int)op->result, op->os_error);
     }
 }
 
@@ -106,7 +106,7 @@ static io_connection_event connection_last_event(io_connection *self) {
 
 /* A completed send that was not taken yet may carry a reset. A receive that follows the reset then
  * sees an end of stream that is not real. */
-static bool connection_send_will_tell(const io_connection *self) {
+static bool connection_send_will_report(const io_connection *self) {
     return self->send != NULL &&
            atomic_load_explicit(&self->send->state, memory_order_relaxed) == IO_OP_COMPLETED;
 }
@@ -138,8 +138,9 @@ static io_connection_event connection_pending_event(io_connection *self) {
         return IO_CONNECTION_INPUT;
     if (self->input_kept)
         return IO_CONNECTION_INPUT;
-    if (connection_receive_side(self) == IO_RECEIVE_SIDE_EOF && !connection_send_will_tell(self)) {
-        connection_receive_end_is_told(self);
+    if (connection_receive_side(self) == IO_RECEIVE_SIDE_EOF &&
+        !connection_send_will_report(self)) {
+        connection_receive_end_notified(self);
         return IO_CONNECTION_EOF;
     }
     return IO_CONNECTION_IDLE;
@@ -250,7 +251,7 @@ static bool connection_accepts(io_connection *self) {
         return false;
     if (self->bytes_queued < self->limits->max_write_buffer)
         return true;
-    connection_broke(self, IO_REASON_OVERFLOW, -IOE_NOBUFS, 0);
+    connection_break(self, IO_REASON_OVERFLOW, -IOE_NOBUFS, 0);
     connection_send_has_failed(self);
     return false;
 }

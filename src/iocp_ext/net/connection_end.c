@@ -149,7 +149,7 @@ static bool connection_end_explains(const io_connection *self, io_reason reason,
            self->reason == IO_REASON_SEND && self->error == -IOE_PIPE;
 }
 
-void connection_broke(io_connection *self, io_reason reason, int error, uint32_t os_error) {
+void connection_break(io_connection *self, io_reason reason, int error, uint32_t os_error) {
     if (self->phase == IO_CONNECTION_OPEN && connection_end_explains(self, reason, error))
         self->reason = IO_REASON_NONE;
     (void)connection_set_reason(self, reason, error, os_error);

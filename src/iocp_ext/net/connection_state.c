@@ -181,7 +181,7 @@ void connection_receive_has_ended(io_connection *self, bool silently) {
         connection_state_set_receive(self, IO_RECEIVE_SIDE_ENDED);
 }
 
-void connection_receive_end_is_told(io_connection *self) {
+void connection_receive_end_notified(io_connection *self) {
     io_assert(connection_receive_side(self) == IO_RECEIVE_SIDE_EOF);
     connection_state_set_receive(self, IO_RECEIVE_SIDE_ENDED);
 }

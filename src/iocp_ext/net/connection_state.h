@@ -100,7 +100,7 @@ void connection_abandon_sending(io_connection *self);
 /* The peer has ended its stream. `silently`: the embedder is not notified. */
 void connection_receive_has_ended(io_connection *self, bool silently);
 /* The embedder was notified of that end. */
-void connection_receive_end_is_told(io_connection *self);
+void connection_receive_end_notified(io_connection *self);
 /* Discards all input from now on. */
 void connection_drain(io_connection *self);
 
@@ -131,6 +131,6 @@ bool connection_progress_teardown(io_connection *self);
 /* Starts a receive, if the state allows it (connection.c). */
 void connection_receive(io_connection *self);
 /* Ends the connection at once because of an error. */
-void connection_broke(io_connection *self, io_reason reason, int error, uint32_t os_error);
+void connection_break(io_connection *self, io_reason reason, int error, uint32_t os_error);
 
 #endif

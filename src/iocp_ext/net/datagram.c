@@ -92,15 +92,15 @@ void io_datagram_socket_free(io_datagram_socket *self) {
 /* ---- receiving ------------------------------------------------------------------------------- */
 
 typedef enum datagram_armed {
-    DATAGRAM_OVER,     /* the socket is closed, and the receive is released */
-    DATAGRAM_WAITS,    /* the receive is in flight */
-    DATAGRAM_HAS_COME, /* completed at once; the caller still owns it */
+    DATAGRAM_CLOSED,    /* the socket is closed, and the receive is released */
+    DATAGRAM_IN_FLIGHT, /* the receive is in flight */
+    DATAGRAM_ARRIVED,   /* completed at once; the caller still owns it */
 } datagram_armed;
 
 /* Arms the receive, which the caller must own. Without `now`, the receive waits for its turn behind
  * the operations that are ready. */
 static datagram_armed datagram_arm(io_datagram_socket *self, bool now) {
-    datagram_armed armed = DATAGRAM_OVER;
+    datagram_armed armed = DATAGRAM_CLOSED;
     bool entered = datagram_enter(self);
     datagram_lock(self);
     io_op *op = &self->receive->transfer.op;
@@ -108,17 +108,17 @@ static datagram_armed datagram_arm(io_datagram_socket *self, bool now) {
     if (entered && self->handle != NULL) {
         op->flags = 0; /* left from the last receive */
         self->receive->transfer.receive_flags = 0;
-        armed = DATAGRAM_WAITS;
+        armed = DATAGRAM_IN_FLIGHT;
         if (!now)
             io_op_submit(op, self->handle);
         else if (io_op_submit_now(op, self->handle))
-            armed = DATAGRAM_HAS_COME;
+            armed = DATAGRAM_ARRIVED;
     } else {
         self->receiving = false;
         self->receive = NULL;
     }
     datagram_unlock(self);
-    if (armed == DATAGRAM_OVER)
+    if (armed == DATAGRAM_CLOSED)
         io_op_release(op);
     if (entered)
         datagram_leave(self);
@@ -130,7 +130,7 @@ bool io_datagram_socket_receive(io_datagram_socket *self) {
     bool idle = !self->receiving && self->receive != NULL;
     self->receiving |= idle;
     datagram_unlock(self);
-    return idle && datagram_arm(self, false) == DATAGRAM_WAITS;
+    return idle && datagram_arm(self, false) == DATAGRAM_IN_FLIGHT;
 }
 
 /* The turn gives up the receive; whoever arms it next owns it. */
@@ -222,7 +222,7 @@ static int datagram_send_later(io_datagram_socket *self, const io_vec *data, con
         op->os_error = os_error;
         io_post_submit(op);
     }
-    return IO_DATAGRAM_KEPT;
+    return IO_DATAGRAM_QUEUED;
 }
 
 int io_datagram_socket_send(io_datagram_socket *self, const io_vec *data, io_address *to,
@@ -236,7 +236,7 @@ int io_datagram_socket_send(io_datagram_socket *self, const io_vec *data, io_add
     if (entered && self->handle != NULL &&
         (self->pending == 0 || self->pending + io_vec_length(data) <= self->max_write_buffer)) {
         int error = datagram_send_now(self, data, to, &os_error);
-        answer = error == 0 ? (int)IO_DATAGRAM_LEFT
+        answer = error == 0 ? (int)IO_DATAGRAM_SENT_NOW
                             : datagram_send_later(self, data, to, data_owner, error, os_error);
     }
     self->dropped += answer == IO_DATAGRAM_DROPPED;
@@ -284,9 +284,9 @@ io_datagram_event io_datagram_turn_next(io_datagram_turn *turn, bool more) {
         bool now = --turn->left > 0 && more &&
                    !atomic_load_explicit(&port->stopping, memory_order_relaxed);
         datagram_armed armed = datagram_arm(turn->socket, now);
-        if (armed == DATAGRAM_HAS_COME)
+        if (armed == DATAGRAM_ARRIVED)
             return datagram_receive_ended(turn);
-        turn->in_flight = armed == DATAGRAM_WAITS;
+        turn->in_flight = armed == DATAGRAM_IN_FLIGHT;
     } else if (op != NULL) {
         io_op_release(op);
     }

@@ -64,9 +64,9 @@ bool io_datagram_socket_close(io_datagram_socket *self);
 bool io_datagram_socket_receive(io_datagram_socket *self);
 
 typedef enum io_datagram_answer {
-    IO_DATAGRAM_DROPPED, /* the socket is closed, or its queue is full */
-    IO_DATAGRAM_LEFT,    /* sent; the caller owns the memory again */
-    IO_DATAGRAM_KEPT,    /* in flight; `data_owner` comes back with the operation */
+    IO_DATAGRAM_DROPPED,  /* the socket is closed, or its queue is full */
+    IO_DATAGRAM_SENT_NOW, /* sent; the caller owns the memory again */
+    IO_DATAGRAM_QUEUED,   /* in flight; `data_owner` comes back with the operation */
 } io_datagram_answer;
 
 /* Sends one datagram, now or later. Returns an io_datagram_answer, -IOE_NOMEM or -IOE_FORKED. */

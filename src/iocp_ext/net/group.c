@@ -6,9 +6,9 @@
  * position and one at its end, and holds the current member. */
 #include "net/group.h"
 
-#define TICKS_OF_A_LIMIT 8 /* precision of a time limit */
-#define TICK_LEAST_NS (10 * IO_NS_PER_MS)
-#define TICK_MOST_NS IO_NS_PER_SECOND
+#define TICKS_PER_LIMIT 8 /* precision of a time limit */
+#define TICK_MIN_NS (10 * IO_NS_PER_MS)
+#define TICK_MAX_NS IO_NS_PER_SECOND
 
 static void group_lock(const io_group *self) {
     io_mutex_lock(&self->registry->lock);
@@ -29,7 +29,7 @@ static bool group_is_mark(const io_link *link) {
 }
 
 /* Moves to the next member, or ends the walk. Must be called with the lock held. */
-static io_member *group_walk_on(io_walk *self) {
+static io_member *group_walk_advance(io_walk *self) {
     io_link *link = self->at.link.next;
     while (link != &self->end.link && group_is_mark(link))
         link = link->next;
@@ -48,7 +48,7 @@ io_member *io_walk_first_locked(io_walk *self, io_group *group) {
     *self = (io_walk){.group = group};
     io_list_push_front(&group->members, &self->at.link);
     io_list_push_back(&group->members, &self->end.link);
-    return group_walk_on(self);
+    return group_walk_advance(self);
 }
 
 io_member *io_walk_first(io_walk *self, io_group *group) {
@@ -64,8 +64,8 @@ io_member *io_walk_next(io_walk *self) {
     const io_group_hooks *hooks = group->hooks;
     io_member *before = self->member;
     group_lock(group);
-    bool release = io_member_left(before);
-    io_member *next = group_walk_on(self);
+    bool release = io_member_unref(before);
+    io_member *next = group_walk_advance(self);
     group_unlock(group);
     if (release)
         hooks->release(before);
@@ -75,7 +75,7 @@ io_member *io_walk_next(io_walk *self) {
 void io_walk_stop(io_walk *self) {
     const io_group_hooks *hooks = self->group->hooks;
     group_lock(self->group);
-    bool release = io_member_left(self->member);
+    bool release = io_member_unref(self->member);
     io_list_remove(&self->at.link);
     io_list_remove(&self->end.link);
     group_unlock(self->group);
@@ -85,7 +85,7 @@ void io_walk_stop(io_walk *self) {
 
 /* ---- one more member, one fewer -------------------------------------------------------------- */
 
-void io_group_relist(io_group *self) {
+void io_group_update_listing(io_group *self) {
     io_assert(io_lock_is_mine(&self->registry->lock));
     bool listed = !io_list_empty(&self->link);
     bool lives = self->count > 0 || !io_list_empty(&self->listeners);
@@ -113,7 +113,7 @@ int io_group_enlist(io_group *self, io_member *member, io_native native, int fam
     member->entry.users = 1;
     io_list_push_back(&self->members, &member->entry.link);
     self->count++;
-    io_group_relist(self);
+    io_group_update_listing(self);
     beginning->clock = group_claim_clock(self);
     beginning->shut = self->shut;
     return 0;
@@ -129,7 +129,7 @@ bool io_group_delist(io_group *self, io_member *member) {
     member->host = NULL;
     io_list_remove(&member->entry.link);
     self->count--;
-    io_group_relist(self);
+    io_group_update_listing(self);
     return self->count == 0;
 }
 
@@ -245,11 +245,11 @@ static uint32_t group_ticks_of(uint64_t limit_ns, uint64_t tick_ns) {
 
 void io_group_set_timeouts(io_group *self, uint64_t idle_ns, uint64_t handshake_ns) {
     uint64_t least_ns = idle_ns < handshake_ns ? idle_ns : handshake_ns;
-    self->tick_ns = least_ns / TICKS_OF_A_LIMIT;
-    if (self->tick_ns < TICK_LEAST_NS)
-        self->tick_ns = TICK_LEAST_NS;
-    if (self->tick_ns > TICK_MOST_NS)
-        self->tick_ns = TICK_MOST_NS;
+    self->tick_ns = least_ns / TICKS_PER_LIMIT;
+    if (self->tick_ns < TICK_MIN_NS)
+        self->tick_ns = TICK_MIN_NS;
+    if (self->tick_ns > TICK_MAX_NS)
+        self->tick_ns = TICK_MAX_NS;
     self->idle_ticks = group_ticks_of(idle_ns, self->tick_ns);
     self->handshake_ticks = group_ticks_of(handshake_ns, self->tick_ns);
 }

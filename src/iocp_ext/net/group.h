@@ -164,12 +164,12 @@ int io_group_enlist(io_group *self, io_member *member, io_native native, int fam
 /* Removes a member. Returns true if it was the last one. */
 bool io_group_delist(io_group *self, io_member *member);
 /* Drops one use of the member. Returns true if the caller must release it. */
-static inline bool io_member_left(io_member *member) {
+static inline bool io_member_unref(io_member *member) {
     io_assert(member->entry.users > 0);
     return --member->entry.users == 0;
 }
 /* Updates whether the registry lists the group, after a member or listener was added or removed. */
-void io_group_relist(io_group *self);
+void io_group_update_listing(io_group *self);
 io_member *io_walk_first_locked(io_walk *self, io_group *group);
 
 /* Must be called without the lock, in an entered port. `post`: schedules a worker for the

@@ -7,12 +7,12 @@
 #include "net/listener.h"
 
 typedef enum listener_outcome {
-    NO_CLIENT,
-    ADMITTED, /* counted in `admitted` until it is a member */
-    WAITS,
-    TOO_LATE, /* the listener was closed */
-    REFUSED,
-    NO_MEMORY,
+    LISTENER_NO_CLIENT,
+    LISTENER_ADMITTED, /* counted in `admitted` until it is a member */
+    LISTENER_WAITS,
+    LISTENER_TOO_LATE, /* the listener was closed */
+    LISTENER_REFUSED,
+    LISTENER_NO_MEMORY,
 } listener_outcome;
 
 typedef struct listener_client {
@@ -39,7 +39,7 @@ static bool listener_drop_user(io_listener *self) {
     return --self->users == 0;
 }
 
-void io_listener_left(io_listener *self) {
+void io_listener_unref(io_listener *self) {
     io_group *group = self->group;
     const io_group_hooks *hooks = group->hooks;
     listener_lock(group);
@@ -91,7 +91,7 @@ void io_listener_open(io_listener *self, io_group *group, io_handle *handle, int
         .group = group, .family = family, .handle = handle, .users = 1, .waiting = IO_NATIVE_NONE};
     listener_lock(group);
     io_list_push_back(&group->listeners, &self->link);
-    io_group_relist(group);
+    io_group_update_listing(group);
     listener_accept_next(self);
     listener_unlock(group);
 }
@@ -105,7 +105,7 @@ void io_listener_close(io_listener *self) {
         self->handle = NULL;
         self->waiting = IO_NATIVE_NONE;
         io_list_remove(&self->link);
-        io_group_relist(group);
+        io_group_update_listing(group);
         group->figures.failed += waiting != IO_NATIVE_NONE;
         if (self->op == &self->pause.op)
             (void)io_op_cancel(self->op);
@@ -118,7 +118,7 @@ void io_listener_close(io_listener *self) {
     io_handle_close(handle);
     if (held)
         io_handle_release(handle);
-    io_listener_left(self);
+    io_listener_unref(self);
 }
 
 /* ---- what becomes of a client: under the registry's lock ------------------------------------- */
@@ -131,29 +131,29 @@ static listener_outcome listener_admit(io_group *group, listener_client *client)
     group->figures.refused += counted == 0;
     group->figures.failed += counted < 0;
     group->admitted += counted > 0;
-    return counted > 0 ? ADMITTED : counted == 0 ? REFUSED : NO_MEMORY;
+    return counted > 0 ? LISTENER_ADMITTED : counted == 0 ? LISTENER_REFUSED : LISTENER_NO_MEMORY;
 }
 
 static listener_outcome listener_decide(io_listener *self, listener_client *client) {
     if (self->handle == NULL) {
         self->group->figures.failed++;
-        return TOO_LATE;
+        return LISTENER_TOO_LATE;
     }
     if (!io_group_full(self->group))
         return listener_admit(self->group, client);
     io_assert(self->waiting == IO_NATIVE_NONE);
     self->waiting = client->native;
     self->waiting_peer = client->peer;
-    return WAITS;
+    return LISTENER_WAITS;
 }
 
 /* Records that an accept or a pause has ended. Returns how long to pause now; 0: not at all. */
-static uint64_t listener_note(io_listener *self, const io_op *op, listener_client *client,
-                              listener_outcome *outcome) {
+static uint64_t listener_record(io_listener *self, const io_op *op, listener_client *client,
+                                listener_outcome *outcome) {
     io_group_figures *figures = &self->group->figures;
     io_assert(self->op == op);
     self->op = NULL;
-    *outcome = NO_CLIENT;
+    *outcome = LISTENER_NO_CLIENT;
     if (op->kind != IO_ACCEPT)
         return 0;
     if (op->result >= 0) {
@@ -174,12 +174,12 @@ static uint64_t listener_note(io_listener *self, const io_op *op, listener_clien
 static void listener_turn_away(io_listener *self, const listener_client *client,
                                listener_outcome outcome) {
     io_group *group = self->group;
-    if (outcome == NO_CLIENT || outcome == WAITS)
+    if (outcome == LISTENER_NO_CLIENT || outcome == LISTENER_WAITS)
         return;
     io_port_close_native(listener_port_of(self), client->native, self->family);
-    if (outcome == REFUSED)
+    if (outcome == LISTENER_REFUSED)
         group->hooks->refused(group, &client->peer);
-    else if (outcome == NO_MEMORY)
+    else if (outcome == LISTENER_NO_MEMORY)
         group->hooks->lost(group, &client->peer, -IOE_NOMEM, 0);
 }
 
@@ -241,7 +241,7 @@ static io_member *listener_connect(io_listener *self, const listener_client *cli
     return NULL;
 }
 
-static void listener_go_on(io_listener *self, uint64_t pause_ns) {
+static void listener_continue(io_listener *self, uint64_t pause_ns) {
     if (io_port_enter(listener_port_of(self)) != 0)
         return;
     listener_lock(self->group);
@@ -289,11 +289,12 @@ static void listener_resume_all(io_group *group) {
         io_port_leave(port);
         if (listener == NULL)
             return;
-        bool joined = outcome == ADMITTED && listener_connect(listener, &client, true) != NULL;
-        if (outcome != ADMITTED)
+        bool joined =
+            outcome == LISTENER_ADMITTED && listener_connect(listener, &client, true) != NULL;
+        if (outcome != LISTENER_ADMITTED)
             listener_turn_away(listener, &client, outcome);
         if (!joined)
-            io_listener_left(listener);
+            io_listener_unref(listener);
     }
 }
 
@@ -309,22 +310,22 @@ static bool listener_take(io_op *op) {
     listener_outcome outcome;
     io_member *member = NULL;
     listener_lock(group);
-    uint64_t pause_ns = listener_note(self, op, &client, &outcome);
+    uint64_t pause_ns = listener_record(self, op, &client, &outcome);
     listener_unlock(group);
     listener_release_op(self, op);
     if (pause_ns > 0)
         hooks->paused(self, (int)result, os_error);
-    if (outcome == ADMITTED)
+    if (outcome == LISTENER_ADMITTED)
         member = listener_connect(self, &client, false);
     else
         listener_turn_away(self, &client, outcome);
     io_assert(io_no_lock_is_mine());
     if (member != NULL)
         return hooks->run(member, io_connection_taken(&member->io, &member->io.wakeup));
-    listener_go_on(self, pause_ns);
-    if (outcome == ADMITTED)
+    listener_continue(self, pause_ns);
+    if (outcome == LISTENER_ADMITTED)
         listener_resume_all(group); /* another client may wait for its place */
-    io_listener_left(self);
+    io_listener_unref(self);
     return true;
 }
 
@@ -338,7 +339,7 @@ static void listener_collect(io_op *op, bool leaked) {
     self->op = NULL;
     listener_unlock(self->group);
     listener_release_op(self, op);
-    io_listener_left(self);
+    io_listener_unref(self);
 }
 
 void io_group_leave(io_group *group, io_member *member) {
@@ -348,7 +349,7 @@ void io_group_leave(io_group *group, io_member *member) {
     group->figures.closed += established;
     group->figures.failed += !established;
     bool last = io_group_delist(group, member);
-    bool release = io_member_left(member);
+    bool release = io_member_unref(member);
     listener_unlock(group);
     listener_resume_all(group);
     if (last)

@@ -35,7 +35,7 @@ void io_listener_open(io_listener *self, io_group *group, io_handle *handle, int
 void io_listener_close(io_listener *self);
 
 /* Drops one use of the listener; the last one releases it. */
-void io_listener_left(io_listener *self);
+void io_listener_unref(io_listener *self);
 
 /* Removes a member from its group and releases it, after GONE was handled. A waiting client may
  * take its place. */

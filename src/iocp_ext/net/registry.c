@@ -58,7 +58,7 @@ static void registry_end(io_resident *resident, bool leaked) {
             registry_orphan(self, walk.group, member, leaked);
     while ((listener = registry_first_listener(self)) != NULL) {
         io_listener_close(listener);
-        io_listener_left(listener);
+        io_listener_unref(listener);
     }
 }
 

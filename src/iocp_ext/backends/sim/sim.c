@@ -161,7 +161,7 @@ static int sim_submit_locked(sim_kernel *sim, sim_file *file, io_op *op) {
     }
     int64_t result = 0;
     bool stuck = (sim->faults & IO_SIM_STUCK) != 0;
-    bool at_once = !stuck && !(op->flags & IO_OP_YIELD) && sim_chance(sim, IO_SIM_AT_ONCE, 3);
+    bool at_once = !stuck && !(op->flags & IO_OP_YIELD) && sim_chance(sim, IO_SIM_IMMEDIATE, 3);
     if (at_once && sim_attempt_or_fail(sim, file, op, &result)) {
         sim->stats.at_once++;
         if (result < 0)

@@ -19,7 +19,7 @@ enum {
     IO_SIM_ERRORS = 1u << 3,    /* operations may end with errors that occur on real systems */
     IO_SIM_CANCEL = 1u << 4,    /* a cancel may win, lose, or tie; otherwise it wins */
     IO_SIM_SPURIOUS = 1u << 5,  /* wait() may return without a reason */
-    IO_SIM_AT_ONCE = 1u << 6,   /* submit may return IO_DONE; otherwise always IO_PENDING */
+    IO_SIM_IMMEDIATE = 1u << 6, /* submit may return IO_DONE; otherwise always IO_PENDING */
     IO_SIM_RETRY = 1u << 7,     /* spurious results may occur: io_op_retry */
     IO_SIM_READINESS = 1u << 8, /* may report readiness instead of a result: io_handle_ready */
     IO_SIM_CHECK = 1u << 9,     /* operations are poisoned while the simulated kernel owns them */

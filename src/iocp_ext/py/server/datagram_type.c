@@ -246,14 +246,14 @@ static PyObject *datagram_type_send(py_datagram_socket *self, py_buffers *buffer
     py_buffers_vec(buffers, &data);
     Py_INCREF((PyObject *)self);
     int answer = io_datagram_socket_send(&self->io, &data, to, buffers->pinned);
-    if (answer == IO_DATAGRAM_KEPT) {
+    if (answer == IO_DATAGRAM_QUEUED) {
         buffers->pinned = NULL;
         Py_RETURN_TRUE;
     }
     Py_DECREF((PyObject *)self);
     if (answer == -IOE_FORKED)
         return py_error_entering(-IOE_FORKED);
-    return answer < 0 ? PyErr_NoMemory() : PyBool_FromLong(answer == IO_DATAGRAM_LEFT);
+    return answer < 0 ? PyErr_NoMemory() : PyBool_FromLong(answer == IO_DATAGRAM_SENT_NOW);
 }
 
 PyDoc_STRVAR(
