@@ -97,8 +97,7 @@ typedef struct py_operation {
     _Atomic bool done;
 } py_operation;
 
-/* ---- associations (association_table.c, association_lookup.c)
- * -------------------------------------------------- */
+/* ---- associations (association_table.c, association_lookup.c) -------------------------------- */
 
 extern PyType_Spec py_association_spec;
 
@@ -128,8 +127,7 @@ bool py_handle_close(py_port *port, PyObject *object);
 /* What the kernel calls a handle. */
 bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native);
 
-/* ---- backends (backends.c) ---------------------------------------------------------------------
- */
+/* ---- backends (backends.c) ------------------------------------------------------------------- */
 
 /* The backend of this name (a str or None), if it works here; NULL with an exception. */
 const io_backend *py_backend_choose(PyObject *wanted);
@@ -189,8 +187,7 @@ void py_registry_end(py_port *port, bool leaked);
 
 py_operation *py_operation_new(py_port *port, py_kind kind);
 
-/* ---- handing out (results.c) -------------------------------------------------------------------
- */
+/* ---- handing out (results.c) ----------------------------------------------------------------- */
 
 /* Makes the Operation of one that was taken from the core done, and returns the core's reference
  * to it. */

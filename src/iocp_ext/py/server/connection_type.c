@@ -252,8 +252,7 @@ static PyObject *connection_type_call_later(PyObject *object, PyObject *args) {
         connection_type_state_of(connection_type_self_of(object))->call_later, object, args, NULL);
 }
 
-/* ---- for stages and _connection_tasks.py
- * --------------------------------------------------------------- */
+/* ---- for stages and _connection_tasks.py ----------------------------------------------------- */
 
 PyDoc_STRVAR(connection_type_established_doc,
              "_established($self, /)\n--\n\nThe stage is through.");
