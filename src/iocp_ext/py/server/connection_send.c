@@ -185,6 +185,7 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
 
 const char py_connection_write_doc[] = "_write($self, data, /)\n--\n\nSend around the stage.";
 
+/* For the stage: queues raw bytes, which its send() would encode again. */
 PyObject *py_connection_write(PyObject *object, PyObject *data) {
     return py_pieces_send_data(&connection_send_self_of(object)->io, data);
 }
