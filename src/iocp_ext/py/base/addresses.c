@@ -1,10 +1,14 @@
-/* addresses.c: addresses as the socket module writes them: ("127.0.0.1", 80), ("::1", 80, 0, 0), or
- * the path of a unix socket (bytes when it is in the abstract namespace). Hosts are numeric. */
+/* addresses.c: converts addresses between Python and C.
+ *
+ * Python objects have the form that the socket module uses: ("127.0.0.1", 80), ("::1", 80, 0, 0),
+ * or the path of a unix socket, which is bytes in the abstract namespace. Hosts must be numeric:
+ * nothing here blocks on a name lookup. */
 #include "py/base/py.h"
 
 #include <string.h>
 
-/* One of the numbers behind the host, if it is there. */
+/* Parses the number at this index of the tuple. The number is optional: `value` keeps its default
+ * if the tuple is shorter. `what` is its name in error messages. */
 static bool addresses_number(PyObject *address, Py_ssize_t index, const char *name,
                              const char *what, long long most, long long *value) {
     char part[48];
@@ -34,7 +38,7 @@ static bool addresses_parse_inet(PyObject *value, const char *name, int family,
     if (host == NULL || strlen(host) != (size_t)size ||
         io_address_inet(address, host, (uint16_t)port, (uint32_t)flow_info, (uint32_t)scope_id,
                         family) != 0) {
-        PyErr_Clear(); /* a host that cannot be encoded */
+        PyErr_Clear(); /* from a host that cannot be encoded */
         PyErr_Format(PyExc_ValueError, "%s must have a numeric IPv%d host, not %R", name,
                      six ? 6 : 4, PyTuple_GET_ITEM(value, 0));
         return false;
@@ -42,6 +46,7 @@ static bool addresses_parse_inet(PyObject *value, const char *name, int family,
     return true;
 }
 
+/* A path that cannot be encoded, is empty, or is too long all raise the same ValueError. */
 static bool addresses_parse_unix(PyObject *value, const char *name, io_address *address) {
     PyObject *path = NULL;
     if (PyUnicode_Check(value)) {
@@ -53,7 +58,7 @@ static bool addresses_parse_unix(PyObject *value, const char *name, io_address *
                      Py_TYPE(value)->tp_name);
     }
     if (path == NULL && !PyErr_ExceptionMatches(PyExc_ValueError))
-        return false; /* else there is no encoding it, or it is a released memoryview */
+        return false; /* ValueError: it cannot be encoded, or is a released memoryview */
     int error =
         path == NULL || PyBytes_GET_SIZE(path) == 0
             ? -IOE_INVAL
@@ -92,7 +97,7 @@ PyObject *py_address_object(const io_address *address) {
     case AF_INET6:
         return Py_BuildValue("siII", parts.host, (int)parts.port, (unsigned int)parts.flow_info,
                              (unsigned int)parts.scope_id);
-    case AF_UNIX:
+    case AF_UNIX: /* a leading NUL marks the abstract namespace, which is not text */
         return length > 0 && parts.path[0] == '\0'
                    ? PyBytes_FromStringAndSize(parts.path, length)
                    : PyUnicode_DecodeFSDefaultAndSize(parts.path, length);

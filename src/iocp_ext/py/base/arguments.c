@@ -1,11 +1,13 @@
-/* arguments.c: arguments of the submitting methods: by position or keyword, and as C values.
+/* arguments.c: parses the arguments of METH_FASTCALL methods and converts them to C values.
  *
- * One small parser for all of them: PyArg_ParseTupleAndKeywords needs a tuple and a dict, and the
- * fast variant of it is CPython's own. */
+ * The submitting methods are called once per operation, so they use the vectorcall convention.
+ * PyArg_ParseTupleAndKeywords cannot parse that, because it needs a tuple and a dict, and CPython's
+ * parser for it is private. */
 #include "py/base/py.h"
 
 #include <math.h>
 
+/* The index of the parameter, or -1. A linear search: there are at most PY_ARGUMENTS_MAX. */
 static int arguments_index_of(const py_signature *signature, PyObject *keyword) {
     for (int i = 0; signature->names[i] != NULL; i++)
         if (PyUnicode_CompareWithASCIIString(keyword, signature->names[i]) == 0)
@@ -13,6 +15,7 @@ static int arguments_index_of(const py_signature *signature, PyObject *keyword) 
     return -1;
 }
 
+/* Stores the keyword arguments in `values`. Refuses unknown names and those given twice. */
 static bool arguments_sort_keywords(const py_signature *signature,
                                     PyObject *const *values_of_keywords, PyObject *keywords,
                                     PyObject **values) {
@@ -102,6 +105,7 @@ bool py_arg_seconds(PyObject *value, const char *name, uint64_t *ns) {
         PyErr_Format(PyExc_ValueError, "%s must be a number of seconds that is not negative", name);
         return false;
     }
+    /* Rounded up, so that a timeout never ends early. */
     double exact = ceil(seconds * 1e9);
     *ns = exact < 9e18 ? (uint64_t)exact : IO_NEVER; /* 285 years */
     return true;

@@ -1,13 +1,20 @@
-/* buffers.c: Python buffers as an operation's memory.
+/* buffers.c: Python buffers as the memory of an operation.
  *
- * While an operation is in flight its `pinned` keeps the memory in place: an exact bytes object is
- * pinned by a reference, every other buffer by a memoryview (which holds the export), several by a
- * tuple of those. Receives of up to IO_BUFFER_POOLED_MAX bytes pin nothing and use the core's
- * pooled memory; larger ones go straight into the bytes object that becomes the result. */
+ * The kernel reads and writes the memory while the operation is in flight, so it must neither move
+ * nor be freed. The operation's `pinned` object guarantees that:
+ *
+ *      exact bytes            a reference to the object, which is immutable
+ *      any other buffer       a memoryview, which holds the export (bytearrays cannot be resized)
+ *      a sequence of buffers  a tuple of the above; joined if it is empty or too long for a writev
+ *      recv, read, small      NULL: the core's pooled memory, copied into the result
+ *      recv, read, large      the bytes object that becomes the result, so nothing is copied
+ *
+ * Small means up to IO_BUFFER_POOLED_MAX. */
 #include "py/base/py.h"
 
 #include <string.h>
 
+/* The memory of one pinned buffer: exact bytes or a memoryview. */
 static const char *buffers_memory_of(PyObject *pinned, size_t *length) {
     if (PyBytes_CheckExact(pinned)) {
         *length = (size_t)PyBytes_GET_SIZE(pinned);
@@ -18,7 +25,8 @@ static const char *buffers_memory_of(PyObject *pinned, size_t *length) {
     return view->buf;
 }
 
-/* What an object says that does not give its memory, such as a released memoryview. */
+/* Adds the argument's name to the exception of an object that refuses to export its memory, such as
+ * a released memoryview. */
 static void buffers_name_refusal(const char *name) {
     PyObject *type = PyErr_ExceptionMatches(PyExc_ValueError)    ? PyExc_ValueError
                      : PyErr_ExceptionMatches(PyExc_BufferError) ? PyExc_BufferError
@@ -30,6 +38,7 @@ static void buffers_name_refusal(const char *name) {
     Py_DECREF(raised);
 }
 
+/* Pins one buffer. The kernel needs it to be contiguous. */
 static PyObject *buffers_pin(PyObject *data, const char *name) {
     if (PyBytes_CheckExact(data))
         return Py_NewRef(data);
@@ -54,7 +63,7 @@ static bool buffers_fits(size_t length, const char *name) {
     return length <= IO_LENGTH_MAX;
 }
 
-/* A tuple of what pins each item of a tuple, and their length together. */
+/* Returns a tuple of the pins of all items, and their total length. */
 static PyObject *buffers_pin_all(PyObject *items, const char *name, size_t *length) {
     Py_ssize_t count = PyTuple_GET_SIZE(items);
     PyObject *pins = PyTuple_New(count);
@@ -75,6 +84,7 @@ static PyObject *buffers_pin_all(PyObject *items, const char *name, size_t *leng
     return pins;
 }
 
+/* Copies all of them into one bytes object. */
 static PyObject *buffers_join(PyObject *pins, size_t length) {
     PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
     if (joined == NULL)
@@ -90,7 +100,9 @@ static PyObject *buffers_join(PyObject *pins, size_t length) {
     return joined;
 }
 
+/* Pins a sequence of buffers, to be sent as one. */
 static bool buffers_gather(PyObject *data, const char *name, py_buffers *buffers) {
+    /* A tuple first: pinning runs Python code, which may change a list. */
     PyObject *items = PySequence_Tuple(data);
     if (items == NULL)
         return false;
@@ -99,6 +111,7 @@ static bool buffers_gather(PyObject *data, const char *name, py_buffers *buffers
     if (pins == NULL)
         return false;
     Py_ssize_t count = PyTuple_GET_SIZE(pins);
+    /* The kernel takes no more than IO_VECS_MAX vectors, and at least one. */
     if (count > 0 && count <= IO_VECS_MAX) {
         buffers->pinned = pins;
         buffers->count = (uint32_t)count;
@@ -169,6 +182,7 @@ bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer) {
         io_vec_set(&transfer->vecs[0], NULL, buffers->length);
         return true;
     }
+    /* A tuple is always one of buffers_pin_all: no tuple exports a buffer. */
     bool several = PyTuple_CheckExact(buffers->pinned);
     for (uint32_t i = 0; i < buffers->count; i++) {
         size_t length;
@@ -185,7 +199,8 @@ PyObject *py_buffers_bytes(PyObject **pinned, const io_transfer *transfer) {
         return PyBytes_FromStringAndSize(io_vec_base(&transfer->vecs[0]), moved);
     PyObject *bytes = *pinned;
     *pinned = NULL;
+    /* Nobody else has a reference to the object yet, so it may be resized. */
     if (PyBytes_GET_SIZE(bytes) != moved)
-        _PyBytes_Resize(&bytes, moved); /* NULL without memory */
+        _PyBytes_Resize(&bytes, moved); /* sets it to NULL if out of memory */
     return bytes;
 }

@@ -1,4 +1,7 @@
-/* compat.h: names that newer versions of CPython have, for 3.11 and 3.12. */
+/* compat.h: functions of newer CPython versions, for 3.11 and 3.12.
+ *
+ * The sources use the newest names only. Each block below is for versions before the one in its
+ * condition; the replacements do what the originals do, as far as this package needs it. */
 #ifndef IOCPCORE_PY_BASE_COMPAT_H
 #define IOCPCORE_PY_BASE_COMPAT_H
 
@@ -33,11 +36,13 @@ static inline void PyErr_SetRaisedException(PyObject *exception) {
 
 #if PY_VERSION_HEX < 0x030D0000
 
+/* Before 3.13 every build has a GIL, which does what a critical section would. */
 #define Py_BEGIN_CRITICAL_SECTION(object) \
     {                                     \
         (void)(object);
 #define Py_END_CRITICAL_SECTION() }
 
+/* 1: *target is a new reference; 0: the object is dead; -1: an exception is set. */
 static inline int PyWeakref_GetRef(PyObject *reference, PyObject **target) {
     PyObject *object = PyWeakref_GetObject(reference);
     *target = object == NULL || object == Py_None ? NULL : Py_NewRef(object);

@@ -1,17 +1,19 @@
-/* errors.c: portable errors as Python exceptions.
+/* errors.c: turns portable errors (core/error.h) into Python exceptions.
  *
- * An OSError takes its subclass from its errno, on Windows from its winerror. Both come from the
- * one table in error.h, so that a refused connection is a ConnectionRefusedError everywhere. */
+ * OSError chooses its subclass by errno, on Windows by winerror. Both numbers come from the one
+ * table in error.h, so a refused connection is a ConnectionRefusedError on every platform. */
 #include "py/base/py.h"
 
 #include <errno.h>
 
+/* The system's own code is used only where the table has none for the portable error. */
 static PyObject *errors_os_error_object(int error, uint32_t os_error, PyObject *text) {
 #ifdef _WIN32
     uint32_t code = io_error_to_windows(error);
     if (code == 0)
         code = os_error;
-    if (error != -IOE_CANCELED && code != 0) /* CPython knows no errno for Windows' code of it */
+    /* CPython maps ERROR_OPERATION_ABORTED to no useful errno, so a cancellation gets ECANCELED. */
+    if (error != -IOE_CANCELED && code != 0)
         return PyObject_CallFunction(PyExc_OSError, "iOOk", 0, text, Py_None, (unsigned long)code);
     return PyObject_CallFunction(PyExc_OSError, "iO", error == -IOE_CANCELED ? ECANCELED : EIO,
                                  text);
@@ -38,7 +40,7 @@ PyObject *py_error_raise(int error, uint32_t os_error, const char *what) {
     return NULL;
 }
 
-/* "connect to 127.0.0.1:9", "send_to 127.0.0.1:9", "recv" */
+/* The texts are "connect to 127.0.0.1:9", "send_to 127.0.0.1:9", or just "recv". */
 PyObject *py_error_of(const char *name, const io_op *op) {
     const io_address *address = NULL;
     if (op->kind == IO_CONNECT)
@@ -55,6 +57,7 @@ PyObject *py_error_of(const char *name, const io_op *op) {
 }
 
 PyObject *py_error_take(void) {
+    /* A NULL that travelled on as an exception would crash far from the faulty call. */
     PyObject *error = PyErr_GetRaisedException();
     if (error == NULL) {
         PyErr_SetString(PyExc_SystemError, "a call has failed without an exception");

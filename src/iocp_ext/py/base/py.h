@@ -1,9 +1,17 @@
-/* py.h: what every file of py/ uses: the module's state, arguments, buffers, addresses, errors.
+/* py.h: what every file of py/ uses: module state, arguments, buffers, addresses, errors.
  *
- * Nothing here relies on the GIL. Between io_port_enter and io_port_leave no Python code may run,
- * since it could close the port, which waits for the leaving.
+ * Rules for all of py/:
  *
- * Functions that return bool return false with a Python exception set. */
+ *   - Nothing relies on the GIL. Shared fields are atomic, immutable, or changed inside a critical
+ *     section of the object or under a lock of the core.
+ *   - No Python code runs between io_port_enter and io_port_leave. It could close the port, and
+ *     close() waits for every thread that has entered.
+ *   - No Python call is made while a mutex is held.
+ *   - References are dropped after critical sections and locks have been left, because a finalizer
+ *     can run any code.
+ *   - Unless their comment says otherwise, functions that return bool return false with a Python
+ *     exception set, and functions that return PyObject * return a new reference, or NULL with an
+ *     exception set. */
 #ifndef IOCPCORE_PY_BASE_PY_H
 #define IOCPCORE_PY_BASE_PY_H
 
@@ -75,69 +83,83 @@ typedef struct py_state {
     _Atomic bool ending;               /* the interpreter is: workers expect closed ports */
 } py_state;
 
-/* Of an object whose type, or a base of it, is the module's; NULL with an exception. */
+/* The state of the module that defines the object's type or one of its bases. */
 py_state *py_state_of(PyObject *object);
 
-/* ---- arguments (arguments.c) --------------------------------------------------------------------
- */
+/* ---- arguments (arguments.c) ----------------------------------------------------------------- */
 
 #define PY_ARGUMENTS_MAX 6
 
 typedef struct py_signature {
     const char *method;
     const char *names[PY_ARGUMENTS_MAX + 1];
-    int positional; /* those before the keyword-only ones */
-    int required;
+    int positional; /* how many may be positional; the rest are keyword-only */
+    int required;   /* how many must be given, counted from the first */
 } py_signature;
 
-/* Sorts the arguments into `values`, in the order of the names; NULL for those not given. */
+/* Stores the arguments, borrowed, in `values` in the order of the names; NULL if not given. */
 bool py_parse(const py_signature *signature, PyObject *const *args, Py_ssize_t count,
               PyObject *keywords, PyObject **values);
+/* Converters. `name` is the argument's name in error messages: TypeError for a wrong type,
+ * ValueError for a value out of range. */
 bool py_arg_integer(PyObject *value, const char *name, long long least, long long most,
                     long long *number);
-bool py_arg_length(PyObject *value, const char *name, size_t *length); /* 1 to IO_LENGTH_MAX */
-bool py_arg_offset(PyObject *value, const char *name, uint64_t *offset);
-bool py_arg_seconds(PyObject *value, const char *name, uint64_t *ns); /* IO_NEVER if too long */
-/* The same, and None or NULL for never. */
+bool py_arg_length(PyObject *value, const char *name, size_t *length);   /* 1 to IO_LENGTH_MAX */
+bool py_arg_offset(PyObject *value, const char *name, uint64_t *offset); /* 0 to INT64_MAX */
+/* Seconds as nanoseconds, rounded up; IO_NEVER if the number is too large. */
+bool py_arg_seconds(PyObject *value, const char *name, uint64_t *ns);
+/* Like py_arg_seconds, but accepts None and NULL, which mean IO_NEVER. */
 bool py_arg_timeout(PyObject *value, const char *name, uint64_t *ns);
 
-/* ---- buffers (buffers.c) -----------------------------------------------------------------------
- */
+/* ---- buffers (buffers.c) --------------------------------------------------------------------- */
 
+/* The memory of one operation, see buffers.c. */
 typedef struct py_buffers {
     PyObject *pinned; /* strong; NULL: the core's pooled memory */
-    uint32_t count;
-    size_t length;
+    uint32_t count;   /* vectors */
+    size_t length;    /* bytes, of all vectors together */
 } py_buffers;
 
+/* Each of these fills in `buffers`. On success the caller owns `pinned`. */
+
+/* Data to send or write: a bytes-like object or a sequence of them. */
 bool py_buffers_to_read(PyObject *data, const char *name, py_buffers *buffers);
+/* A writable buffer of the caller's to receive or read into; it must not be empty. */
 bool py_buffers_to_write(PyObject *buffer, const char *name, py_buffers *buffers);
+/* New memory for a result of up to `length` bytes. */
 bool py_buffers_for_bytes(size_t length, py_buffers *buffers);
-/* Runs no Python code; false without memory, and no exception is set. */
+
+/* Sets the vectors of a transfer. Runs no Python code, so a port may be entered. Returns false if
+ * out of memory, without an exception. */
 bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer);
-/* The same for buffers that are one. */
+/* Sets one vector. The buffers must be a single one, and pinned. */
 void py_buffers_vec(const py_buffers *buffers, io_vec *vec);
-/* What a receive or read has put there. May take `pinned`. */
+/* The result of a completed receive or read of py_buffers_for_bytes, as bytes. Takes the reference
+ * in `pinned`, if there is one, and sets it to NULL. */
 PyObject *py_buffers_bytes(PyObject **pinned, const io_transfer *transfer);
 
-/* ---- addresses (addresses.c) --------------------------------------------------------------------
- */
+/* ---- addresses (addresses.c) ----------------------------------------------------------------- */
 
+/* Parses an address of the given family. Raises TypeError or ValueError, which use `name`. */
 bool py_address_parse(PyObject *value, const char *name, int family, io_address *address);
+/* The reverse. None for an empty address, raw bytes for an unknown family. */
 PyObject *py_address_object(const io_address *address);
 
-/* ---- errors (errors.c) ------------------------------------------------------------------------
- */
+/* ---- errors (errors.c) ----------------------------------------------------------------------- */
 
 /* The exception for a portable error: "[Errno 111] connect to 127.0.0.1:9: Connection refused". */
 PyObject *py_error_object(int error, uint32_t os_error, const char *what);
-PyObject *py_error_raise(int error, uint32_t os_error, const char *what); /* NULL */
-/* ... that an operation of this name has ended with. */
+/* Raises that exception. Always returns NULL. */
+PyObject *py_error_raise(int error, uint32_t os_error, const char *what);
+/* The exception for a failed operation. `name` is the method's; connect and send_to add the
+ * address. */
 PyObject *py_error_of(const char *name, const io_op *op);
-/* The exception that is set, which is the caller's from now on: nothing of Python is called while
- * one is set. Never NULL: a SystemError if there is none. */
+/* Clears the current exception and returns it; the caller owns it. Used before any call into
+ * Python, which must not be made with an exception set. Never NULL: if no exception is set, returns
+ * a SystemError. */
 PyObject *py_error_take(void);
-/* What io_port_enter answered, as ValueError or RuntimeError. NULL. */
+/* Raises the exception for an error of io_port_enter: RuntimeError in a forked child, ValueError
+ * for a closed port. Always returns NULL. */
 PyObject *py_error_entering(int error);
 
 #endif

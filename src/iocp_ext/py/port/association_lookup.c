@@ -1,14 +1,20 @@
-/* association_lookup.c: from a Python handle to the association that stands for it.
+/* association_lookup.c: finds the association of a Python handle, or makes one.
  *
- * A handle is a socket, a file object or an integer. The number that the kernel knows it by is
- * asked for at every call, so that a closed or reopened object is noticed; the record of that
- * number is good if it was made for this very object. A record whose object is gone, or has another
- * number by now, is stale: what is in flight on it is ended without touching the number. */
+ * A Python handle is a socket, a file object or an integer. The problem is that numbers are reused:
+ * a program may close a socket behind our back, and the next one gets its descriptor. So:
+ *
+ *   - Each call asks the object for its native handle, which notices a closed or reopened object.
+ *   - The association of that number is valid only if it was made for this very object.
+ *   - An association is stale if its object is gone or has another number now. Its operations are
+ *     ended without touching the number, which may mean another file, and it is replaced.
+ *   - A number that another live object or another port has associated is refused.
+ *
+ * An integer has no identity, so it stays associated until dissociate() or close_handle(). */
 #include "py/port/port.h"
 
 #include <string.h>
 
-/* What an argument of this name may be; its last words. */
+/* What an argument of this name may be, for the TypeError. */
 static const char *association_lookup_wanted(const py_port *port, const char *name) {
     if (py_port_own_natives(port))
         return port->port->backend->own_natives;
@@ -31,10 +37,10 @@ static PyObject *association_lookup_refuse_closed(const char *name) {
     return NULL;
 }
 
-/* ---- what the kernel calls it ---------------------------------------------------------------- */
+/* ---- native handles -------------------------------------------------------------------------- */
 
-/* Files raise ValueError when they are closed, and UnsupportedOperation when they are not files of
- * the system. */
+/* Replaces an exception of fileno() by one that names the argument. Closed files raise ValueError;
+ * objects like BytesIO raise UnsupportedOperation. Other exceptions pass. */
 static PyObject *association_lookup_explain_fileno_error(const py_port *port, PyObject *object,
                                                          const char *name) {
     bool foreign = PyErr_ExceptionMatches(port->state->unsupported_operation) ||
@@ -46,7 +52,7 @@ static PyObject *association_lookup_explain_fileno_error(const py_port *port, Py
                    : association_lookup_refuse_closed(name);
 }
 
-/* The answer of object.fileno(). */
+/* Calls object.fileno(). */
 static PyObject *association_lookup_ask_number(const py_port *port, PyObject *object,
                                                const char *name) {
     PyObject *number = PyObject_CallMethodNoArgs(object, port->state->str_fileno);
@@ -61,7 +67,9 @@ static PyObject *association_lookup_ask_number(const py_port *port, PyObject *ob
 }
 
 #ifdef _WIN32
-/* Sockets answer with a SOCKET, files with a descriptor of the C library. */
+/* fileno() of a socket is a SOCKET, that of a file a descriptor of the C library, which is
+ * converted to a HANDLE. An object with setblocking() is taken for a socket. Takes the reference to
+ * `number`. */
 static PyObject *association_lookup_os_handle_of(const py_port *port, PyObject *object,
                                                  PyObject *number) {
     PyObject *method = NULL;
@@ -80,7 +88,8 @@ static bool association_lookup_is_integer(PyObject *object) {
     return PyLong_Check(object) && !PyBool_Check(object);
 }
 
-/* SOCKETs and HANDLEs are unsigned as wide as a pointer; the kernel's have no upper bit. */
+/* SOCKET and HANDLE are unsigned and as wide as a pointer, but the kernel never sets the upper bit,
+ * so a signed type holds them. */
 static bool association_lookup_to_native(PyObject *number, const char *name, io_native *native) {
     long long value = PyLong_AsLongLong(number);
     if (value == -1 && PyErr_Occurred()) {
@@ -93,6 +102,8 @@ static bool association_lookup_to_native(PyObject *number, const char *name, io_
     return true;
 }
 
+/* A closed socket object answers -1; a negative integer is the caller's mistake. The difference is
+ * in the messages only. */
 bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native) {
     if (association_lookup_is_integer(object)) {
         if (!association_lookup_to_native(object, name, native))
@@ -117,12 +128,12 @@ bool py_handle_native(py_port *port, PyObject *object, const char *name, io_nati
 
 /* ---- finding and making associations --------------------------------------------------------- */
 
+/* Identifies the Python object; NULL for every integer. */
 static const void *association_lookup_identity_of(PyObject *object) {
     return PyLong_Check(object) ? NULL : object;
 }
 
-/* Whether the number still belongs to whom it was associated for. An integer's does until it is
- * dissociated. */
+/* Whether the association is not stale. That of an integer never is. Sets no exception. */
 static bool association_lookup_current(py_association *association) {
     PyObject *target = py_association_target(association);
     if (target == NULL)
@@ -137,6 +148,7 @@ static bool association_lookup_current(py_association *association) {
     return same;
 }
 
+/* Raises ValueError: the number is associated through another object. Always returns false. */
 static bool association_lookup_refuse_other(py_association *other, const char *name) {
     PyObject *target = py_association_target(other);
     if (target == NULL)
@@ -151,6 +163,7 @@ static bool association_lookup_refuse_other(py_association *other, const char *n
     return false;
 }
 
+/* Removes a stale association and ends its operations. */
 static bool association_lookup_abandon(py_port *port, py_association *stale) {
     if (!py_port_enter(port))
         return false;
@@ -160,7 +173,8 @@ static bool association_lookup_abandon(py_port *port, py_association *stale) {
     return true;
 }
 
-/* No other open port knows the handle, by whatever object. */
+/* Raises ValueError and returns false if another open port has a current association of this
+ * number, through any object. */
 static bool association_lookup_unknown_elsewhere(py_port *port, const char *name,
                                                  io_native native) {
     PyObject *ports = py_open_ports(port->state);
@@ -183,8 +197,8 @@ static bool association_lookup_unknown_elsewhere(py_port *port, const char *name
     return unknown;
 }
 
-/* Objects that can be made non-blocking are: the core does it to the descriptor, but a socket
- * object has a timeout of its own. */
+/* Calls object.setblocking(False), if there is such a method. The core makes the descriptor
+ * non-blocking, but a socket object has its own idea of its timeout. */
 static bool association_lookup_unblock(py_port *port, PyObject *object) {
     if (PyLong_Check(object))
         return true;
@@ -198,6 +212,8 @@ static bool association_lookup_unblock(py_port *port, PyObject *object) {
     return done != NULL;
 }
 
+/* A new association; an object without weak references raises a TypeError that names the argument.
+ */
 static py_association *association_lookup_new_record(py_port *port, PyObject *object,
                                                      const char *name, io_native native,
                                                      PyObject *key) {
@@ -208,8 +224,8 @@ static py_association *association_lookup_new_record(py_port *port, PyObject *ob
     return association;
 }
 
-/* Takes out a record that was entered in vain, unless somebody uses it already. The exception that
- * is set stays. */
+/* Removes an association that was added in vain, unless another thread uses it already. Keeps the
+ * current exception. */
 static void association_lookup_take_back(py_port *port, py_association *association) {
     PyObject *raised = py_error_take();
     if (io_port_enter(port->port) == 0) {
@@ -221,9 +237,10 @@ static void association_lookup_take_back(py_port *port, py_association *associat
     PyErr_SetRaisedException(raised);
 }
 
-/* Enters a new record. If somebody else entered one meanwhile there is no error either. But if
- * another port got to know the handle meanwhile, only one of them may keep it: each looks once more
- * after it has entered its own, so at least one sees the other's. */
+/* Adds a new association to the table. That another thread has added one meanwhile is not an error:
+ * the caller searches again. But if another port has associated the handle meanwhile, at most one
+ * may keep it. So each port checks the others again after it has added its own; then at least one
+ * of the two sees the other's and takes its own back. */
 static bool association_lookup_enter(py_port *port, PyObject *object, const char *name,
                                      io_native native, PyObject *key) {
     py_association *association = association_lookup_new_record(port, object, name, native, key);
@@ -248,7 +265,8 @@ static bool association_lookup_enter(py_port *port, PyObject *object, const char
     return entered && error == 0 && alone;
 }
 
-/* The number is not associated, or with something else. */
+/* Makes the association of a number that has none, or only one of another object (`other`), which
+ * is replaced if it is stale. */
 static bool association_lookup_associate(py_port *port, PyObject *object, const char *name,
                                          io_native native, py_association *other, PyObject *key) {
     if (other != NULL) {
@@ -263,6 +281,8 @@ static bool association_lookup_associate(py_port *port, PyObject *object, const 
            association_lookup_enter(port, object, name, native, key);
 }
 
+/* Loops because other threads may add and remove associations of the same number meanwhile. The
+ * check of the port comes first, so that a closed port is the error that is reported. */
 static py_association *association_lookup_find(py_port *port, PyObject *object, const char *name,
                                                PyObject *new_key, PyObject **key) {
     io_native native;
@@ -284,7 +304,7 @@ py_association *py_handle_find(py_port *port, PyObject *object, const char *name
     return association_lookup_find(port, object, name, Py_None, key);
 }
 
-/* ---- what the port's methods do -------------------------------------------------------------- */
+/* ---- methods of the port --------------------------------------------------------------------- */
 
 bool py_handle_associate(py_port *port, PyObject *object, PyObject *key) {
     PyObject *old_key = NULL;
@@ -297,7 +317,7 @@ bool py_handle_associate(py_port *port, PyObject *object, PyObject *key) {
     return true;
 }
 
-/* The association that there is; without one, ValueError. */
+/* The existing association of a handle; ValueError if there is none. */
 static py_association *association_lookup_find_existing(py_port *port, PyObject *object,
                                                         const char *name) {
     io_native native;
@@ -331,8 +351,9 @@ bool py_handle_dissociate(py_port *port, PyObject *object) {
     return entered;
 }
 
-/* The object gives up its descriptor, which is closed when nothing is in flight on it any more.
- * Only sockets can do that. */
+/* Detaches the descriptor from the socket object; the core closes it when the last operation on it
+ * has ended. Until then its number cannot be reused. File objects cannot be detached, so they are
+ * refused. */
 bool py_handle_close(py_port *port, PyObject *object) {
     PyObject *key;
     if (!PyLong_Check(object) &&

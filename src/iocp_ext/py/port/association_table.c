@@ -1,14 +1,15 @@
-/* association_table.c: a port's table of the handles it knows, by their numbers.
+/* association_table.c: a port's hash table from native handles to associations, and their type.
  *
- * Whether a record still means the same Python object is decided in association_lookup.c; the table
- * keeps records and hands them out. Its lock is held for a few instructions and, once per handle,
- * for the system call that tells the kernel: a handle is in the table exactly when it is open. */
+ * The table only stores associations; association_lookup.c decides whether one is still valid. Its
+ * lock is held for a few instructions and, once per handle, for the system call that registers the
+ * handle with the kernel. So a handle is in the table exactly when the core has opened it. */
 #include "py/port/port.h"
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
 enum { BUCKETS_AT_FIRST = 64 };
 
+/* Multiplicative hashing: consecutive descriptors spread over all buckets. */
 static py_association **association_table_bucket(const py_table *table, io_native native) {
     uint64_t hash = (uint64_t)native * UINT64_C(0x9E3779B97F4A7C15);
     return &table->buckets[(size_t)(hash >> 32) & (table->bucket_count - 1)];
@@ -26,7 +27,7 @@ bool py_table_open(py_table *table) {
     return true;
 }
 
-/* Without memory the chains merely get longer. */
+/* Doubles the number of buckets. Not fatal if out of memory: the chains get longer. */
 static void association_table_grow(py_table *table) {
     py_table larger = {.bucket_count = 2 * table->bucket_count};
     larger.buckets = PyMem_RawCalloc(larger.bucket_count, sizeof *larger.buckets);
@@ -45,6 +46,7 @@ static void association_table_grow(py_table *table) {
     table->bucket_count = larger.bucket_count;
 }
 
+/* Must be called with the lock held. Returns a borrowed reference. */
 static py_association *association_table_find(const py_table *table, io_native native) {
     py_association *each = *association_table_bucket(table, native);
     while (each != NULL && each->native != native)
@@ -85,7 +87,7 @@ bool py_table_add(py_association *self, int *error, uint32_t *os_error) {
     return added;
 }
 
-/* Under the table's lock. */
+/* Must be called with the lock held. */
 static void association_table_unlink(py_table *table, py_association *self) {
     py_association **place = association_table_bucket(table, self->native);
     while (*place != self)
@@ -95,8 +97,8 @@ static void association_table_unlink(py_table *table, py_association *self) {
     self->listed = false;
 }
 
-/* What the table held is given back outside of its lock. The reference to the Python object goes
- * too: its callback refers to the association, and only this ends the circle. */
+/* Drops the table's reference, without the lock. Also drops the weak reference: its callback refers
+ * to the association, which is a cycle. */
 static void association_table_let_go(py_association *self, PyObject *reference) {
     Py_XDECREF(reference);
     Py_DECREF(self);
@@ -118,7 +120,7 @@ bool py_table_remove(py_association *self) {
     return removed;
 }
 
-/* Of a closed port, to which nobody adds. */
+/* One at a time, because removing an association runs Python code and needs the lock. */
 void py_table_clear(py_port *port) {
     py_table *table = &port->table;
     for (size_t i = 0; i < table->bucket_count;) {
@@ -153,7 +155,8 @@ void py_table_set_key(py_association *self, PyObject *key) {
     Py_DECREF(old);
 }
 
-/* Without the lock: the collector runs only when nobody is inside it. */
+/* Without the lock: no thread is inside it when the collector runs, because no Python call is made
+ * with the lock held. */
 int py_table_traverse(py_port *port, visitproc visit, void *arg) {
     const py_table *table = &port->table;
     for (size_t i = 0; table->buckets != NULL && i < table->bucket_count; i++)
@@ -164,12 +167,13 @@ int py_table_traverse(py_port *port, visitproc visit, void *arg) {
 
 /* ---- the type -------------------------------------------------------------------------------- */
 
-/* The Python object has died; its descriptor is closed or belongs to somebody else by now. */
+/* Callback of the weak reference: the Python object has died. Its descriptor is closed, or belongs
+ * to another object by now, so it is left alone. */
 static PyObject *association_table_object_died(PyObject *association,
                                                PyObject *Py_UNUSED(reference)) {
     py_association *self = (py_association *)association;
     io_port *port = self->port->port;
-    if (io_port_enter(port) == 0) { /* else the table is empty, or the parent process's */
+    if (io_port_enter(port) == 0) { /* else the table is being cleared, or it is the parent's */
         if (py_table_remove(self) && io_handle_forget(self->handle, true) != 0)
             io_handle_abandon(self->handle);
         io_port_leave(port);
@@ -180,6 +184,7 @@ static PyObject *association_table_object_died(PyObject *association,
 static PyMethodDef association_table_died_method = {"object_died", association_table_object_died,
                                                     METH_O, NULL};
 
+/* A weak reference whose callback removes the association. */
 static PyObject *association_table_refer_to(py_association *self, PyObject *object) {
     PyObject *callback = PyCFunction_New(&association_table_died_method, (PyObject *)self);
     if (callback == NULL)
@@ -229,7 +234,7 @@ static int association_table_traverse(PyObject *object, visitproc visit, void *a
     return 0;
 }
 
-/* The port stays until dealloc: the handle belongs to it. */
+/* The port stays until dealloc: the io_handle belongs to it. */
 static int association_table_clear(PyObject *object) {
     py_association *self = (py_association *)object;
     Py_CLEAR(self->reference);
@@ -242,6 +247,7 @@ static void association_table_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     association_table_clear(object);
+    /* A closed port frees its handles by itself. */
     if (self->handle != NULL && io_port_enter(self->port->port) == 0) {
         io_handle_release(self->handle);
         io_port_leave(self->port->port);

@@ -1,4 +1,8 @@
-/* backends.c: which backends there are, and which one a port gets. */
+/* backends.c: lists the backends of this platform and chooses the one for a new port.
+ *
+ * io_backends() has them best first. Each has a probe, which tries whether the kernel supports it
+ * and permits it, for example inside a container, and says why not. The order of choice: the
+ * argument, the environment variable IOCPCORE_BACKEND, the first one whose probe succeeds. */
 #include "py/port/port.h"
 
 #include <string.h>
@@ -22,11 +26,13 @@ PyObject *py_backends(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) 
     return found;
 }
 
+/* Raises RuntimeError with the probe's reason. Always returns NULL. */
 static const io_backend *backends_refuse(const char *name, const char *reason) {
     PyErr_Format(PyExc_RuntimeError, "backend '%s' does not work here: %s", name, reason);
     return NULL;
 }
 
+/* The first backend that works. If none does, the error names the last one that was tried. */
 static const io_backend *backends_best(void) {
     const io_backend *refused = NULL;
     char reason[256] = "there is none";
@@ -40,6 +46,7 @@ static const io_backend *backends_best(void) {
     return backends_refuse(refused != NULL ? refused->name : "", reason);
 }
 
+/* The backend of this name. `argument` is where the name comes from, for messages. */
 static const io_backend *backends_named(PyObject *wanted, const char *argument) {
     char reason[256] = "";
     Py_ssize_t length;
@@ -51,7 +58,7 @@ static const io_backend *backends_named(PyObject *wanted, const char *argument) 
         backend = io_backend_by_name(name);
     if (backend == NULL) {
         char names[64] = "";
-        PyErr_Clear(); /* a name that cannot be encoded */
+        PyErr_Clear(); /* from a name that cannot be encoded */
         for (const io_backend *const *each = io_backends(); *each != NULL; each++) {
             strncat(names, each == io_backends() ? "" : ", ", sizeof names - strlen(names) - 1);
             strncat(names, (*each)->name, sizeof names - strlen(names) - 1);
@@ -63,7 +70,8 @@ static const io_backend *backends_named(PyObject *wanted, const char *argument) 
     return backend->probe(reason, sizeof reason) == 0 ? backend : backends_refuse(name, reason);
 }
 
-/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is not set or empty. */
+/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is unset or empty. Asks
+ * os.environ and not getenv(), so that a program can set it before it opens a port. */
 static PyObject *backends_of_environment(void) {
     PyObject *os = PyImport_ImportModule("os");
     PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");

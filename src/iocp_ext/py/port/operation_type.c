@@ -1,8 +1,9 @@
-/* operation_type.c: iocpcore.Operation, what a submitting call returns.
+/* operation_type.c: iocpcore.Operation, which every submitting method returns.
  *
- * While it is in flight, `op` is the core's part of it and the core has a reference to it, so that
- * it cannot go away. port_run.c takes the two apart and then marks it done; everything that Python
- * can ask for is written before that, once. */
+ * While an Operation is in flight, `op` is the core's part of it, and the core owns a reference to
+ * it, so it cannot be freed. results.c separates the two and marks the Operation done. All that
+ * Python can read is written before that, once, so the getters need no lock: they check `done`
+ * first. */
 #include "py/port/port.h"
 
 const py_kind_info py_kinds[PY_KINDS] = {
@@ -27,6 +28,7 @@ static py_operation *operation_type_self_of(PyObject *object) {
     return (py_operation *)object;
 }
 
+/* Pairs with the release store of results_mark_done: after this, all other fields are visible. */
 static bool operation_type_is_done(py_operation *self) {
     return atomic_load_explicit(&self->done, memory_order_acquire);
 }
@@ -48,7 +50,7 @@ py_operation *py_operation_new(py_port *port, py_kind kind) {
 
 /* ---- the result ------------------------------------------------------------------------------ */
 
-/* Lets go of a socket object, but not of the descriptor. The exception that is set stays. */
+/* Drops a socket object without closing its descriptor. Keeps the current exception. */
 static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
     PyObject *error = PyErr_Occurred() ? py_error_take() : NULL;
     if (!PyLong_Check(*socket)) {
@@ -61,7 +63,8 @@ static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
     PyErr_SetRaisedException(error);
 }
 
-/* A socket object of a native socket. Without memory the native one is left as it was. */
+/* A socket object for a native socket; the native handle itself in a simulated port. On failure the
+ * native socket stays open and stays the Operation's. */
 static PyObject *operation_type_make_socket(py_operation *self, io_native native) {
     py_state *state = self->port->state;
     int family = 0, type = 0, protocol = 0;
@@ -81,8 +84,10 @@ static PyObject *operation_type_make_socket(py_operation *self, io_native native
     return socket;
 }
 
-/* Made when it is first asked for. Two threads may ask at once, and making a socket runs Python
- * code: the first one that is ready publishes its socket, the other's lets go of the descriptor. */
+/* Makes the pair (socket, address) when it is first asked for. Making a socket runs Python code, so
+ * it cannot happen in the critical section, and two threads may do it at once. The first to finish
+ * publishes its pair, and both return that. The other detaches its socket object from the
+ * descriptor and drops it. */
 static PyObject *operation_type_take_accepted(py_operation *self, io_native native,
                                               PyObject *address) {
     PyObject *socket = operation_type_make_socket(self, native);
@@ -110,6 +115,7 @@ static PyObject *operation_type_take_accepted(py_operation *self, io_native nati
     return result;
 }
 
+/* The result of an accept: the published pair, made now if there is none. */
 static PyObject *operation_type_accept_result(py_operation *self) {
     io_native native;
     PyObject *result;
@@ -151,6 +157,7 @@ PyDoc_STRVAR(
     "Either way it is still handed out exactly once, as cancelled or as completed. May be\n"
     "called from any thread; waits for nothing.");
 
+/* In a closed port everything has ended or is about to, so there is nothing to ask for. */
 static PyObject *operation_type_cancel(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_operation *self = operation_type_self_of(object);
     io_port *port = self->port->port;
@@ -167,7 +174,7 @@ static PyObject *operation_type_cancel(PyObject *object, PyObject *Py_UNUSED(unu
     return PyBool_FromLong(asked);
 }
 
-/* ---- what there is to read ------------------------------------------------------------------- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 static PyObject *operation_type_get_kind(PyObject *object, void *Py_UNUSED(closure)) {
     return PyUnicode_InternFromString(py_kinds[operation_type_self_of(object)->kind].name);
@@ -222,13 +229,14 @@ static int operation_type_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->callback);
     Py_VISIT(self->result);
     Py_VISIT(self->error);
-    /* Bytes that are being received into must stay unknown to Python (gc.get_referents). */
+    /* Bytes that are being received into must not be found by gc.get_referents: they still change.
+     */
     if (self->pinned != NULL && !PyBytes_CheckExact(self->pinned))
         Py_VISIT(self->pinned);
     return 0;
 }
 
-/* Only of what is not in flight: see the head of this file. */
+/* Never called while in flight, because of the core's reference, which the collector cannot see. */
 static int operation_type_clear(PyObject *object) {
     py_operation *self = operation_type_self_of(object);
     Py_CLEAR(self->handle);
@@ -247,6 +255,7 @@ static void operation_type_dealloc(PyObject *object) {
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
     operation_type_clear(object);
+    /* An accepted socket that nobody has asked for. */
     io_port_close_native(self->port->port, self->accepted, IO_FAMILY_SOCKET);
     Py_XDECREF((PyObject *)self->port);
     type->tp_free(object);

@@ -1,12 +1,16 @@
-/* pipe_api.c: the client's end of a named pipe, as a number (Windows). ConnectionGroup.adopt()
- * makes a connection of it. */
+/* pipe_api.c: opens the client end of a named pipe (Windows).
+ *
+ * Returns it as a number, from which ConnectionGroup.adopt() makes a connection. Windows has no
+ * overlapped connect for pipes: a busy server can only be waited for by a blocking call, which is
+ * made in short pieces so that signals are handled. */
 #include "py/port/port.h"
 
 #ifdef _WIN32
 
-enum { LOOK_MS = 1000 }; /* for signals */
+enum { LOOK_MS = 1000 }; /* how often signals are checked for */
 
-/* One try. -IOE_AGAIN: the server was busy, and may not be any more. */
+/* Tries once, and waits if the server is busy. Returns -IOE_AGAIN if the caller should try again:
+ * another client may be faster even after a successful wait. */
 static int pipe_api_try_to_connect(const wchar_t *name, uint64_t left_ns, io_native *native,
                                    uint32_t *os_error) {
     uint64_t ms = left_ns / IO_NS_PER_MS;
@@ -22,6 +26,7 @@ static int pipe_api_try_to_connect(const wchar_t *name, uint64_t left_ns, io_nat
     return error;
 }
 
+/* Tries until the timeout has passed. At least once, even with a timeout of 0. */
 static PyObject *pipe_api_connect_until(const wchar_t *name, const char *text,
                                         uint64_t timeout_ns) {
     uint64_t began_ns = io_clock_ns();

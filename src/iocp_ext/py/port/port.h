@@ -1,14 +1,20 @@
-/* port.h: CompletionPort and Operation, and what else is Python's of a port.
+/* port.h: CompletionPort and Operation: the Python objects of a port, and what their files share.
  *
- * A port's table of associations is under its own mutex, which is never held across a Python call.
- * An Operation goes from "in flight" to "done" under its critical section. */
+ *      port_type    the type: opening, closing, figures
+ *      port_submit  methods that submit:  arguments ──► association ──► Operation ──► core
+ *      port_get     get, get_many     ┐
+ *      port_run     run               ┴── waiting ──► core ──► results ──► Operation, done
+ *
+ * An *association* records which io_handle stands for a Python handle. The port's table of them has
+ * a mutex of its own, which is never held across a Python call. An Operation goes from "in flight"
+ * to "done" once, inside its critical section. */
 #ifndef IOCPCORE_PY_PORT_PORT_H
 #define IOCPCORE_PY_PORT_PORT_H
 
 #include "core/backend.h"
 #include "py/base/py.h"
 
-/* The methods that make operations, in the order of py_kinds. */
+/* The methods that make operations; the index into py_kinds. */
 typedef enum py_kind {
     PY_POST,
     PY_TIMER,
@@ -28,11 +34,12 @@ typedef enum py_kind {
     PY_KINDS
 } py_kind;
 
+/* What the first argument of such a method must be. */
 typedef enum py_handle_kind { PY_NO_HANDLE, PY_ANY_HANDLE, PY_SOCKET, PY_FILE } py_handle_kind;
 
 typedef struct py_kind_info {
-    const char *name;
-    io_kind kind;
+    const char *name; /* the method's */
+    io_kind kind;     /* what the core calls it */
     py_handle_kind handle;
 } py_kind_info;
 
@@ -43,26 +50,27 @@ extern PyMethodDef py_pipe_methods[]; /* pipe_api.c */
 
 /* ---- objects --------------------------------------------------------------------------------- */
 
-/* Which io_handle of a port a Python handle is; immutable, but for what the table's lock covers.
- * It holds the io_handle, so that a stale one is never another file. */
+/* Links a Python handle to its io_handle in one port. Immutable, apart from the fields under the
+ * table's lock. It holds the io_handle, so a stale association never refers to another file. */
 typedef struct py_association {
     PyObject_HEAD
     struct py_port *port;
     io_handle *handle;
     io_native native;
     int family;
-    const void *identity; /* address of the Python object; NULL for an integer */
+    const void *identity; /* address of the Python object, only compared; NULL for an integer */
     /* Under the table's lock: */
     struct py_association *next; /* in its bucket */
-    bool listed;                 /* in the table, which then has a reference to this */
+    bool listed;                 /* in the table, which then owns a reference to this */
     PyObject *reference;         /* weak, to the Python object; NULL for an integer */
-    PyObject *key;
+    PyObject *key;               /* what op.key will be */
 } py_association;
 
-typedef struct py_table { /* association_table.c */
+/* A hash table from native handles to associations (association_table.c). */
+typedef struct py_table {
     io_mutex lock;
-    py_association **buckets;
-    size_t bucket_count; /* a power of two */
+    py_association **buckets; /* NULL: not open */
+    size_t bucket_count;      /* a power of two */
     size_t count;
 } py_table;
 
@@ -72,65 +80,73 @@ typedef struct py_port {
     io_port *port;
     PyObject *weak_references;
     py_table table;
-    _Atomic unsigned long closer; /* the thread that closed it */
-    _Atomic int wait_error_told;  /* of the lane's wait_error */
+    _Atomic unsigned long closer; /* the thread that called close(): its run() just returns */
+    _Atomic int wait_error_told;  /* the lane's wait_error that was logged last */
     _Atomic bool closed;
 } py_port;
 
-/* `result` and `error` are written once, before `done`. */
+/* `result` and `error` are written once, before `done` is set with release semantics; readers check
+ * `done` first. Only the result of an accept changes later, in a critical section. */
 typedef struct py_operation {
     PyObject_HEAD
     py_port *port;
-    io_op *op;        /* while in flight; the core then has a reference to this object */
-    PyObject *handle; /* as it was given; NULL for posts and timers */
+    io_op *op;        /* while in flight, when the core owns a reference to this object */
+    PyObject *handle; /* as the caller passed it; NULL for posts and timers */
     PyObject *key;
     PyObject *callback; /* or NULL */
-    PyObject *pinned;   /* what the kernel reads or writes: see buffers.c */
-    PyObject *result;   /* of an accept: the address, until somebody asks for the socket */
+    PyObject *pinned;   /* memory in use by the kernel, see buffers.c; of a post, its value */
+    PyObject *result;   /* of an accept: the address, until result() makes the pair */
     PyObject *error;    /* the exception, or NULL */
     PyObject *weak_references;
-    io_native accepted; /* a socket that nobody has taken yet */
+    io_native accepted; /* an accepted socket that no socket object owns yet */
     uint8_t kind;       /* py_kind */
-    uint8_t events;     /* what a poll was asked for */
+    uint8_t events;     /* the mask that poll() was given */
     bool cancelled;
     _Atomic bool done;
 } py_operation;
 
-/* ---- associations (association_table.c, association_lookup.c)
- * -------------------------------------------------- */
+/* ---- associations (association_table.c, association_lookup.c) -------------------------------- */
 
 extern PyType_Spec py_association_spec;
 
 bool py_table_open(py_table *table);
+/* Frees an empty table. */
 void py_table_close(py_port *port);
+/* Removes everything. The port must be closed, so that nothing is added any more. */
 void py_table_clear(py_port *port);
 int py_table_traverse(py_port *port, visitproc visit, void *arg);
 size_t py_table_count(py_port *port);
-/* New references to the association of a number and to its key; NULL if there is none. */
+/* The association of a native handle, and its key: new references. Returns NULL, without an
+ * exception, if there is none. */
 py_association *py_table_find(py_port *port, io_native native, PyObject **key);
-/* Opens the handle and enters it. False: `error` says why, or (0) somebody was faster. */
+/* Opens the io_handle and adds the association, in an entered port. Returns false without an
+ * exception: `error` says why, or is 0 if the native handle has an association already. */
 bool py_table_add(py_association *association, int *error, uint32_t *os_error);
-/* True for the one caller that takes it out; the table's reference goes with it. */
+/* Removes the association and drops the table's reference to it. Returns true for exactly one
+ * caller, which must then deal with the io_handle. The caller holds a reference. */
 bool py_table_remove(py_association *association);
 void py_table_set_key(py_association *association, PyObject *key);
+/* A new association, not in the table yet. */
 py_association *py_association_new(py_port *port, PyObject *object, io_native native,
                                    PyObject *key);
-/* The object itself (strong), Py_None if it is gone, NULL for an integer. */
+/* A new reference to the Python object, or to None if that is gone. NULL, without an exception, for
+ * an integer. */
 PyObject *py_association_target(py_association *association);
 
-/* The association of a handle, made if there is none, and its key; both new references. `name` is
- * what messages call the argument. */
+/* Finds or makes the association of a Python handle. Returns new references to it and to its key.
+ * `name` is the argument's name in messages. */
 py_association *py_handle_find(py_port *port, PyObject *object, const char *name, PyObject **key);
+/* These three implement the methods of CompletionPort. */
 bool py_handle_associate(py_port *port, PyObject *object, PyObject *key);
 bool py_handle_dissociate(py_port *port, PyObject *object);
 bool py_handle_close(py_port *port, PyObject *object);
-/* What the kernel calls a handle. */
+/* The native handle of a Python handle. */
 bool py_handle_native(py_port *port, PyObject *object, const char *name, io_native *native);
 
-/* ---- backends (backends.c) ---------------------------------------------------------------------
- */
+/* ---- backends (backends.c) ------------------------------------------------------------------- */
 
-/* The backend of this name (a str or None), if it works here; NULL with an exception. */
+/* The backend of this name, or the default one for None. NULL with an exception if it is unknown or
+ * does not work here. */
 const io_backend *py_backend_choose(PyObject *wanted);
 extern const char py_backends_doc[];
 PyObject *py_backends(PyObject *module, PyObject *unused); /* iocpcore.backends() */
@@ -140,7 +156,7 @@ PyObject *py_backends(PyObject *module, PyObject *unused); /* iocpcore.backends(
 extern PyType_Spec py_port_spec;
 extern PyType_Spec py_operation_spec;
 
-/* The methods of CompletionPort that port_submit.c and port_run.c define. */
+/* The methods of CompletionPort that port_submit.c, port_get.c and port_run.c define. */
 // clang-format off
 #define PY_PORT_METHODS(X)                                                                \
     X(recv) X(recv_into) X(send) X(accept) X(connect) X(recv_from) X(send_to) X(send_file) \
@@ -156,6 +172,7 @@ PY_PORT_METHODS(X)
 
 PyObject *py_open_ports(py_state *state); /* a list of those that are not closed */
 
+/* Enters the port: it stays open until py_port_leave. No Python code may run in between. */
 static inline bool py_port_enter(py_port *self) {
     int error = io_port_enter(self->port);
     if (error)
@@ -167,7 +184,8 @@ static inline void py_port_leave(py_port *self) {
     io_port_leave(self->port);
 }
 
-/* False with an exception if the port is closed, or the parent process's. */
+/* Raises if the port is closed or belongs to the parent process. A port that passes may be closed
+ * at any time after that; this only gives early, consistent errors. */
 static inline bool py_port_check(py_port *self) {
     if (!py_port_enter(self))
         return false;
@@ -175,36 +193,39 @@ static inline bool py_port_check(py_port *self) {
     return true;
 }
 
-/* Its natives are not the system's: no Python object has one, and no other port. */
+/* Whether native handles are the backend's own numbers, as in the simulation. No Python object has
+ * such a handle, and other ports use the same numbers for other things. */
 static inline bool py_port_own_natives(const py_port *self) {
     return self->port->backend->own_natives != NULL;
 }
 
+/* A new Operation, not submitted yet. */
 py_operation *py_operation_new(py_port *port, py_kind kind);
 
-/* ---- handing out (results.c) -------------------------------------------------------------------
- */
+/* ---- handing out (results.c) ----------------------------------------------------------------- */
 
-/* Makes the Operation of one that was taken from the core done, and returns the core's reference
- * to it. */
+/* Completes the Operation that belongs to an op taken from the core, and releases the op. Returns
+ * the core's reference to the Operation. Cannot fail: an exception becomes the Operation's error.
+ */
 py_operation *py_hand_out(io_op *op);
-/* Operations of users. */
+/* What marks an io_op as that of an Operation, and not of a connection or the like. */
 extern const io_owner_ops py_operation_owner_ops;
 
 /* ---- waiting (waiting.c) --------------------------------------------------------------------- */
 
 typedef struct py_waiter {
     py_port *port;
-    io_worker *worker; /* run(); else NULL, and: */
-    io_op **ops;
+    io_worker *worker; /* of run(); NULL for a getter, which has: */
+    io_op **ops;       /* where completed operations go */
     int maximum;
-    uint64_t detaching_ns; /* a worker's: since when it lets go of the GIL in every turn */
+    uint64_t detaching_ns; /* of run(): when it began to release the GIL in every wait */
 } py_waiter;
 
-/* Waits until the core has an answer, which is returned; -IOE_INTR with an exception set. */
+/* Waits until the deadline, 0 for not at all, and returns what io_worker_wait or io_lane_get
+ * returns. -IOE_INTR comes with an exception set, by a signal handler. */
 int py_wait_until(const py_waiter *self, uint64_t deadline_ns);
 bool py_in_main_thread(const py_port *port);
-/* For what py_wait_until answered, a portable error. NULL. */
+/* Raises the exception for a negative result of py_wait_until. Always returns NULL. */
 PyObject *py_raise_wait_error(int error);
 
 #endif

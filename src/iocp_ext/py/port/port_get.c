@@ -1,21 +1,22 @@
-/* port_get.c: get() and get_many(), which hand out the operations of users.
+/* port_get.c: get() and get_many(), which hand out Operations to the caller.
  *
- * What belongs to connections, listeners and the like is served here, too: whoever waits on the
- * port may receive it. */
+ * The ready queue also contains the operations of connections, listeners and datagram sockets. A
+ * getter that takes one of those serves it on the spot, calling callbacks as run() would, and then
+ * waits on. */
 #include "py/port/port.h"
 
 enum {
     GET_MANY_MAX = 1024,
     GET_MANY_DEFAULT = 64,
-    POLL_LOOKS = 16, /* of get(0), for what is ready behind the work of connections */
+    POLL_LOOKS = 16, /* polls of get(0), to reach Operations queued behind connections' work */
 };
 
 static bool port_get_is_operation(const io_op *op) {
     return op->owner_ops == &py_operation_owner_ops;
 }
 
-/* What is there already is taken without the cost of waiting for signals. How many were taken, or
- * a negative error. */
+/* Takes ready operations of any owner. Returns how many, or a negative error. The main thread polls
+ * first, because a wait that signals can interrupt costs two more system calls. */
 static int port_get_take(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
     py_waiter getter = {.port = self, .ops = ops, .maximum = maximum};
     int count = 0;
@@ -31,8 +32,8 @@ static int port_get_take(py_port *self, uint64_t timeout_ns, io_op **ops, int ma
     return py_wait_until(&getter, timeout_ns < IO_NEVER - now_ns ? now_ns + timeout_ns : IO_NEVER);
 }
 
-/* With an exception that is to be raised: what was taken is for the next getter, or ends with the
- * port if that was closed meanwhile. */
+/* Puts taken operations back for the next getter, because an exception is about to be raised. If
+ * the port has been closed meanwhile, they end with it here. The exception stays set. */
 static void port_get_give_back(py_port *self, io_op **ops, int count) {
     if (io_port_enter(self->port) == 0) {
         io_lane_give_back(&self->port->lane, ops, count);
@@ -43,14 +44,15 @@ static void port_get_give_back(py_port *self, io_op **ops, int count) {
     for (int i = 0; i < count; i++) {
         if (port_get_is_operation(ops[i]))
             ops[i]->owner_ops->collect(ops[i], false);
-        else if (!ops[i]->owner_ops->take(ops[i])) /* that may be the end of its connection */
+        else if (!ops[i]->owner_ops->take(ops[i])) /* the connection needs it for its own end */
             PyErr_WriteUnraisable((PyObject *)self);
     }
     PyErr_SetRaisedException(error);
 }
 
-/* Serves what belongs to connections; how many operations are left. With an exception that is to be
- * raised everything not served yet goes back, for the next getter. */
+/* Serves the operations that are not Operations' and moves the others to the front. Returns how
+ * many those are. If an exception must be raised, everything that is left is put back; returns
+ * -IOE_INTR. */
 static int port_get_serve_all(py_port *self, io_op **ops, int count) {
     int kept = 0;
     bool go_on = true;
@@ -66,7 +68,8 @@ static int port_get_serve_all(py_port *self, io_op **ops, int count) {
     return -IOE_INTR;
 }
 
-/* The same, of operations only. */
+/* Takes Operations only. After serving connections it goes on waiting for the rest of the timeout;
+ * once that has passed, it polls a last time. */
 static int port_get_take_operations(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
     uint64_t began_ns = io_clock_ns();
     for (int looks_left = timeout_ns == 0 ? POLL_LOOKS : 1; looks_left > 0;) {
@@ -82,7 +85,7 @@ static int port_get_take_operations(py_port *self, uint64_t timeout_ns, io_op **
             return count;
         looks_left -= passed;
     }
-    return 0; /* connections that are always busy hold up nobody beyond the timeout */
+    return 0; /* busy connections do not hold up the caller beyond its timeout */
 }
 
 const char py_port_get_doc[] =

@@ -1,11 +1,16 @@
-/* port_run.c: run(), the worker loop. */
+/* port_run.c: run(), the worker loop.
+ *
+ * A worker waits for completions, detached from the interpreter, and then takes and serves them one
+ * by one. Which of several workers may be in callbacks at once is decided by the lane
+ * (core/worker.c). */
 #include "py/port/port.h"
 
-/* Who wants the GIL is woken whenever a worker lets go of it. But where completions wait already,
- * the worker has it again before the other has come round; so it may go on for a second, because
- * the other asks for it only after an interval (5 ms) in which nobody has let go. So a busy worker
- * keeps it for longer than that now and then, and looks for completions without waiting: who asks
- * meanwhile is given it. That costs nothing if nobody does. */
+/* How a busy worker shares the GIL. Each time it releases the GIL, a thread that wants it is woken.
+ * But if completions are ready already, the worker takes the GIL back before the other thread runs,
+ * which can starve that thread for a second: it forces a release only after an interval (5 ms)
+ * in which there was none. So after DETACHING_NS of such turns, the worker polls for ATTACHED_NS
+ * without releasing the GIL. That is longer than the interval, so a thread that wants the GIL
+ * requests and gets it. If there is no such thread, polling costs nothing. */
 enum {
     DETACHING_NS = 20 * 1000 * 1000,
 #ifdef Py_GIL_DISABLED
@@ -15,6 +20,8 @@ enum {
 #endif
 };
 
+/* Returns what io_worker_wait returns. The worker waits normally for DETACHING_NS, then polls until
+ * nothing is ready or ATTACHED_NS have passed, and begins anew. */
 static int port_run_wait_for_work(py_waiter *self) {
     uint64_t now_ns = io_clock_ns(), passed_ns = now_ns - self->detaching_ns;
     if (passed_ns < DETACHING_NS)
@@ -29,7 +36,8 @@ static int port_run_wait_for_work(py_waiter *self) {
     return py_wait_until(self, IO_NEVER);
 }
 
-/* False too in a child that the callback has forked. */
+/* Serves everything that the last wait has found. Returns false if run() must return: because of an
+ * exception, or because this is a child process that a callback has forked. */
 static bool port_run_call_back_all(const py_waiter *self) {
     io_op *op;
     while ((op = io_worker_take(self->worker)) != NULL)
@@ -38,7 +46,8 @@ static bool port_run_call_back_all(const py_waiter *self) {
     return true;
 }
 
-/* The end of run(). What a forked child has of the worker and its port is the parent's. */
+/* Leaves the lane and decides what run() returns or raises. A forked child touches neither the
+ * worker nor the port, which are the parent's. */
 static PyObject *port_run_leave(py_waiter *self, int answer) {
     bool forked = io_port_forked(self->port->port);
     bool raised = PyErr_Occurred() != NULL;
@@ -48,6 +57,7 @@ static PyObject *port_run_leave(py_waiter *self, int answer) {
         return NULL;
     if (forked)
         return py_error_entering(-IOE_FORKED);
+    /* Closing the port in its own callback, or at exit, is a normal way to end run(). */
     bool expected = self->port->closer == PyThread_get_thread_ident() || self->port->state->ending;
     return answer >= 0 || (answer == -IOE_CLOSED && expected) ? Py_NewRef(Py_None)
                                                               : py_raise_wait_error(answer);

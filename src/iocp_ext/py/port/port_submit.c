@@ -1,8 +1,15 @@
 /* port_submit.c: the methods of CompletionPort that submit operations.
  *
- * Each sorts its arguments, checks them, finds the association of its handle, and only then enters
- * the port, fills in an operation and submits it: from there on nothing can fail, and nothing of
- * Python runs. Submitting does not block, so the interpreter is not released. */
+ * Each has the same steps:
+ *
+ *      py_parse, py_arg_...   arguments to C values      ┐
+ *      port_submit_prepare    Operation and association  ┴ runs Python code, may raise
+ *      port_submit_begin      enters the port, io_op_new ┐
+ *      fill in the io_op                                 │ no Python code, fails only without
+ * memory port_submit_op         submits, leaves the port   ┴ cannot fail
+ *
+ * Once submitted, every failure is the operation's own error. Submitting does not block, so the
+ * thread stays attached to the interpreter. */
 #include "py/port/port.h"
 
 #define CALLBACK_DOC                                                                      \
@@ -15,18 +22,21 @@
 
 /* ---- from arguments to a submitted operation ------------------------------------------------- */
 
+/* An operation on its way into the core, on the stack of the method. */
 typedef struct submission {
     py_operation *operation;
     py_association *association; /* NULL for posts and timers */
-    io_op *op;
+    io_op *op;                   /* NULL before port_submit_begin */
 } submission;
 
+/* Drops what port_submit_prepare has made. Returns NULL. */
 static PyObject *port_submit_drop(submission *self) {
     Py_CLEAR(self->operation);
     Py_CLEAR(self->association);
     return NULL;
 }
 
+/* Whether the handle is a socket or a file, as the method needs it. */
 static bool port_submit_suits(const py_association *association, py_kind kind, const char *name) {
     bool file = association->handle->type == IO_FILE;
     if (py_kinds[kind].handle == (file ? PY_SOCKET : PY_FILE)) {
@@ -36,7 +46,8 @@ static bool port_submit_suits(const py_association *association, py_kind kind, c
     return true;
 }
 
-/* The Operation, with its handle and callback. `pinned` is stolen. */
+/* Makes the Operation and finds the association of its handle. Takes the reference to `pinned`,
+ * even on failure. */
 static bool port_submit_prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
                                 const char *name, PyObject *callback, PyObject *pinned) {
     *self = (submission){.operation = NULL};
@@ -63,7 +74,7 @@ static bool port_submit_prepare(submission *self, PyObject *port, py_kind kind, 
     return self->association != NULL;
 }
 
-/* Enters the port and makes the core's part. False: dropped, with an exception. */
+/* Enters the port and makes the io_op. On failure the submission is dropped. */
 static bool port_submit_begin(submission *self) {
     py_port *port = self->operation->port;
     if (!py_port_enter(port)) {
@@ -80,6 +91,7 @@ static bool port_submit_begin(submission *self) {
     return self->op != NULL;
 }
 
+/* There is no memory to fill in the io_op: undoes port_submit_begin, too. Returns NULL. */
 static PyObject *port_submit_give_up(submission *self) {
     io_op_release(self->op);
     py_port_leave(self->operation->port);
@@ -87,12 +99,14 @@ static PyObject *port_submit_give_up(submission *self) {
     return PyErr_NoMemory();
 }
 
-/* The core takes the operation over, and with it a reference to the object. */
+/* Gives the core a reference to the Operation. Must come before submitting: another thread may
+ * complete the operation at once. */
 static void port_submit_hand_over(submission *self) {
     self->operation->op = self->op;
     Py_INCREF((PyObject *)self->operation);
 }
 
+/* Submits to the handle and leaves the port. Returns the Operation. */
 static PyObject *port_submit_op(submission *self) {
     port_submit_hand_over(self);
     io_op_submit(self->op, self->association->handle);
@@ -103,21 +117,23 @@ static PyObject *port_submit_op(submission *self) {
 
 /* ---- methods that a table describes ---------------------------------------------------------- */
 
+/* What the second argument is. */
 typedef enum port_submit_bytes {
     BYTES_NONE,
-    BYTES_NEW,      /* `nbytes` of them, which the result will be */
-    BYTES_WRITABLE, /* `buffer` */
-    BYTES_READABLE, /* `data` */
+    BYTES_NEW,      /* nbytes: the size of a new bytes object, the result */
+    BYTES_WRITABLE, /* buffer: memory to receive or read into */
+    BYTES_READABLE, /* data: memory to send or write */
 } port_submit_bytes;
 
-/* The first argument is the handle, the second what is to be moved, and the last the callback. */
+/* The first argument is the handle, the second says what is moved, the last is the callback. */
 typedef struct port_submit_method {
     py_signature signature;
     py_kind kind;
     port_submit_bytes bytes;
-    uint8_t offset, address; /* which arguments; 0: there is none */
+    uint8_t offset, address; /* indices of these arguments; 0: none */
 } port_submit_method;
 
+/* Converts the second argument. */
 static bool port_submit_buffers(port_submit_bytes bytes, PyObject *value, const char *name,
                                 py_buffers *buffers) {
     size_t length;
@@ -133,7 +149,7 @@ static bool port_submit_buffers(port_submit_bytes bytes, PyObject *value, const 
     }
 }
 
-/* Fills in what was given; false without memory. */
+/* Fills in the io_op. Returns false if out of memory, without an exception. */
 static bool port_submit_fill(const port_submit_method *method, io_op *op, const py_buffers *buffers,
                              uint64_t offset, const io_address *address) {
     if (method->kind == PY_CONNECT)
@@ -146,6 +162,7 @@ static bool port_submit_fill(const port_submit_method *method, io_op *op, const 
     return py_buffers_fill(buffers, (io_transfer *)op);
 }
 
+/* All methods of the table. The address comes after the association, which knows its family. */
 static PyObject *port_submit_call(const port_submit_method *method, PyObject *port,
                                   PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     const char *const *names = method->signature.names;
@@ -173,6 +190,7 @@ static PyObject *port_submit_call(const port_submit_method *method, PyObject *po
     return port_submit_op(&self);
 }
 
+/* Defines py_port_<name>. `given` is how many arguments must be given; they may be positional. */
 // clang-format off
 #define SUBMIT_METHOD(name, kind, bytes, offset, address, given, ...)                             \
     PyObject *py_port_##name(PyObject *port, PyObject *const *args, Py_ssize_t count,             \
@@ -330,7 +348,7 @@ PyObject *py_port_post(PyObject *port, PyObject *const *args, Py_ssize_t count,
     if (!port_submit_begin(&self))
         return NULL;
     self.operation->op = self.op;
-    io_post_submit(self.op); /* takes our reference: nobody else gets the Operation from here */
+    io_post_submit(self.op); /* with our reference: post() does not return the Operation */
     py_port_leave((py_port *)port);
     Py_RETURN_NONE;
 }

@@ -1,6 +1,11 @@
-/* port_type.c: iocpcore.CompletionPort: opening and closing it, its handles, its figures.
+/* port_type.c: iocpcore.CompletionPort: opening and closing, handles, figures.
  *
- * Its submitting methods are in port_submit.c; get, get_many and run in port_run.c. */
+ * The submitting methods are in port_submit.c, get() and get_many() in port_get.c, run() in
+ * port_run.c.
+ *
+ * Closing is the hard part. It must end everything in flight exactly once, while other threads are
+ * inside the port, and must not free memory that the kernel may still write to. See
+ * port_type_close_completely. */
 #include "py/port/port.h"
 
 static const uint64_t port_type_close_timeout_ns = 5 * IO_NS_PER_SECOND;
@@ -21,7 +26,7 @@ static PyObject *port_type_call_imported(const char *module, const char *name) {
     return answer;
 }
 
-/* One where callbacks cannot run in parallel, else the number of processors. */
+/* A free-threaded build: the number of processors, or 1 if the GIL is enabled at run time. */
 static bool port_type_default_concurrency(long long *concurrency) {
     PyObject *gil = port_type_call_imported("sys", "_is_gil_enabled");
     PyObject *count = gil == Py_False ? port_type_call_imported("os", "process_cpu_count") : NULL;
@@ -47,10 +52,11 @@ static bool port_type_parse_concurrency(PyObject *value, long long *concurrency)
     return *concurrency > 0 || port_type_default_concurrency(concurrency);
 }
 
-/* ---- the ports that are open ----------------------------------------------------------------- */
+/* ---- open ports ------------------------------------------------------------------------------ */
 
-/* A dict, not a WeakSet: other threads open and close ports while one goes through them, and only a
- * dict's values can be taken all at once. */
+/* Adds the port to the module's list of open ports, which finds handles that belong to another port
+ * and closes ports at exit. A dict, not a WeakSet: other threads open and close ports during an
+ * iteration, and only a dict's values can be copied in one step. */
 static bool port_type_list(py_port *self) {
     PyObject *address = PyLong_FromVoidPtr(self);
     PyObject *reference = PyWeakref_NewRef((PyObject *)self, NULL);
@@ -62,10 +68,11 @@ static bool port_type_list(py_port *self) {
 }
 
 static bool port_type_unlist(py_port *self) {
-    if (self->state->open_ports == NULL) /* the module went first */
+    if (self->state->open_ports == NULL) /* the module was cleared first */
         return true;
     PyObject *address = PyLong_FromVoidPtr(self);
     bool unlisted = address != NULL && PyDict_DelItem(self->state->open_ports, address) == 0;
+    /* Not listed if opening has failed. */
     if (!unlisted && address != NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
         PyErr_Clear();
         unlisted = true;
@@ -127,6 +134,7 @@ static void port_type_end_operation(io_op *op, bool leaked, void *Py_UNUSED(cont
     op->owner_ops->collect(op, leaked);
 }
 
+/* Returns false if warnings are turned into errors. */
 static bool port_type_warn_of_leak(py_port *self, size_t leaked) {
     return PyErr_ResourceWarning((PyObject *)self, 1,
                                  "the kernel has kept %zu operations of %R; their memory is "
@@ -134,7 +142,16 @@ static bool port_type_warn_of_leak(py_port *self, size_t leaked) {
                                  leaked, (PyObject *)self) == 0;
 }
 
-/* False with an exception, such as a warning that is an error; the port is closed all the same. */
+/* Closes the port, once; later calls return at once. The steps:
+ *
+ *      begin_close      no thread can enter any more, waiting ones wake up
+ *      drain            waits until the others have left, cancels everything, collects completions
+ *      take_remaining   every operation ends as cancelled or, if the kernel keeps it, as leaked
+ *      registry, table  connections get their last callbacks, handles are forgotten
+ *      finish_close     closes the kernel's objects
+ *
+ * Detached where it may block. Returns false with an exception, such as a warning that is an error;
+ * the port is closed in any case. */
 static bool port_type_close_completely(py_port *self, uint64_t timeout_ns) {
     io_port *port = self->port;
     if (!io_port_begin_close(port))
@@ -153,7 +170,7 @@ static bool port_type_close_completely(py_port *self, uint64_t timeout_ns) {
     return port_type_unlist(self) && (leaked == 0 || port_type_warn_of_leak(self, leaked));
 }
 
-/* Whether the port is the parent process's. */
+/* Whether this is a forked child and the port belongs to its parent. */
 static bool port_type_forked(py_port *self) {
     int error = io_port_enter(self->port);
     if (error == 0)
@@ -200,7 +217,8 @@ static PyObject *port_type_exit(PyObject *object, PyObject *Py_UNUSED(exception)
     Py_RETURN_NONE;
 }
 
-/* Nothing is in flight: operations refer to their port. */
+/* Closes a port that the user has forgotten, with a ResourceWarning. Nothing is in flight, because
+ * operations refer to their port, so no waiting is needed. */
 static void port_type_finalize(PyObject *object) {
     py_port *self = port_type_self_of(object);
     if (self->port == NULL || self->closed || port_type_forked(self))
@@ -219,6 +237,7 @@ static int port_type_traverse(PyObject *object, visitproc visit, void *arg) {
     return py_table_traverse(port_type_self_of(object), visit, arg);
 }
 
+/* The finalizer has closed the port. A forked child only frees memory. */
 static void port_type_dealloc(PyObject *object) {
     py_port *self = port_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
@@ -234,7 +253,7 @@ static void port_type_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* ---- stop and handles ------------------------------------------------------------------------ */
+/* ---- stop and handles: association_lookup.c -------------------------------------------------- */
 
 PyDoc_STRVAR(port_type_stop_doc,
              "stop($self, /)\n--\n\n"

@@ -1,9 +1,13 @@
-/* results.c: from a completion to the Operation that is handed out.
+/* results.c: turns a completed io_op into a finished Operation.
  *
- * A completion is converted while the thread is attached to the interpreter. The core gets its
- * operation back before Python code hears of the result. */
+ * This happens exactly once per Operation, in an attached thread: either get(), get_many() or run()
+ * hands it out, or the end of the port collects it. The order matters. The result is stored first,
+ * then `done` is set, then the io_op is released, and only then may Python code run that could see
+ * the Operation. */
 #include "py/port/port.h"
 
+/* The readiness as bits of the mask that poll() was given: 1 is EVENT_READ and POLLIN, 2 is
+ * EVENT_WRITE, 4 is POLLOUT. */
 static PyObject *results_poll_result(const py_operation *self, const io_poll *poll) {
     unsigned long held = 0;
     if (poll->ready & IO_READABLE)
@@ -22,6 +26,8 @@ static PyObject *results_datagram_result(py_operation *self, const io_datagram *
     return pair;
 }
 
+/* Takes the accepted socket over from the core. The socket object is made by result(), if at all:
+ * making one can fail and runs Python code. */
 static PyObject *results_accepted_address(py_operation *self, io_accept *accept) {
     self->accepted = accept->accepted;
     accept->accepted = IO_NATIVE_NONE;
@@ -51,13 +57,13 @@ static PyObject *results_result_of(py_operation *self, io_op *op) {
 }
 
 static void results_mark_done(py_operation *self) {
-    Py_BEGIN_CRITICAL_SECTION(self); /* orders cancel() before this, or after it */
+    Py_BEGIN_CRITICAL_SECTION(self); /* cancel() uses `op` in one, before this or never */
     self->op = NULL;
     Py_END_CRITICAL_SECTION();
     atomic_store_explicit(&self->done, true, memory_order_release);
 }
 
-/* Stores the exception that is set: the operation has ended all the same. */
+/* Stores the current exception as the error, since the operation has ended in any case. */
 static void results_keep_exception(py_operation *self) {
     self->error = py_error_take();
 }
@@ -74,6 +80,7 @@ py_operation *py_hand_out(io_op *op) {
         if (self->error == NULL)
             results_keep_exception(self);
     }
+    /* Dropping the pin can run Python code (a memoryview's exporter), so it comes last. */
     PyObject *pinned = self->pinned;
     self->pinned = NULL;
     results_mark_done(self);
@@ -82,9 +89,11 @@ py_operation *py_hand_out(io_op *op) {
     return self;
 }
 
+/* The port was closed before anybody took this operation: it ends as cancelled. If it leaked, the
+ * kernel may still use its memory, so the op, the pin and the core's reference stay forever. */
 static void results_collect(io_op *op, bool leaked) {
     py_operation *self = op->owner;
-    if (op->kind == IO_ACCEPT && !leaked && op->result >= 0) /* nobody will take it */
+    if (op->kind == IO_ACCEPT && !leaked && op->result >= 0) /* it had accepted a socket */
         io_port_close_native(self->port->port, ((io_accept *)op)->accepted, IO_FAMILY_SOCKET);
     self->cancelled = true;
     self->error = py_error_object(-IOE_CANCELED, 0, py_kinds[self->kind].name);
@@ -92,7 +101,7 @@ static void results_collect(io_op *op, bool leaked) {
         results_keep_exception(self);
     results_mark_done(self);
     if (leaked)
-        return; /* with its buffers, and with the core's reference to it */
+        return;
     PyObject *pinned = self->pinned;
     self->pinned = NULL;
     io_op_release(op);
@@ -100,7 +109,8 @@ static void results_collect(io_op *op, bool leaked) {
     Py_DECREF((PyObject *)self);
 }
 
-/* run() hands out an operation by calling its callback. */
+/* Hands out an operation in run(), by calling its callback. Returns false if KeyboardInterrupt or
+ * SystemExit must leave run(). */
 static bool results_take(io_op *op) {
     py_operation *operation = py_hand_out(op);
     bool go_on = true;

@@ -1,12 +1,15 @@
-/* sim_api.c: the simulated backend's own handles and faults, for tests.
+/* sim_api.c: functions of iocpcore._core that control the simulated backend, for tests.
  *
- * Handles are plain integers of one port's simulation. They are given to the port's methods like
- * descriptors, and `dissociate` gives them back before sim_close. Addresses are real tuples, of a
- * network that exists only there. */
+ * Each simulated port has a network and files of its own. Their handles are plain integers, which
+ * the port's methods accept like descriptors; call dissociate() before sim_close(). Addresses look
+ * like real ones ("127.0.0.1", port), but exist in that port only.
+ *
+ * Every function here enters the port for the call, so the simulation is not closed meanwhile. */
 #include "py/port/port.h"
 #include "backends/sim/sim.h"
 
-/* ValueError for another backend's port. Entered; the caller leaves. */
+/* Checks that the object is an open port with the backend sim, and enters it; the caller leaves.
+ * Returns a borrowed reference. */
 static py_port *sim_api_enter(PyObject *module, PyObject *object) {
     py_state *state = PyModule_GetState(module);
     if (!PyObject_TypeCheck(object, state->port_type)) {
@@ -26,6 +29,7 @@ static py_port *sim_api_enter(PyObject *module, PyObject *object) {
     return port;
 }
 
+/* The result for a bound handle: (handle, address). */
 static PyObject *sim_api_bound(io_native native, uint16_t port) {
     return Py_BuildValue("(n(si))", (Py_ssize_t)native, "127.0.0.1", (int)port);
 }
@@ -91,6 +95,7 @@ static PyObject *sim_api_file(PyObject *module, PyObject *args) {
     return error ? py_error_raise(error, 0, "sim_file") : PyLong_FromSsize_t(native);
 }
 
+/* Parses (port, handle) by the format and calls a function of the simulation with them. */
 static PyObject *sim_api_on_handle(PyObject *module, PyObject *args, const char *format,
                                    int (*act)(io_lane *lane, io_native native)) {
     PyObject *object;
@@ -113,6 +118,7 @@ static PyObject *sim_api_shutdown(PyObject *module, PyObject *args) {
     return sim_api_on_handle(module, args, "On:sim_shutdown", io_sim_shutdown);
 }
 
+/* `error` is a positive errno of Linux, whatever the platform; the core wants it negative. */
 static PyObject *sim_api_fail_accepts(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port", "handle", "error", "times", "period", NULL};
     PyObject *object;

@@ -1,13 +1,16 @@
-/* waiting.c: a thread's wait for completions, with the interpreter released.
+/* waiting.c: a thread's wait for completions, detached from the interpreter.
  *
- * Signals end waits in the main thread only. It waits with every signal blocked except inside the
- * kernel's wait, so that one that arrives between Python's look and the wait is not missed. Another
- * thread that runs Python code just then may take it instead; the main thread does not hear of
- * that, so it looks again, soon at first and then once a second.
+ * Signals interrupt waits in the main thread only. The race to avoid is a signal that arrives after
+ * Python has checked for signals and before the kernel begins to wait. So the main thread blocks
+ * all signals, and the kernel unblocks them atomically for the duration of the wait (epoll_pwait
+ * and the like).
  *
- * Handlers run while no signal is blocked, because threads and processes that they start inherit
- * the mask. So once signals are blocked it is only asked whether SIGINT has come after the look
- * before; another signal that comes in that instant waits until the main thread looks again. */
+ * Two gaps remain. Another thread that happens to run Python code may receive the signal instead,
+ * and the main thread is not woken. And signal handlers must run with signals unblocked, because
+ * threads and processes that they start inherit the mask; so between the check and the blocking
+ * there is an instant in which a signal can arrive. SIGINT is looked for again after the blocking.
+ * For all other cases the wait ends after a while, 10 ms at first and then up to a second, and the
+ * main thread checks for signals again. */
 #include "py/port/port.h"
 
 #ifdef _WIN32
@@ -16,7 +19,8 @@ PyAPI_FUNC(void *) _PyOS_SigintEvent(void);
 
 #define FIRST_RECHECK_NS (10 * IO_NS_PER_MS)
 
-/* One wait in the core, by a thread that is detached. For a getter the port was entered. */
+/* Waits once in the core. The thread is detached. A getter has entered the port, which this leaves;
+ * a worker need not, because closing the port waits for workers. */
 static int waiting_wait_in_core(const py_waiter *self, const io_wait *wait) {
     if (self->worker != NULL)
         return io_worker_wait(self->worker, wait);
@@ -25,6 +29,7 @@ static int waiting_wait_in_core(const py_waiter *self, const io_wait *wait) {
     return count;
 }
 
+/* Enters the port while still attached, since io_port_enter may fail, and detaches for the wait. */
 static int waiting_wait_detached(const py_waiter *self, const io_wait *wait) {
     int answer = self->worker == NULL ? io_port_enter(self->port->port) : 0;
     if (answer)
@@ -37,10 +42,11 @@ static int waiting_wait_detached(const py_waiter *self, const io_wait *wait) {
 
 #ifdef _WIN32
 
-/* One wait that a signal ends. */
+/* Waits once, until SIGINT sets CPython's event. Reset first, then check: a signal in between is
+ * seen by one of the two. */
 static int waiting_wait_for_signals(const py_waiter *self, uint64_t deadline_ns,
                                     uint64_t recheck_ns) {
-    (void)recheck_ns; /* the event is set whichever thread took the signal */
+    (void)recheck_ns; /* not needed: the event is set whichever thread received the signal */
     void *event = _PyOS_SigintEvent();
     io_wait wait = {.deadline_ns = deadline_ns, .signals = true, .mask = event};
     io_event_reset(event);
@@ -49,14 +55,15 @@ static int waiting_wait_for_signals(const py_waiter *self, uint64_t deadline_ns,
 
 #else
 
-/* Whether a SIGINT has arrived whose handler has not run yet. */
+/* Whether a SIGINT is pending. Runs no handler, since signals are blocked here. */
 static bool waiting_interrupted(void) {
-    bool arrived = PyOS_InterruptOccurred(); /* which forgets it */
+    bool arrived = PyOS_InterruptOccurred(); /* clears it: set it again for the next check */
     if (arrived)
         PyErr_SetInterrupt();
     return arrived;
 }
 
+/* Waits once, until any signal. See the head of this file. */
 static int waiting_wait_for_signals(const py_waiter *self, uint64_t deadline_ns,
                                     uint64_t recheck_ns) {
     io_signals saved;
@@ -74,7 +81,8 @@ bool py_in_main_thread(const py_port *port) {
     return PyThread_get_thread_ident() == port->state->main_thread;
 }
 
-/* Tells the log that waits have begun to fail, or that they do not fail any more. */
+/* Logs that waits have begun to fail, or work again. The lane keeps trying meanwhile, so nobody
+ * else would notice. The exchange lets one thread log each change. */
 static void waiting_tell_wait_error(py_port *self) {
     const io_lane *lane = &self->port->lane;
     int error = atomic_load_explicit(&lane->wait_error, memory_order_relaxed);
@@ -89,10 +97,10 @@ static void waiting_tell_wait_error(py_port *self) {
     Py_XDECREF(exception);
 }
 
-/* In the main thread: -IOE_INTR may come with an exception. */
+/* Waits once in the main thread. -IOE_INTR comes with an exception if a handler has raised. */
 static int waiting_wait_in_main_thread(const py_waiter *self, uint64_t deadline_ns,
                                        uint64_t *recheck_ns) {
-    if (PyErr_CheckSignals() < 0) /* handlers run with signals as they were */
+    if (PyErr_CheckSignals() < 0) /* runs handlers, with the signal mask of the caller */
         return -IOE_INTR;
     int answer = waiting_wait_for_signals(self, deadline_ns, *recheck_ns);
     *recheck_ns = 2 * *recheck_ns < IO_NS_PER_SECOND ? 2 * *recheck_ns : IO_NS_PER_SECOND;
@@ -100,6 +108,7 @@ static int waiting_wait_in_main_thread(const py_waiter *self, uint64_t deadline_
 }
 
 int py_wait_until(const py_waiter *self, uint64_t deadline_ns) {
+    /* A poll cannot be interrupted, so it is spared the system calls for the mask. */
     bool signals = deadline_ns != 0 && py_in_main_thread(self->port);
     uint64_t recheck_ns = FIRST_RECHECK_NS;
     io_wait wait = {.deadline_ns = deadline_ns};

@@ -1,11 +1,11 @@
-/* address_cache.c: see address_cache.h. A table without collision lists: whoever comes later has
- * the place. */
+/* address_cache.c: a direct-mapped cache: every address has one possible entry, and a later address
+ * replaces an earlier one there. See address_cache.h. */
 #include "py/server/address_cache.h"
 
 #include <string.h>
 
-/* In a forked child, a thread of the parent process may hold the lock for ever; and nobody else is
- * there. */
+/* A forked child skips the lock: a thread of the parent may have held it during fork(), and it
+ * would never be released. */
 static void address_cache_lock(py_address_cache *self) {
     if (self->port == NULL || !io_port_forked(self->port))
         io_lock_acquire(&self->lock);
@@ -16,7 +16,8 @@ static void address_cache_unlock(py_address_cache *self) {
         io_lock_release(&self->lock);
 }
 
-/* NULL for a family that is not cached. */
+/* The entry for this address, or NULL for a family that is not cached. A multiplicative hash: its
+ * upper bits are the good ones. */
 static py_cached_address *address_cache_place(py_address_cache *self, const io_address *address) {
     uint32_t words[PY_CACHED_WORDS], hash = 0;
     if (address->length != sizeof(struct sockaddr_in) &&
@@ -29,6 +30,7 @@ static py_cached_address *address_cache_place(py_address_cache *self, const io_a
     return &self->entries[hash >> (32 - PY_CACHED_BITS)];
 }
 
+/* Reads without the lock, because only the calling thread writes. */
 PyObject *py_address_cache_tuple(py_address_cache *self, const io_address *address,
                                  py_cached_address **place) {
     const py_cached_address *entry = *place = address_cache_place(self, address);
@@ -49,6 +51,7 @@ void py_address_cache_keep(py_address_cache *self, py_cached_address *place,
         address_cache_unlock(self);
         Py_XDECREF(old);
     }
+    /* NULL if the address is not cached, so that `last` never names an older datagram. */
     atomic_store_explicit(&self->last, place, memory_order_relaxed);
 }
 

@@ -1,36 +1,50 @@
-/* connection_events.c: what happens to a connection becomes calls of its callbacks.
+/* connection_events.c: turns the events of a connection into calls of its callbacks.
  *
- * A thread that took one of its operations runs it: event after event until there is none. What
- * callbacks send meanwhile leaves when the last of them has returned, in one go. Input goes
+ * A thread that has taken an operation of the connection becomes its runner and handles one event
+ * after another until there is none (a turn). Data that callbacks send meanwhile is queued, and
+ * leaves together when the last of them has returned.
  *
- *      receive buffer ──► stage (TLS; if any) ──► framing (if any) ──► on_message, on_data
+ * Input takes this path:
  *
- * and stops anywhere when the connection is paused; what is left is handed on later. Framing in C
- * works on the receive buffer itself, and only the beginning of a message whose end has not come
- * is copied (`carry`). */
+ *      receive buffer ──► stage, if any ──► framing, if any ──► on_message or on_data
+ *
+ * Delivery can stop at any point, because any callback may pause or close the connection. So every
+ * loop asks connection_events_delivers before each message. What is left is kept in one of three
+ * places, and delivered by a later INPUT event:
+ *
+ *      the receive buffer  raw bytes, if there is neither a stage nor a framer
+ *      self->input         what a stage or a framer has returned: bytes, or an iterator of messages
+ *      self->carry         the first part of a message, if the framing is one in C
+ *
+ * A framing in C works on the receive buffer itself; nothing but `carry` is copied.
+ *
+ * An exception ends its own connection, and no other. KeyboardInterrupt and SystemExit also leave
+ * run(), at the end of the turn. */
 #include "py/server/server.h"
 
 #include <assert.h>
 #include <string.h>
 
-enum { CARRY_LEAST = 496 }; /* with its head and malloc's, 512 */
+enum { CARRY_LEAST = 496 }; /* 512 bytes with the struct's header and malloc's */
 
+/* One thread's run of a connection, on its stack. */
 typedef struct turn {
     py_connection *self;
-    PyObject *leaving; /* KeyboardInterrupt or SystemExit, for run() */
-    uint64_t messages;
-    bool last; /* on_close is called: nothing comes after it */
+    PyObject *leaving; /* KeyboardInterrupt or SystemExit, for run(); the first one */
+    uint64_t messages; /* delivered, for the group's figures */
+    bool last;         /* on_close is being called: no callback follows, not even on_error */
 } turn;
 
-/* Where an exception comes from, which says who is told of it besides on_close. */
+/* The source of an exception. It decides who is notified, apart from on_close. */
 typedef enum error_origin {
     USER,  /* a callback: on_error, otherwise sys.unraisablehook */
-    PEER,  /* what the peer sent is not in the framing: on_error, if there is one */
-    STAGE, /* TLS failed, and can send no closing handshake: nobody */
+    PEER,  /* the peer violated the framing: on_error, if there is one */
+    STAGE, /* the stage failed: nobody; it cannot send a closing handshake any more either */
 } error_origin;
 
 /* ---- exceptions ------------------------------------------------------------------------------ */
 
+/* Whether the exception must leave run(). */
 static bool connection_events_is_leaving(PyObject *error) {
     return PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
            PyErr_GivenExceptionMatches(error, PyExc_SystemExit);
@@ -41,6 +55,8 @@ static void connection_events_leave(turn *at, PyObject *error) {
         at->leaving = Py_NewRef(error);
 }
 
+/* Reports the error, which stays the caller's. If on_error itself raises, that goes to
+ * sys.unraisablehook, unless it must leave run(). */
 static void connection_events_tell_error(turn *at, PyObject *error, error_origin origin,
                                          PyObject *source) {
     py_connection *self = at->self;
@@ -66,7 +82,8 @@ static void connection_events_tell_error(turn *at, PyObject *error, error_origin
     Py_DECREF(another);
 }
 
-/* This exception, which it takes over, ends this connection, and no other. */
+/* Reports the error and ends the connection because of it. Takes the reference to `error`. A
+ * connection that was never established has no user to report to. */
 static void connection_events_failed(turn *at, PyObject *error, error_origin origin,
                                      PyObject *source) {
     py_connection *self = at->self;
@@ -78,18 +95,19 @@ static void connection_events_failed(turn *at, PyObject *error, error_origin ori
     py_connection_fail(self, error, origin != STAGE);
 }
 
-/* The same with the exception that is set. */
+/* Does that with the exception that is currently set. */
 static void connection_events_raised(turn *at, error_origin origin, PyObject *source) {
     connection_events_failed(at, py_error_take(), origin, source);
 }
 
+/* Calls a callback, if there is one, with the connection and an optional argument. */
 static void connection_events_call_back(turn *at, py_callback which, PyObject *argument) {
     py_connection *self = at->self;
     PyObject *function = self->group->callbacks[which];
     if (function == NULL)
         return;
     assert(!PyErr_Occurred());
-    PyObject *args[] = {NULL, (PyObject *)self, argument};
+    PyObject *args[] = {NULL, (PyObject *)self, argument}; /* the first slot is the callee's */
     PyObject *answer = PyObject_Vectorcall(
         function, args + 1, (argument ? 2u : 1u) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     if (answer == NULL)
@@ -97,13 +115,14 @@ static void connection_events_call_back(turn *at, py_callback which, PyObject *a
     Py_XDECREF(answer);
 }
 
+/* Whether the next message may be delivered: the connection is neither held nor closing. */
 static bool connection_events_delivers(const turn *at) {
     return io_connection_delivers(&at->self->io);
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* Steals the message. */
+/* Delivers one message. Takes the reference to `data`; NULL means that creating it failed. */
 static void connection_events_hand_on(turn *at, py_callback which, PyObject *data) {
     if (data == NULL) {
         connection_events_raised(at, USER, Py_None);
@@ -114,6 +133,7 @@ static void connection_events_hand_on(turn *at, py_callback which, PyObject *dat
     Py_DECREF(data);
 }
 
+/* Ends the connection because the peer violated the framing. */
 static void connection_events_refuse(turn *at, int64_t error, size_t size) {
     py_group *group = at->self->group;
     PyObject *exception = py_framing_error(group->port->state, group->frames, (int)error, size);
@@ -122,8 +142,9 @@ static void connection_events_refuse(turn *at, int64_t error, size_t size) {
     connection_events_raised(at, PEER, (PyObject *)at->self);
 }
 
-/* Room for `more` bytes behind what is carried; of the whole message, as far as that is known, at
- * once if it is not large: memory is given for what has come, not for what was announced. */
+/* Makes room for `more` bytes behind those that are carried. `wanted` is the size of the whole
+ * frame, or 0 if it is unknown. If that is small, all of it is allocated at once. Otherwise the
+ * memory doubles as data arrives: a peer that merely announces a large message gets no memory. */
 static bool connection_events_carry_grow(py_connection *self, size_t more, size_t wanted) {
     py_carry *carry = self->carry;
     size_t length = carry ? carry->length : 0, capacity = carry ? carry->capacity : 0;
@@ -133,6 +154,7 @@ static bool connection_events_carry_grow(py_connection *self, size_t more, size_
     size_t grown = capacity ? 2 * capacity : CARRY_LEAST;
     if (grown < wanted && wanted <= IO_BUFFER_POOLED_MAX)
         grown = wanted;
+    /* No more than the message needs, and no less than has arrived. */
     if (wanted != 0 && grown > wanted)
         grown = wanted;
     if (grown < needed)
@@ -148,6 +170,7 @@ static bool connection_events_carry_grow(py_connection *self, size_t more, size_
     return true;
 }
 
+/* Appends to the carried bytes, creating `carry` if needed. */
 static bool connection_events_carry_append(py_connection *self, const char *data, size_t length,
                                            size_t wanted) {
     if (!connection_events_carry_grow(self, length, wanted))
@@ -157,7 +180,8 @@ static bool connection_events_carry_append(py_connection *self, const char *data
     return true;
 }
 
-/* Goes on with the message of which the beginning is carried; how many bytes it has taken. */
+/* Continues the message whose first part is carried, and delivers it if that completes it. Returns
+ * how many bytes it has consumed; after an error all of them, since the connection ends. */
 static size_t connection_events_go_on(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
     const io_framing *frames = self->group->frames;
@@ -174,6 +198,8 @@ static size_t connection_events_go_on(turn *at, const char *data, size_t length)
         return length;
     }
     if (complete) {
+        /* The carry goes before the callback is called, so that the runner's state is consistent
+         * whatever the callback does. */
         io_frame frame;
         io_framing_whole(frames, self->carry->data, self->carry->length, &frame);
         PyObject *message =
@@ -185,7 +211,8 @@ static size_t connection_events_go_on(turn *at, const char *data, size_t length)
     return (size_t)part;
 }
 
-/* Cuts messages out of what has arrived; how many bytes of it are done with. */
+/* Cuts messages out of the data and delivers them. Returns how many bytes are consumed: all, unless
+ * delivery has stopped. An incomplete message at the end is moved to `carry`. */
 static size_t connection_events_cut(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
     const io_framing *frames = self->group->frames;
@@ -216,12 +243,13 @@ static size_t connection_events_cut(turn *at, const char *data, size_t length) {
 
 /* ---- input ----------------------------------------------------------------------------------- */
 
-/* A framer of one's own gives something that yields messages, and may raise after some of them. */
+/* Passes data to the user-defined framer. Returns an iterator of messages, not a list: feed() may
+ * be a generator, which raises only after the messages before the faulty one. */
 static PyObject *connection_events_feed(turn *at, PyObject *data) {
     PyObject *messages =
         PyObject_CallMethodOneArg(at->self->framer, at->self->group->port->state->str_feed, data);
     PyObject *iterator = NULL;
-    if (messages != NULL && PyBytes_Check(messages)) /* else each byte would be a message */
+    if (messages != NULL && PyBytes_Check(messages)) /* iterating it would yield integers */
         PyErr_Format(PyExc_TypeError,
                      "%.200s.feed() must return an iterable of messages, not bytes",
                      Py_TYPE(at->self->framer)->tp_name);
@@ -231,15 +259,15 @@ static PyObject *connection_events_feed(turn *at, PyObject *data) {
     return iterator;
 }
 
-/* Its exception: what it says of the peer, or its own fault. */
+/* The framer raised: a FramingError blames the peer, anything else is a bug of the framer. */
 static void connection_events_framer_raised(turn *at) {
     py_connection *self = at->self;
     bool peer = PyErr_ExceptionMatches(self->group->port->state->framing_error);
     connection_events_raised(at, peer ? PEER : USER, self->framer);
 }
 
-/* Keeps what a stage or the socket has given, to be handed on. It takes `data` over; NULL is an
- * exception of this origin. */
+/* Stores received bytes in self->input, passing them through the framer if there is one. Takes the
+ * reference to `data`; NULL means that an exception of this origin is set. */
 static void connection_events_keep(turn *at, PyObject *data, error_origin origin) {
     py_connection *self = at->self;
     if (data == NULL) {
@@ -257,6 +285,7 @@ static void connection_events_keep(turn *at, PyObject *data, error_origin origin
     self->input_used = 0;
 }
 
+/* Delivers from the framer's iterator, which runs the framer's own code. */
 static void connection_events_hand_on_messages(turn *at) {
     py_connection *self = at->self;
     while (connection_events_delivers(at)) {
@@ -271,7 +300,8 @@ static void connection_events_hand_on_messages(turn *at) {
     }
 }
 
-/* A stage may give more at once than the user wants. */
+/* Returns the next piece for on_data, at most read_size bytes: a stage may return more at once than
+ * the user wants to get. */
 static PyObject *connection_events_next_piece(py_connection *self, PyObject *input, size_t size) {
     size_t start = self->input_used, most = self->group->io.limits.read_size;
     size_t length = size - start < most ? size - start : most;
@@ -281,7 +311,7 @@ static PyObject *connection_events_next_piece(py_connection *self, PyObject *inp
                : PyBytes_FromStringAndSize(PyBytes_AS_STRING(input) + start, (Py_ssize_t)length);
 }
 
-/* Hands on what is kept, as far as it is wanted. */
+/* Delivers self->input until it is used up or delivery stops. */
 static void connection_events_hand_on_kept(turn *at) {
     py_connection *self = at->self;
     PyObject *input = self->input;
@@ -303,6 +333,7 @@ static void connection_events_hand_on_kept(turn *at) {
         Py_CLEAR(self->input);
 }
 
+/* Calls on_connect, once, when the stage's handshake is complete. */
 static void connection_events_establish(turn *at) {
     py_connection *self = at->self;
     if (self->stage.ready && !io_connection_is_known(&self->io)) {
@@ -311,8 +342,8 @@ static void connection_events_establish(turn *at) {
     }
 }
 
-/* The bytes may end the handshake and be damaged behind it: the connection exists first, and then
- * fails. */
+/* The bytes may complete the handshake and be corrupt behind it. So a failure of the stage is
+ * reported only after the connection has been established. */
 static void connection_events_receive_through_stage(turn *at, const char *data, size_t length) {
     py_connection *self = at->self;
     PyObject *plain = py_stage_receive(&self->stage, self->group->port->state, data, length);
@@ -325,6 +356,7 @@ static void connection_events_receive_through_stage(turn *at, const char *data, 
         connection_events_keep(at, plain, STAGE);
 }
 
+/* Handles INPUT. What was kept is delivered first; new input is read only if nothing was. */
 static void connection_events_on_input(turn *at) {
     py_connection *self = at->self;
     bool kept = self->input != NULL;
@@ -346,13 +378,16 @@ static void connection_events_on_input(turn *at) {
     }
     if (self->input != NULL)
         connection_events_hand_on_kept(at);
+    /* The core repeats INPUT as long as it believes that input is kept. */
     if (kept != (self->input != NULL))
         io_connection_keep_input(&self->io, self->input != NULL);
+    /* The peer has ended its application stream: EOF follows, but only behind the input. */
     if (self->stage.object != NULL && self->input == NULL &&
         py_stage_peer_ended(&self->stage, self->group->port->state))
         io_connection_end_input(&self->io);
 }
 
+/* Handles EOF. Without on_eof the connection is closed in turn. */
 static void connection_events_on_eof(turn *at) {
     py_connection *self = at->self;
     py_state *state = self->group->port->state;
@@ -363,6 +398,7 @@ static void connection_events_on_eof(turn *at) {
         if (later != 0)
             return;
     }
+    /* The stage may have closed the connection. */
     if (io_connection_close_requested(&self->io))
         return;
     if (!io_connection_is_known(&self->io)) {
@@ -413,6 +449,7 @@ void py_connection_unequip(py_connection *self) {
 }
 
 static bool connection_events_start(py_connection *self) {
+    /* A connection of adopt() was equipped before it was opened. */
     if (!self->equipped && !py_connection_equip(self))
         return false;
     return py_stage_start(&self->stage, self->group->port->state);
@@ -425,14 +462,14 @@ static void connection_events_on_start(turn *at) {
         connection_events_establish(at);
 }
 
-/* Stages that have more to send. */
+/* Handles ROOM, which only stages ask for. */
 static void connection_events_on_room(turn *at) {
     py_connection *self = at->self;
     if (self->stage.object != NULL && !py_stage_room(&self->stage, self->group->port->state))
         connection_events_raised(at, STAGE, (PyObject *)self);
 }
 
-/* Once it is closing, they are only dropped. */
+/* Runs the jobs, or merely drops them once the connection is closing. */
 static void connection_events_on_jobs(turn *at) {
     py_connection *self = at->self;
     for (io_job *next, *job = io_connection_take_jobs(&self->io); job != NULL; job = next) {
@@ -449,7 +486,8 @@ static void connection_events_on_jobs(turn *at) {
     }
 }
 
-/* What holds others, or is of no use any more. The context stays: it is the user's. */
+/* Drops what refers to other objects or is useless now, so that a connection that the user keeps
+ * costs little and keeps nothing else alive. The context stays: it belongs to the user. */
 static void connection_events_drop(turn *at) {
     py_connection *self = at->self;
     PyObject *timers;
@@ -470,7 +508,7 @@ static void connection_events_drop(turn *at) {
     self->carry = NULL;
 }
 
-/* Its traceback knows the connection. */
+/* Drops the error, whose traceback refers to the connection: a reference cycle. */
 static void connection_events_forget_error(py_connection *self) {
     PyObject *error;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -480,8 +518,10 @@ static void connection_events_forget_error(py_connection *self) {
     Py_XDECREF(error);
 }
 
+/* Handles GONE, the last event. After io_group_leave only the references of the turn are left. */
 static void connection_events_on_gone(turn *at) {
     py_connection *self = at->self;
+    /* Before anything is dropped: the reason may be in self->error. */
     PyObject *reason = py_connection_reason(self);
     if (reason == NULL)
         reason = py_error_take();
@@ -497,6 +537,7 @@ static void connection_events_on_gone(turn *at) {
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+/* Dispatches one event. Never fails: every exception is dealt with by then. */
 static void connection_events_handle(turn *at, io_connection_event event) {
     switch (event) {
     case IO_CONNECTION_STARTED:
@@ -525,7 +566,8 @@ static void connection_events_handle(turn *at, io_connection_event event) {
     }
 }
 
-/* Whether the event is nobody's but ours; its time is none of callbacks. */
+/* True if the event runs no user code, so it does not count as callback time. Then the clock is not
+ * read either, which keeps connections without callbacks cheap. */
 static bool connection_events_is_internal(const py_connection *self, io_connection_event event) {
     const py_group *group = self->group;
     if (self->stage.object != NULL)
@@ -544,6 +586,7 @@ static bool connection_events_is_internal(const py_connection *self, io_connecti
     }
 }
 
+/* Adds the turn to the group's figures. The maximum may miss a concurrent larger one. */
 static void connection_events_count(py_group *group, const turn *at, uint64_t took_ns) {
     atomic_fetch_add_explicit(&group->messages, at->messages, memory_order_relaxed);
     atomic_fetch_add_explicit(&group->runs, 1, memory_order_relaxed);
@@ -558,12 +601,14 @@ bool py_connection_run(py_connection *self, io_connection_event event) {
     turn at = {.self = self};
     py_group *group = self->group;
     uint64_t began_ns = 0;
+    /* GONE drops the group's reference to the connection, which may be the last one. */
     Py_INCREF((PyObject *)self);
     Py_INCREF((PyObject *)group);
     do {
         if (began_ns == 0 && !connection_events_is_internal(self, event))
             began_ns = io_clock_ns();
         connection_events_handle(&at, event);
+        /* Sent data is released between events, so that long turns do not keep it. */
         py_pieces_release_spent(&self->io);
     } while ((event = io_connection_next(&self->io)) != IO_CONNECTION_IDLE);
     py_pieces_release_spent(&self->io);
@@ -586,6 +631,7 @@ bool py_connection_take(io_op *op) {
     return go_on;
 }
 
+/* The port was closed before anybody took this operation. */
 static void connection_events_collect(io_op *op, bool leaked) {
     if (!leaked)
         io_connection_collected(op->owner, op);

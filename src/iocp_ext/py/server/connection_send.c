@@ -1,7 +1,12 @@
-/* connection_send.c: what Connection sends: data, messages in its framing, files.
+/* connection_send.c: the sending methods of Connection: data, messages, files.
  *
- * What goes through a stage (TLS) is given to it as a list, to be sent as one; the stage calls
- * _write. */
+ *      send_message ──► framing ──► send ──┬──► stage, if any ──► _write ──► write queue
+ *                                          └──────────────────────────────►
+ *
+ * Any thread may send, so a check here can only be a hint that the connection is ending. The write
+ * queue, or the stage, decides under its own lock.
+ *
+ * A stage gets the buffers of one send() as a list, and sends them as one. */
 #include "py/server/server.h"
 
 #include <string.h>
@@ -25,6 +30,7 @@ const char py_connection_send_doc[] =
     "the peer. bytes are kept, other buffers copied. What one thread sends goes out in\n"
     "order; sends of several threads do not mix. May be called from any thread.";
 
+/* Wrong types raise even if the connection is ending, so that such a bug does not stay hidden. */
 PyObject *py_connection_send(PyObject *object, PyObject *data) {
     py_connection *self = connection_send_self_of(object);
     if (io_connection_end_requested(&self->io))
@@ -34,6 +40,8 @@ PyObject *py_connection_send(PyObject *object, PyObject *data) {
                : py_pieces_send_data(&self->io, data);
 }
 
+/* Sends a message in a framing in C. Without a stage the frame is never assembled: header, message
+ * and delimiter are three pieces. A stage gets one bytes object, since it takes Python objects. */
 static PyObject *connection_send_framed(py_connection *self, io_piece *message) {
     const io_framing *frames = self->group->frames;
     char header[IO_FRAME_HEADER_MAX];
@@ -66,6 +74,8 @@ static PyObject *connection_send_framed(py_connection *self, io_piece *message) 
     return answer;
 }
 
+/* Sends a message that the user-defined framer encodes. False if the connection is gone, since it
+ * has dropped its framer then. */
 static PyObject *connection_send_by_framer(py_connection *self, PyObject *message) {
     PyObject *framer = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -129,7 +139,9 @@ static void connection_send_refuse_file(const py_state *state, PyObject *file, i
     Py_XDECREF(name);
 }
 
-/* A stage reads the file itself: a Python object, also where natives are not the system's. */
+/* Resolves and checks the file before anything is queued, so that a refusal leaves the connection
+ * as it was. A simulated port cannot check a real file; with a stage it need not, since the stage
+ * reads the file by itself. */
 static bool connection_send_take_file(py_connection *self, PyObject *file, io_native *native) {
     py_port *port = self->group->port;
     if (self->stage.sends && py_port_own_natives(port))
@@ -170,6 +182,7 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
 
 const char py_connection_write_doc[] = "_write($self, data, /)\n--\n\nSend around the stage.";
 
+/* For the stage: queues raw bytes, which its send() would encode again. */
 PyObject *py_connection_write(PyObject *object, PyObject *data) {
     return py_pieces_send_data(&connection_send_self_of(object)->io, data);
 }

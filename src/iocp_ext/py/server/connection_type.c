@@ -1,8 +1,10 @@
-/* connection_type.c: iocpcore.Connection: what users call. Its callbacks are called in
- * connection_events.c.
+/* connection_type.c: iocpcore.Connection: its life and all methods but the sending ones
+ * (connection_send.c). Its callbacks are called in connection_events.c.
  *
- * Any method may be called from any thread. Sending never raises because of the peer: a broadcast
- * to a dead connection must not hurt the caller's own. */
+ * Any method may be called from any thread, and none waits for the runner: most set a flag in the
+ * core, which acts on it or wakes a worker. Sending never raises because of the peer, so a
+ * broadcast that meets a dead connection does not end the callback, and with it the connection, of
+ * the sender. */
 #include "py/server/server.h"
 
 #include <string.h>
@@ -27,7 +29,7 @@ py_connection *py_connection_new(py_group *group, const io_address *peer) {
     self->context = Py_NewRef(Py_None);
     self->id = atomic_fetch_add_explicit(&state->connection_ids, 1, memory_order_relaxed) + 1;
     int family = peer != NULL && peer->length > 0 ? peer->storage.ss_family : 0;
-    if (family == AF_INET || family == AF_INET6) { /* others can be asked for */
+    if (family == AF_INET || family == AF_INET6) { /* for others, the socket is asked */
         memcpy(&self->peer, &peer->storage, sizeof self->peer);
         self->peer_known = true;
     }
@@ -47,6 +49,7 @@ static int connection_type_traverse(PyObject *object, visitproc visit, void *arg
     return 0;
 }
 
+/* The group stays until dealloc: the core's part points to its limits. */
 static int connection_type_clear(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     Py_CLEAR(self->context);
@@ -58,6 +61,7 @@ static int connection_type_clear(PyObject *object) {
     return 0;
 }
 
+/* The core's part is closed, or was never opened: the group holds a reference until GONE. */
 static void connection_type_dealloc(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
@@ -75,6 +79,7 @@ static void connection_type_dealloc(PyObject *object) {
 
 /* ---- addresses and errors -------------------------------------------------------------------- */
 
+/* The peer's IP address as it was when the connection was made; length 0 if unknown. */
 static void connection_type_peer_address(const py_connection *self, io_address *address) {
     address->length = 0;
     if (!self->peer_known)
@@ -84,6 +89,7 @@ static void connection_type_peer_address(const py_connection *self, io_address *
     memcpy(&address->storage, &self->peer, (size_t)address->length);
 }
 
+/* Cached, so that repeated calls cost nothing and the address outlives the socket. */
 PyObject *py_connection_peername(py_connection *self) {
     PyObject *name = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -94,7 +100,7 @@ PyObject *py_connection_peername(py_connection *self) {
         if (address.length == 0)
             io_connection_address(&self->io, true, &address);
         name = py_address_object(&address);
-        if (address.length > 0) /* else the socket is not open yet, or closed */
+        if (address.length > 0) /* else the socket is not open yet, or already closed */
             self->peername = Py_XNewRef(name);
     }
     Py_END_CRITICAL_SECTION();
@@ -116,6 +122,8 @@ static bool connection_type_close_stage(py_connection *self, bool whole) {
     return py_stage_close(&self->stage, (PyObject *)self, connection_type_state_of(self), whole);
 }
 
+/* With a stage, the core first stops taking data from the user; the stage writes its closing
+ * handshake, and _finish ends the stream behind that. */
 void py_connection_end(py_connection *self, bool whole, bool linger) {
     if (self->stage.sends) {
         io_connection_begin_end(&self->io, whole, linger);
@@ -128,7 +136,8 @@ void py_connection_end(py_connection *self, bool whole, bool linger) {
         io_connection_shutdown(&self->io);
 }
 
-/* What the stage has not written when this returns is lost. */
+/* Ends the connection because of an error. The stage gets one chance to write its closing
+ * handshake: whatever it has not written when its close() returns is lost. */
 static void connection_type_fail_with(py_connection *self, io_reason reason, int error,
                                       bool tell_stage) {
     if (tell_stage && self->stage.sends) {
@@ -140,6 +149,7 @@ static void connection_type_fail_with(py_connection *self, io_reason reason, int
 
 void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
     bool first = false;
+    /* The first error is the cause; later ones usually follow from it. */
     Py_BEGIN_CRITICAL_SECTION(self);
     first = self->error == NULL;
     if (first)
@@ -211,6 +221,7 @@ static PyObject *connection_type_resume(PyObject *object, PyObject *Py_UNUSED(un
 
 /* ---- work ------------------------------------------------------------------------------------ */
 
+/* Calls function(object, *args, **keywords). */
 static PyObject *connection_type_with_self(PyObject *function, PyObject *object, PyObject *args,
                                            PyObject *keywords) {
     Py_ssize_t count = PyTuple_GET_SIZE(args);
@@ -249,12 +260,16 @@ static PyObject *connection_type_call_later(PyObject *object, PyObject *args) {
         connection_type_state_of(connection_type_self_of(object))->call_later, object, args, NULL);
 }
 
-/* ---- for stages and _connection_tasks.py
- * --------------------------------------------------------------- */
+/* ---- for stages and _connection_tasks.py ----------------------------------------------------- */
+
+/* Stages call the methods of Link (python/iocpcore/_stage.py), perhaps with their own lock held, so
+ * these run no user code. */
 
 PyDoc_STRVAR(connection_type_established_doc,
              "_established($self, /)\n--\n\nThe stage is through.");
 
+/* Called by the stage on the strand, while the runner is inside one of the stage's methods. The
+ * runner checks the flag when the method has returned. */
 static PyObject *connection_type_established(PyObject *object, PyObject *Py_UNUSED(unused)) {
     connection_type_self_of(object)->stage.ready = true;
     Py_RETURN_NONE;
@@ -263,6 +278,7 @@ static PyObject *connection_type_established(PyObject *object, PyObject *Py_UNUS
 PyDoc_STRVAR(connection_type_fail_doc,
              "_fail($self, exception, /)\n--\n\nEnd it because of an exception.");
 
+/* Without telling the stage, which is the caller. */
 static PyObject *connection_type_fail(PyObject *object, PyObject *error) {
     if (!PyExceptionInstance_Check(error)) {
         PyErr_Format(PyExc_TypeError, "exception must be an exception, not %.200s",
@@ -287,6 +303,7 @@ static PyObject *connection_type_set_stage(PyObject *object, PyObject *stage) {
 PyDoc_STRVAR(connection_type_set_peername_doc,
              "_set_peername($self, address, /)\n--\n\nWhat peername says.");
 
+/* For the PROXY protocol: the address that the proxy has reported. */
 static PyObject *connection_type_set_peername(PyObject *object, PyObject *address) {
     py_connection *self = connection_type_self_of(object);
     PyObject *old;
@@ -302,6 +319,7 @@ PyDoc_STRVAR(connection_type_run_doc,
              "_run($self, function, /)\n--\n\n"
              "Call function() on the strand. False: it is closed, and nobody will.");
 
+/* Raw memory, because the core frees nothing: connection_events_on_jobs frees every posted job. */
 static PyObject *connection_type_run(PyObject *object, PyObject *function) {
     py_job *job = PyMem_RawMalloc(sizeof *job);
     if (job == NULL)
@@ -319,6 +337,8 @@ PyDoc_STRVAR(connection_type_add_timer_doc,
              "_add_timer($self, timer, /)\n--\n\n"
              "To be cancelled when it is gone. False: it is already.");
 
+/* `added` becomes -1 with an exception, 0 if the connection is closing, else 1. The critical
+ * section orders this against connection_events_drop, which takes the set away. */
 static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
     py_connection *self = connection_type_self_of(object);
     int added = 0;
@@ -353,6 +373,8 @@ static PyObject *connection_type_get_port(PyObject *object, void *Py_UNUSED(clos
 PyDoc_STRVAR(connection_type_hold_doc,
              "_hold($self, held, /)\n--\n\nHold all callbacks but those of _run.");
 
+/* Counts the running offload(serial=True) calls; callbacks are held while there are any. The count
+ * and the hold change together, or one call could undo the hold of another. */
 static PyObject *connection_type_hold(PyObject *object, PyObject *held) {
     py_connection *self = connection_type_self_of(object);
     int is_true = PyObject_IsTrue(held);
@@ -377,6 +399,7 @@ static PyObject *connection_type_ask_for_room(PyObject *object, PyObject *Py_UNU
 PyDoc_STRVAR(connection_type_finish_doc,
              "_finish($self, /)\n--\n\nThe stage, whose close() was true, is done.");
 
+/* Does what was waiting for the stage's closing handshake, which is queued now. */
 static PyObject *connection_type_finish(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_connection *self = connection_type_self_of(object);
     py_stage_end wanted = py_stage_finish(&self->stage);
@@ -411,7 +434,7 @@ static PyObject *connection_type_get_sockname(PyObject *object, void *Py_UNUSED(
     return py_address_object(&address);
 }
 
-enum { PENDING, RECEIVED, SENT };
+enum { PENDING, RECEIVED, SENT }; /* the closures of the three getters */
 
 static PyObject *connection_type_get_bytes(PyObject *object, void *closure) {
     uint64_t received, sent;

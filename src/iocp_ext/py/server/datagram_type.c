@@ -1,22 +1,23 @@
 /* datagram_type.c: the Python type around a datagram socket (net/datagram.h).
  *
- * Each operation in flight holds a reference to its socket, and a send one to its data. A turn of
- * the receive has a reference of its own, too: the receive's goes with it when it is in flight
- * again.
+ * References: each operation in flight holds one to its socket, and a send one to its data. A turn
+ * that handles the receive holds another one to the socket. Otherwise the socket could be freed
+ * during the turn: when the receive is in flight again, the operation's reference goes with it, and
+ * another thread may complete it.
  *
- * What is seldom, or happens once per socket, is Python's: the subclass, datagram.py, has the
- * methods _tell and _not_received. */
+ * What happens seldom, or once per socket, is written in Python: the subclass in datagram.py has
+ * the methods _tell (reports an error) and _not_received (reports a failed receive). */
 #include "net/datagram.h"
 #include "py/server/address_cache.h"
 #include "py/server/server.h"
 
 typedef struct py_datagram_socket {
     PyObject_HEAD
-    py_port *port;         /* NULL: it was never opened */
+    py_port *port;         /* NULL: never opened */
     PyObject *on_datagram; /* or NULL */
-    io_address remote;     /* length 0: none */
+    io_address remote;     /* the default destination; length 0: none */
     io_datagram_socket io;
-    py_address_cache addresses; /* of those who have sent something */
+    py_address_cache addresses; /* of senders; its writer is the thread in the receive's turn */
 } py_datagram_socket;
 
 static py_datagram_socket *datagram_type_self_of(PyObject *object) {
@@ -29,7 +30,8 @@ static const io_owner_ops datagram_type_owner_ops = {datagram_type_take, datagra
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-/* The exception that is set leaves run() (false), or is told to the world. */
+/* Returns false if the current exception must leave run(). Otherwise reports it to
+ * sys.unraisablehook and returns true. */
 static bool datagram_type_swallow(PyObject *source) {
     if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
         return false;
@@ -37,7 +39,8 @@ static bool datagram_type_swallow(PyObject *source) {
     return true;
 }
 
-/* Tells of this error, which it takes over; of the exception that is set if it is NULL. */
+/* Reports an error of a send or a callback to Python. Takes the reference to `error`; NULL means
+ * the exception that is set. Returns false, with an exception, if run() must be left. */
 static bool datagram_type_tell_error(py_datagram_socket *self, PyObject *error,
                                      PyObject *callback) {
     if (error == NULL)
@@ -49,7 +52,8 @@ static bool datagram_type_tell_error(py_datagram_socket *self, PyObject *error,
     return answer != NULL || datagram_type_swallow(callback != NULL ? callback : (PyObject *)self);
 }
 
-/* The same, of a receive. Python asks for the next one, now or later. */
+/* Reports a failed receive, in the same way. `failures` counts consecutive ones. Python must arm
+ * the next receive, at once or after a pause. */
 static bool datagram_type_tell_not_received(py_datagram_socket *self, PyObject *error,
                                             uint32_t failures) {
     if (error == NULL)
@@ -61,7 +65,8 @@ static bool datagram_type_tell_not_received(py_datagram_socket *self, PyObject *
     return answer != NULL || datagram_type_swallow((PyObject *)self);
 }
 
-/* Only one with a remote address hears of those who refuse what it sent. */
+/* The message names the remote address, if there is one: a connected socket gets the errors that
+ * its own sends have caused, such as a refusal by the peer. */
 static PyObject *datagram_type_receive_error(const py_datagram_socket *self, int error,
                                              uint32_t os_error) {
     char text[160], what[192] = "recv_from";
@@ -74,6 +79,7 @@ static PyObject *datagram_type_receive_error(const py_datagram_socket *self, int
 
 /* ---- turns ----------------------------------------------------------------------------------- */
 
+/* Calls on_datagram. An exception goes to on_error, unless it must leave run(). */
 static bool datagram_type_call_back(py_datagram_socket *self, PyObject *data, PyObject *address) {
     PyObject *args[] = {NULL, (PyObject *)self, data, address};
     PyObject *answer =
@@ -88,7 +94,8 @@ static bool datagram_type_call_back(py_datagram_socket *self, PyObject *data, Py
     return datagram_type_tell_error(self, error, self->on_datagram);
 }
 
-/* False, here and below: an exception is to leave run(). */
+/* Delivers one datagram. If there is no memory for its objects, it counts as not received. Returns
+ * false, here and below, with the exception that must leave run(). */
 static bool datagram_type_tell_received(py_datagram_socket *self, io_datagram_turn *turn) {
     const char *bytes;
     size_t length;
@@ -113,6 +120,7 @@ static bool datagram_type_tell_received(py_datagram_socket *self, io_datagram_tu
     return go_on;
 }
 
+/* Handles one event of a turn. A finished send also releases its data. */
 static bool datagram_type_tell(py_datagram_socket *self, io_datagram_turn *turn,
                                io_datagram_event event) {
     bool go_on = true;
@@ -127,6 +135,7 @@ static bool datagram_type_tell(py_datagram_socket *self, io_datagram_turn *turn,
     return go_on;
 }
 
+/* Handles a completed operation. A turn of the receive may deliver several datagrams. */
 static bool datagram_type_take(io_op *op) {
     py_datagram_socket *self = IO_CONTAINER(op->owner, py_datagram_socket, io);
     bool receives = op->kind == IO_RECV_FROM, go_on = true;
@@ -137,12 +146,14 @@ static bool datagram_type_take(io_op *op) {
     for (; event != IO_DATAGRAM_IDLE; event = io_datagram_turn_next(&turn, go_on))
         go_on = datagram_type_tell(self, &turn, event);
     if (receives)
-        Py_DECREF((PyObject *)self); /* not the last one, unless: */
+        Py_DECREF((PyObject *)self); /* the turn's; not the last one */
     if (!turn.in_flight)
-        Py_DECREF((PyObject *)self); /* was the operation's */
+        Py_DECREF((PyObject *)self); /* the operation's, which has ended */
     return go_on;
 }
 
+/* The port was closed before anybody took this operation. If it leaked, the kernel may still use
+ * the memory, so all references stay. */
 static void datagram_type_collect(io_op *op, bool leaked) {
     if (leaked)
         return;
@@ -159,6 +170,8 @@ PyDoc_STRVAR(datagram_type_open_doc,
              "max_write_buffer, /)\n--\n\n"
              "Take over a datagram socket that does not block. Nothing is received yet.");
 
+/* On failure the native socket is closed, unless an argument has a wrong type, max_size is out of
+ * range, or this socket is open already. */
 static PyObject *datagram_type_open(PyObject *object, PyObject *args) {
     py_datagram_socket *self = datagram_type_self_of(object);
     const py_state *state = py_state_of(object);
@@ -196,7 +209,7 @@ PyDoc_STRVAR(datagram_type_receive_doc, "_receive($self, /)\n--\n\n"
                                         "Ask for the next datagram, if that has not been done.");
 
 static PyObject *datagram_type_receive(PyObject *object, PyObject *Py_UNUSED(unused)) {
-    Py_INCREF(object); /* the operation's */
+    Py_INCREF(object); /* the operation's reference */
     if (!io_datagram_socket_receive(&datagram_type_self_of(object)->io))
         Py_DECREF(object);
     Py_RETURN_NONE;
@@ -214,16 +227,16 @@ static int datagram_type_traverse(PyObject *object, visitproc visit, void *arg) 
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->port);
     Py_VISIT(self->on_datagram);
-    return 0; /* the tuples refer to nothing that could refer to it */
+    return 0; /* the cached tuples contain only strings and integers */
 }
 
-/* The port stays until dealloc: the receive belongs to it. */
+/* The port stays until dealloc: the receive operation belongs to it. */
 static int datagram_type_clear(PyObject *object) {
     Py_CLEAR(datagram_type_self_of(object)->on_datagram);
     return 0;
 }
 
-/* Nothing is in flight: operations refer to their socket. */
+/* Nothing is in flight here: operations hold references to their socket. */
 static void datagram_type_dealloc(PyObject *object) {
     py_datagram_socket *self = datagram_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
@@ -239,8 +252,8 @@ static void datagram_type_dealloc(PyObject *object) {
 
 /* ---- methods --------------------------------------------------------------------------------- */
 
-/* True, False or NULL. What is in flight has a reference to the socket, and takes the one to the
- * data. */
+/* Returns True if the datagram was sent or queued, False if it was dropped. A queued one takes a
+ * reference to the socket, and the reference in buffers->pinned. */
 static PyObject *datagram_type_send(py_datagram_socket *self, py_buffers *buffers, io_address *to) {
     io_vec data;
     py_buffers_vec(buffers, &data);

@@ -1,14 +1,18 @@
 /* framing_type.c: iocpcore.LengthPrefixed, Delimited and FixedSize: how a stream is cut into
  * messages.
  *
- * Three types around one C struct, which net/framing.c understands and the connections use
- * directly. They are immutable and refer to nothing, so they are shared by any number of
- * connections and threads. Everything that Python can see of one (attributes, repr, equality, hash,
- * pickle) comes from the tuple of its arguments, which is made when it is asked for. */
+ * Three types around one C struct, io_framing. Connections pass it to net/framing.c directly and
+ * never call these objects; encode() and decode() are for users. The objects are immutable and
+ * refer to no others, so any number of connections and threads can share one without locks, and
+ * they need no garbage collection.
+ *
+ * Attributes, repr, equality, hash and pickling all derive from one tuple, the arguments of the
+ * constructor (framing_type_arguments). It is rebuilt on demand, because that is rare. */
 #include "py/server/server.h"
 
 #include <string.h>
 
+/* Defaults of max_size. */
 static const long long framing_type_length_max_size = 16 * 1024 * 1024;
 static const long long framing_type_delimited_max_size = 64 * 1024;
 
@@ -17,7 +21,7 @@ static py_framing *framing_type_self_of(PyObject *object) {
 }
 
 const io_framing *py_framing_of(const py_state *state, PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object); /* they are final */
+    PyTypeObject *type = Py_TYPE(object); /* the three cannot be subclassed */
     bool is_one = type == state->length_prefixed_type || type == state->delimited_type ||
                   type == state->fixed_size_type;
     return is_one ? &framing_type_self_of(object)->framing : NULL;
@@ -25,6 +29,8 @@ const io_framing *py_framing_of(const py_state *state, PyObject *object) {
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* The text for -IOE_MSGSIZE, when receiving or sending. A size that does not exceed max_size means
+ * that another limit was hit: the width of the length, or a missing delimiter. */
 static PyObject *framing_type_too_large(const io_framing *framing, size_t size) {
     if (framing->kind == IO_FRAMING_FIXED)
         return PyUnicode_FromFormat("message of %zu bytes instead of %zu", size, framing->max_size);
@@ -38,6 +44,8 @@ static PyObject *framing_type_too_large(const io_framing *framing, size_t size) 
                                 framing->max_size);
 }
 
+/* The text for any other error: a length smaller than its own header, or a message to be sent that
+ * contains its delimiter. */
 static PyObject *framing_type_malformed(const io_framing *framing, size_t size) {
     if (framing->kind == IO_FRAMING_LENGTH)
         return PyUnicode_FromFormat("length %zu is smaller than its own size %d, which it includes",
@@ -70,6 +78,8 @@ static void framing_type_raise_error(PyObject *object, int error, size_t size) {
 
 /* ---- making them ----------------------------------------------------------------------------- */
 
+/* Views a contiguous bytes-like object; the caller releases the view. Asks for any layout first, so
+ * that a non-contiguous object gets its own message. */
 static bool framing_type_view_of(PyObject *value, const char *name, Py_buffer *view) {
     if (!PyObject_CheckBuffer(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be a bytes-like object, not %.200s", name,
@@ -85,6 +95,7 @@ static bool framing_type_view_of(PyObject *value, const char *name, Py_buffer *v
     return false;
 }
 
+/* A bool only: any other true value in a framing is probably a misplaced argument. */
 static bool framing_type_parse_bool(PyObject *value, const char *name, bool *is_true) {
     if (value != NULL && !PyBool_Check(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be a bool, not %.200s", name,
@@ -133,6 +144,7 @@ static bool framing_type_parse_delimiter(PyObject *value, io_framing *framing) {
     return fits;
 }
 
+/* A new object of the type with a copy of the framing. */
 static PyObject *framing_type_make(PyTypeObject *type, const io_framing *framing) {
     PyObject *object = type->tp_alloc(type, 0);
     if (object != NULL)
@@ -190,9 +202,9 @@ static void framing_type_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* ---- what there is to read ------------------------------------------------------------------- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
-/* The arguments, in the order of their names. */
+/* The constructor's arguments as a tuple, in the order of its parameters. */
 static PyObject *framing_type_arguments(PyObject *object) {
     const io_framing *framing = &framing_type_self_of(object)->framing;
     Py_ssize_t max_size = (Py_ssize_t)framing->max_size;
@@ -209,7 +221,7 @@ static PyObject *framing_type_arguments(PyObject *object) {
     }
 }
 
-/* `closure` is where the name stands in `names` of the type. */
+/* `closure` is the index of the argument in that tuple. */
 static PyObject *framing_type_get_argument(PyObject *object, void *closure) {
     PyObject *values = framing_type_arguments(object);
     PyObject *value =
@@ -218,6 +230,7 @@ static PyObject *framing_type_get_argument(PyObject *object, void *closure) {
     return value;
 }
 
+/* The formats use no more items than their kind has arguments; the others are ignored. */
 static PyObject *framing_type_repr(PyObject *object) {
     static const char *const formats[] = {
         [IO_FRAMING_LENGTH] =
@@ -264,6 +277,7 @@ static PyObject *framing_type_reduce(PyObject *object, PyObject *Py_UNUSED(unuse
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
+/* Builds a whole frame as one bytes object. */
 static PyObject *framing_type_encode_bytes(PyObject *object, const Py_buffer *message) {
     const io_framing *framing = &framing_type_self_of(object)->framing;
     char header[IO_FRAME_HEADER_MAX];
@@ -310,7 +324,9 @@ static bool framing_type_append(PyObject *messages, const char *data, size_t siz
     return appended;
 }
 
-/* Appends the messages; how many bytes they took, or -1 with an exception. */
+/* Appends the complete messages to the list. Returns how many bytes they took, or -1 with an
+ * exception. A faulty message raises only if it is the first one; otherwise the caller gets the
+ * messages before it, and the exception by its next call. */
 static Py_ssize_t framing_type_decode_bytes(PyObject *object, const char *data, size_t length,
                                             PyObject *messages) {
     const io_framing *framing = &framing_type_self_of(object)->framing;
@@ -410,7 +426,7 @@ static PyGetSetDef framing_type_fixed_size_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-/* What the three are made of; only doc, new and getset differ. */
+/* The slots of a type. Only doc, new and getset differ. */
 #define SLOTS(type)                                      \
     static PyType_Slot framing_type_##type##_slots[] = { \
         {Py_tp_doc, (void *)framing_type_##type##_doc},  \

@@ -1,5 +1,8 @@
-/* group_options.c: the keyword arguments of a connection group, by the tables of group_options.h.
- */
+/* group_options.c: parses the keyword arguments of a connection group.
+ *
+ * The tables of group_options.h are expanded here into a table for the parser and into the text of
+ * the signature. PyArg_ParseTupleAndKeywords would need a format string and a list of pointers,
+ * both in the order of the names, with nothing to check that they agree. */
 #include "py/server/server.h"
 
 #include <stddef.h>
@@ -51,6 +54,7 @@ const char py_group_doc[] =
 
 enum { OPTIONS = sizeof group_options_table / sizeof group_options_table[0] };
 
+/* The index of the option, or -1. */
 static int group_options_find(PyObject *keyword) {
     for (int i = 0; i < OPTIONS; i++)
         if (PyUnicode_CompareWithASCIIString(keyword, group_options_table[i].name) == 0)
@@ -58,7 +62,7 @@ static int group_options_find(PyObject *keyword) {
     return -1;
 }
 
-/* Puts each argument, borrowed, at its option's index. */
+/* Stores each argument, borrowed, at the index of its option. */
 static bool group_options_sort(PyObject *keywords, PyObject **values) {
     PyObject *keyword, *value;
     Py_ssize_t position = 0;
@@ -74,6 +78,7 @@ static bool group_options_sort(PyObject *keywords, PyObject **values) {
     return true;
 }
 
+/* Reads a callable. FRAMING also accepts a framing in C, which is not callable. */
 static bool group_options_read_function(const group_option *option, const py_state *state,
                                         PyObject *value, PyObject **field) {
     if (value == NULL || value == Py_None)
@@ -88,6 +93,7 @@ static bool group_options_read_function(const group_option *option, const py_sta
     return fits;
 }
 
+/* Reads a limit. All limits must be given: their defaults are in _options.py. */
 static bool group_options_read_limit(const group_option *option, PyObject *value, uint64_t *field) {
     long long number = 0;
     if (value == NULL) {
@@ -97,7 +103,7 @@ static bool group_options_read_limit(const group_option *option, PyObject *value
     }
     if (option->kind == OPTION_SECONDS)
         return py_arg_timeout(value, option->name, field);
-    bool unlimited = option->kind == OPTION_COUNT && value == Py_None;
+    bool unlimited = option->kind == OPTION_COUNT && value == Py_None; /* 0 then */
     if (!unlimited && !py_arg_integer(value, option->name, option->least, option->most, &number))
         return false;
     *field = (uint64_t)number;

@@ -1,13 +1,13 @@
-/* group_options.h: what the constructor of a connection group takes, each option written once.
+/* group_options.h: the options of a connection group, each of them written once.
  *
  * The tables below generate the enum of callbacks, the fields, the parser and the signature that
- * Python shows. Limits have no defaults here: python/iocpcore/_options.py has them. */
+ * Python shows. The limits' defaults are in python/iocpcore/_options.py only. */
 #ifndef IOCPCORE_PY_SERVER_GROUP_OPTIONS_H
 #define IOCPCORE_PY_SERVER_GROUP_OPTIONS_H
 
 #include "py/base/py.h"
 
-/* X(enumerator, name): functions of users, called on a connection's strand. */
+/* X(enumerator, name): the user's functions, called on a connection's strand. */
 #define PY_CONNECTION_CALLBACKS(X) \
     X(PY_ON_CONNECT, on_connect)   \
     X(PY_ON_DATA, on_data)         \
@@ -25,13 +25,14 @@
     X(PY_ON_REFUSED, on_refused)           \
     X(PY_ON_LOST, on_lost)
 
-/* X(kind, name): what makes something for a connection. FRAMING may be one of the framings in C. */
+/* X(kind, name): callables that return something for a connection. FRAMING may also be a framing in
+ * C. */
 #define PY_GROUP_FACTORIES(X) \
     X(FRAMING, framing)       \
     X(CALLABLE, stage)        \
     X(CALLABLE, executor)
 
-/* X(kind, name, least, most): what must be given. The kinds are
+/* X(kind, name, least, most): limits, all required. The kinds are
  *
  *   SIZE     an integer
  *   COUNT    an integer, or None for no limit, which is 0 here
@@ -55,7 +56,7 @@ typedef enum py_callback {
 } py_callback;
 #undef PY_CALLBACK_ENUMERATOR
 
-/* References are borrowed from the arguments; NULL: not given, or None. */
+/* The parsed arguments. References are borrowed; NULL: not given, or None. */
 #define PY_FACTORY_FIELD(kind, name) PyObject *name;
 #define PY_LIMIT_FIELD(kind, name, least, most) uint64_t name;
 typedef struct py_group_options {
@@ -66,10 +67,10 @@ typedef struct py_group_options {
 #undef PY_FACTORY_FIELD
 #undef PY_LIMIT_FIELD
 
-/* The documentation of the type, which begins with the constructor's signature. */
+/* The docstring of the type, which begins with the constructor's signature. */
 extern const char py_group_doc[];
 
-/* Reads the keyword arguments. False: an exception names the one that is wrong. */
+/* Parses the keyword arguments. On failure, the exception names the faulty one. */
 bool py_group_options_parse(const py_state *state, PyObject *keywords, py_group_options *options);
 
 #endif

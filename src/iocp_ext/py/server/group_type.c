@@ -1,4 +1,8 @@
-/* group_type.c: ConnectionGroup: what net/group.h asks of Python, and what Python asks of it. */
+/* group_type.c: ConnectionGroup: the hooks that net/group.h calls, and the Python type.
+ *
+ * Server and connect() each build on one group. Everything that does not need Python (admission,
+ * limits, timeouts, the end of the port) is in net/. The hooks are called with no lock held, by an
+ * attached thread, and may run any Python code unless noted. */
 #include "py/server/server.h"
 
 static py_group *group_type_self_of(PyObject *object) {
@@ -15,6 +19,9 @@ static py_connection *group_type_connection_of(io_member *member) {
 
 /* ---- hooks ----------------------------------------------------------------------------------- */
 
+/* See io_group_hooks for what each of them must do. */
+
+/* If this fails, the exception stays set until group_type_lost takes it. */
 static io_member *group_type_make(io_group *group, const io_address *peer) {
     py_connection *connection = py_connection_new(group_type_of(group), peer);
     return connection != NULL ? &connection->member : NULL;
@@ -24,6 +31,7 @@ static bool group_type_run(io_member *member, io_connection_event event) {
     return py_connection_run(group_type_connection_of(member), event);
 }
 
+/* At the end of the port there is no run loop that an exception could leave. */
 static void group_type_run_last(io_member *member, io_connection_event event) {
     py_connection *connection = group_type_connection_of(member);
     Py_INCREF((PyObject *)connection);
@@ -36,6 +44,8 @@ static void group_type_close(io_member *member) {
     py_connection_end(group_type_connection_of(member), true, false);
 }
 
+/* Must not call Python, because the port may be entered. What the stage still has to write counts
+ * as lost. */
 static bool group_type_give_up(io_member *member) {
     py_connection *connection = group_type_connection_of(member);
     return io_connection_give_up(&connection->io, py_stage_pending(&connection->stage));
@@ -82,6 +92,7 @@ static void group_type_refused(io_group *group, const io_address *peer) {
     Py_XDECREF(address);
 }
 
+/* Raises the exception for an error of io_group_adopt or of opening an accepted client. */
 static void group_type_raise_not_opened(int error, uint32_t os_error) {
     if (error == -IOE_CLOSED || error == -IOE_FORKED)
         py_error_entering(error);
@@ -89,6 +100,8 @@ static void group_type_raise_not_opened(int error, uint32_t os_error) {
         py_error_raise(error, os_error, "open the connection");
 }
 
+/* Reports a client that could not become a connection. `error` 0: group_type_make has failed, and
+ * its exception is still set. */
 static void group_type_lost(io_group *group, const io_address *peer, int error, uint32_t os_error) {
     py_group *self = group_type_of(group);
     if (error != 0)
@@ -136,7 +149,7 @@ static void group_type_take_functions(py_group *self, const py_group_options *op
 static void group_type_take_limits(py_group *self, const py_group_options *options) {
     uint64_t handshake_ns = options->handshake_timeout;
     if (self->make_stage == NULL)
-        handshake_ns = IO_NEVER; /* there is none */
+        handshake_ns = IO_NEVER; /* without a stage there is no handshake */
     io_group_set_timeouts(&self->io, options->idle_timeout, handshake_ns);
     self->io.limits = (io_connection_limits){
         .write_high = options->write_high,
@@ -183,7 +196,7 @@ static int group_type_traverse(PyObject *object, visitproc visit, void *arg) {
     return 0;
 }
 
-/* Not the port, which connections need to the last. */
+/* The port and `framing` stay until dealloc: connections use them until they are freed. */
 static int group_type_clear(PyObject *object) {
     py_group *self = group_type_self_of(object);
     for (int i = 0; i < PY_CALLBACKS; i++)
@@ -223,7 +236,8 @@ PyDoc_STRVAR(group_type_listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
                                          "Make a named pipe and accept its clients. A Listener.");
 #endif
 
-/* Others get it before its first callback, so it has its framer and its stage before it opens. */
+/* Opens the connection, taking over the native socket even on failure. The caller of adopt() sees
+ * the connection before its first callback, so it is equipped before it is opened. */
 static bool group_type_open_connection(py_connection *connection, io_native native, int family) {
     py_group *self = connection->group;
     uint32_t os_error = 0;
@@ -231,7 +245,7 @@ static bool group_type_open_connection(py_connection *connection, io_native nati
         io_port_close_native(self->port->port, native, family);
         return false;
     }
-    Py_INCREF((PyObject *)connection); /* the group's */
+    Py_INCREF((PyObject *)connection); /* the group's reference */
     int error = io_group_adopt(&self->io, &connection->member, native, family, &os_error);
     if (error) {
         Py_DECREF((PyObject *)connection);
@@ -240,6 +254,7 @@ static bool group_type_open_connection(py_connection *connection, io_native nati
     return error == 0;
 }
 
+/* A new Connection of a connected socket, which it takes over even on failure. */
 static PyObject *group_type_make_connection(py_group *self, io_native native, int family,
                                             const io_address *peer, PyObject *context) {
     py_connection *connection = py_connection_new(self, peer);
@@ -252,6 +267,7 @@ static PyObject *group_type_make_connection(py_group *self, io_native native, in
     if (group_type_open_connection(connection, native, family))
         return (PyObject *)connection;
     PyObject *error = py_error_take();
+    /* The framer and the stage may refer to the connection: a cycle. */
     py_connection_unequip(connection);
     Py_DECREF((PyObject *)connection);
     PyErr_SetRaisedException(error);
@@ -269,13 +285,15 @@ static PyObject *group_type_adopt(PyObject *object, PyObject *args, PyObject *ke
     io_address address = {0};
     bool known = peer != Py_None && (family == AF_INET || family == AF_INET6);
     if (known && !py_address_parse(peer, "peer", family, &address)) {
-        PyErr_Clear(); /* the name of an interface may be in it; then the system is asked later */
+        /* An IPv6 address may contain the name of an interface. peername asks the system then. */
+        PyErr_Clear();
         address.length = 0;
     }
     return group_type_make_connection(group_type_self_of(object), (io_native)native, family,
                                       &address, context);
 }
 
+/* Connections that are still in their handshake do not exist for the user. */
 static PyObject *group_type_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
     PyObject *list = PyList_New(0);
     io_walk walk;

@@ -1,4 +1,7 @@
-/* listener_type.c: Listener: a listening socket of a group. What it does is net/listener.h. */
+/* listener_type.c: Listener: a listening socket of a connection group.
+ *
+ * net/listener.c does the accepting, and reaches Python through the group's hooks only. This file
+ * starts it on a socket, and reports when it pauses. */
 #include "py/server/server.h"
 
 static py_listener *listener_type_of(io_listener *listener) {
@@ -7,6 +10,7 @@ static py_listener *listener_type_of(io_listener *listener) {
 
 /* ---- hooks ----------------------------------------------------------------------------------- */
 
+/* Accepting has failed and is tried again later: calls on_accept_error. */
 void py_listener_paused(io_listener *listener, int error, uint32_t os_error) {
     py_listener *self = listener_type_of(listener);
     PyObject *exception = py_error_object(error, os_error, "accept");
@@ -23,7 +27,7 @@ void py_listener_release(io_listener *listener) {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-/* In a port that was entered, if there is one. */
+/* Returns a new Listener with the port entered, or NULL with the port not entered. */
 static py_listener *listener_type_new(py_group *group) {
     PyTypeObject *type = group->port->state->listener_type;
     py_listener *self = (py_listener *)type->tp_alloc(type, 0);
@@ -32,17 +36,19 @@ static py_listener *listener_type_new(py_group *group) {
     self->group = (py_group *)Py_NewRef((PyObject *)group);
     if (py_port_enter(group->port))
         return self;
+    /* Freeing an object must not happen with an exception set. */
     PyObject *error = py_error_take();
     Py_DECREF((PyObject *)self);
     PyErr_SetRaisedException(error);
     return NULL;
 }
 
-/* It has a handle, or there is an error. In an entered port, which it leaves. */
+/* Starts accepting on the handle, or raises the error. The port must be entered; leaves it. Takes
+ * the reference to `self` and returns it. */
 static PyObject *listener_type_open(py_listener *self, io_handle *handle, int family, int error,
                                     uint32_t os_error) {
     if (error == 0) {
-        Py_INCREF((PyObject *)self); /* the group's */
+        Py_INCREF((PyObject *)self); /* the group's, until py_listener_release */
         io_listener_open(&self->io, &self->group->io, handle, family);
     }
     py_port_leave(self->group->port);
@@ -82,6 +88,7 @@ static int listener_type_traverse(PyObject *object, visitproc visit, void *arg) 
     return 0;
 }
 
+/* It is closed, or was never opened: the group holds a reference while it is open. */
 static void listener_type_dealloc(PyObject *object) {
     py_listener *self = (py_listener *)object;
     PyTypeObject *type = Py_TYPE(object);
@@ -91,6 +98,7 @@ static void listener_type_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
+/* A closed port has closed its listeners already. */
 static PyObject *listener_type_close(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_listener *self = (py_listener *)object;
     if (io_port_enter(self->group->port->port) == 0) {

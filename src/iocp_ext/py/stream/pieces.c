@@ -1,15 +1,21 @@
-/* pieces.c: what Python sends becomes pieces of a connection's write queue.
+/* pieces.c: passes what Python sends to a connection's write queue.
  *
- * Bytes objects are kept until they are sent, small ones and other buffers copied. */
+ * The queue keeps large bytes objects until they are sent, without a copy; they are immutable. It
+ * copies small ones, and all other buffers, which may change after send() has returned.
+ *
+ * A kept bytes object is the `owner` of its chunk. Any thread can finish sending it, with or
+ * without the interpreter, so the core only collects the spent chunks. The next attached thread
+ * that comes by releases them (py_pieces_release_spent). */
 #include "py/stream/stream.h"
 
-enum { PIECES_MAX = 64 };
+enum { PIECES_MAX = 64 }; /* longer sequences are joined first */
 
 void py_pieces_release_spent(io_connection *connection) {
     for (io_chunk *next, *chunk = io_connection_take_spent(connection); chunk != NULL;
          chunk = next) {
         PyObject *owner = chunk->owner;
         next = chunk->next;
+        /* The reference last: dropping it can run Python code. */
         io_chunk_free(connection, chunk);
         Py_XDECREF(owner);
     }
@@ -30,9 +36,8 @@ bool py_is_bytes_like(PyObject *data, const char *name) {
     return false;
 }
 
-/* Bytes objects may be kept; other buffers are copied, since they may change. */
 bool py_piece_view(PyObject *data, const char *name, io_piece *piece, Py_buffer *buffer) {
-    buffer->obj = NULL;
+    buffer->obj = NULL; /* PyBuffer_Release does nothing then */
     if (PyBytes_CheckExact(data)) {
         *piece = (io_piece){PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), data};
         return true;
@@ -43,7 +48,9 @@ bool py_piece_view(PyObject *data, const char *name, io_piece *piece, Py_buffer 
     return true;
 }
 
-/* Takes a reference for each piece that is kept. */
+/* Takes a reference for every owner beforehand, because another thread may send and release a chunk
+ * at once. io_connection_send sets `owner` to NULL in the pieces that it has kept, so the loop
+ * behind it drops only the other references. */
 PyObject *py_pieces_send(io_connection *connection, io_piece *pieces, size_t count) {
     for (size_t i = 0; i < count; i++)
         Py_XINCREF((PyObject *)pieces[i].owner);
@@ -67,10 +74,11 @@ static PyObject *pieces_send_one(io_connection *connection, PyObject *data) {
     return answer;
 }
 
-/* A sequence of buffers, as one. */
+/* Sends a sequence of buffers as one: no other thread's data gets between them. */
 static PyObject *pieces_send_several(io_connection *connection, PyObject *sequence) {
     io_piece pieces[PIECES_MAX];
     Py_buffer buffers[PIECES_MAX];
+    /* A tuple first: viewing an item runs Python code, which may change a list. */
     PyObject *items = PySequence_Tuple(sequence);
     PyObject *answer = NULL;
     if (items == NULL)

@@ -1,4 +1,7 @@
-/* reason.c: why a connection ended, as an exception. */
+/* reason.c: turns the reason why a connection ended into an exception.
+ *
+ * The core records the first reason only (io_reason), so what on_close reports is the cause and not
+ * a consequence of it, such as a failed send after a reset. */
 #include "py/stream/stream.h"
 
 void py_reason_what(const io_address *peer, const char *verb, const char *preposition, char *text,
@@ -12,6 +15,7 @@ void py_reason_what(const io_address *peer, const char *verb, const char *prepos
     PyOS_snprintf(text, size, "%s %s %s", verb, preposition, address);
 }
 
+/* The OSError for the error that the core has recorded. */
 static PyObject *reason_of_system(const io_connection *connection, const io_address *peer,
                                   const char *verb, const char *preposition) {
     char what[224];
@@ -19,6 +23,7 @@ static PyObject *reason_of_system(const io_connection *connection, const io_addr
     return py_error_object(connection->error, connection->os_error, what);
 }
 
+/* SlowReaderError: the peer did not read fast enough. */
 static PyObject *reason_of_overflow(const io_connection *connection, const py_state *state) {
     return PyObject_CallFunction(
         state->slow_reader_error, "N",
@@ -41,12 +46,12 @@ PyObject *py_reason_object(const io_connection *connection, const py_state *stat
                                      "not established within handshake_timeout");
     case IO_REASON_OVERFLOW:
         return reason_of_overflow(connection, state);
-    case IO_REASON_PORT:
+    case IO_REASON_PORT: /* operations end as cancelled if the port was closed */
         return reason_of_system(
             connection, peer,
             closed ? "the port was closed; connection" : "the port failed; connection", "with");
-    case IO_REASON_EMBEDDER:
-    case IO_REASON_NONE:
+    case IO_REASON_EMBEDDER: /* the caller has the exception itself */
+    case IO_REASON_NONE:     /* from here on: an ordinary end, no exception */
     case IO_REASON_CLOSE:
     case IO_REASON_ABORT:
     case IO_REASON_PEER:

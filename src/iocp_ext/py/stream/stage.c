@@ -1,12 +1,16 @@
-/* stage.c: calls of a stage, such as TLS, between a stream and its user
- * (python/iocpcore/_stage.py).
+/* stage.c: calls the methods of a stage, such as TLS, that sits between a stream and its user
+ * (python/iocpcore/_stage.py is the protocol).
  *
- * A method of the stage may drop it from its owner, so each call keeps a reference. */
+ * Each call holds a reference to the stage, because a method may remove it from its owner: the
+ * PROXY protocol's stage replaces itself by TLS or by none.
+ *
+ * Receiving is done by the runner of the connection only, which reads `object` without a lock.
+ * Sending and closing come from any thread, and use py_stage_get. */
 #include "py/stream/stream.h"
 
 PyObject *py_stage_get(const py_stage *self, PyObject *owner) {
     PyObject *object;
-    (void)owner; /* with the GIL there are no critical sections */
+    (void)owner; /* unused by the empty macros of builds with the GIL */
     Py_BEGIN_CRITICAL_SECTION(owner);
     object = Py_XNewRef(self->object);
     Py_END_CRITICAL_SECTION();
@@ -17,7 +21,7 @@ bool py_stage_set(py_stage *self, PyObject *owner, const py_state *state, PyObje
     PyObject *old = NULL, *send = NULL;
     (void)owner;
     if (object != NULL && PyObject_GetOptionalAttr(object, state->str_send, &send) < 0)
-        return false; /* to take it for one that does not send would send plain text */
+        return false; /* treating it as a stage without send() would send plain text */
     Py_BEGIN_CRITICAL_SECTION(owner);
     old = self->object;
     self->object = Py_XNewRef(object);
@@ -31,7 +35,7 @@ bool py_stage_set(py_stage *self, PyObject *owner, const py_state *state, PyObje
 /* ---- receiving ------------------------------------------------------------------------------- */
 
 bool py_stage_start(py_stage *self, const py_state *state) {
-    if (self->object == NULL) {
+    if (self->object == NULL) { /* no handshake */
         self->ready = true;
         return true;
     }
@@ -60,6 +64,8 @@ PyObject *py_stage_receive(const py_stage *self, const py_state *state, const ch
 }
 
 bool py_stage_peer_ended(const py_stage *self, const py_state *state) {
+    /* Optional for a stage: without the attribute, or with a failing one, the peer has not ended.
+     * The end of the raw stream is seen in any case. */
     PyObject *object = Py_NewRef(self->object), *value = NULL;
     int is_true = PyObject_GetOptionalAttr(object, state->str_peer_ended, &value);
     if (value != NULL)
@@ -74,6 +80,7 @@ bool py_stage_peer_ended(const py_stage *self, const py_state *state) {
 int py_stage_eof(const py_stage *self, const py_state *state) {
     PyObject *object = Py_NewRef(self->object);
     PyObject *answer = PyObject_CallMethodNoArgs(object, state->str_eof);
+    /* True only: a stage that returns nothing leaves the end of the stream to the connection. */
     int later = answer == NULL ? -1 : answer == Py_True;
     Py_XDECREF(answer);
     Py_DECREF(object);
@@ -90,11 +97,12 @@ bool py_stage_room(const py_stage *self, const py_state *state) {
     return answer != NULL;
 }
 
-/* The stage is given a list of buffers, to be sent as one. */
+/* The stage always gets a list of buffers, which it sends as one. They are checked here, so that a
+ * wrong type raises TypeError before the stage has taken anything. */
 PyObject *py_stage_send(const py_stage *self, PyObject *owner, const py_state *state,
                         PyObject *data) {
     PyObject *object = py_stage_get(self, owner), *answer = NULL;
-    if (object == NULL) /* it has ended meanwhile */
+    if (object == NULL) /* removed since the caller looked at `sends` */
         return Py_NewRef(Py_False);
     PyObject *list = py_is_pieces(data) ? PySequence_List(data) : Py_BuildValue("[O]", data);
     bool good = list != NULL;
@@ -119,7 +127,10 @@ PyObject *py_stage_send_file(const py_stage *self, PyObject *owner, PyObject *fi
     return answer;
 }
 
-/* ---- its end --------------------------------------------------------------------------------- */
+/* ---- closing handshake ----------------------------------------------------------------------- */
+
+/* `end` moves from OPEN to one of the two AFTER states to ENDED. A close() that follows a
+ * shutdown() upgrades the AFTER state; it never goes back. */
 
 bool py_stage_close(py_stage *self, PyObject *owner, const py_state *state, bool whole) {
     uint8_t open = PY_STAGE_OPEN;
@@ -133,7 +144,7 @@ bool py_stage_close(py_stage *self, PyObject *owner, const py_state *state, bool
         return self->end != PY_STAGE_ENDED;
     }
     PyObject *object = py_stage_get(self, owner);
-    if (object == NULL) { /* it is gone */
+    if (object == NULL) { /* removed meanwhile: nothing is left to write */
         self->end = PY_STAGE_ENDED;
         return false;
     }
@@ -143,6 +154,7 @@ bool py_stage_close(py_stage *self, PyObject *owner, const py_state *state, bool
         PyErr_WriteUnraisable(object);
     Py_XDECREF(answer);
     Py_DECREF(object);
+    /* Not `later`: the stage has written its closing handshake already, or cannot. */
     if (later <= 0)
         self->end = PY_STAGE_ENDED;
     return later > 0;
