@@ -1,4 +1,4 @@
-"""``demo``: a server, and in a second process hundreds of clients that check its answers."""
+"""``demo``: a server, and hundreds of clients in a second process that check its answers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from iocpcore._cli.display import Display, Figures, display
 from iocpcore._cli.serving import description, open_server
 from iocpcore._signals import NUMBERS
 
-DEPTH = 4  # messages that each client has under way
+DEPTH = 4  # messages that each client has in flight
 SIZE = 64  # bytes of a message
-TICK = 0.1  # how soon Ctrl-C is seen
+TICK = 0.1  # seconds within which Ctrl-C is noticed
 STOP_LIMIT = 1.0
 
 
@@ -156,7 +156,7 @@ class Demo:
         )
 
     def sum_up(self) -> int:
-        """Print what came of it; the exit code."""
+        """Print the result. Returns the exit code."""
         connected, end = self.connected, self.end
         assert connected is not None
         assert end is not None
