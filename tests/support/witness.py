@@ -154,8 +154,10 @@ class Planned(Exception):
 
 
 def finish(events: Events, count: int, limit: float) -> list[Any]:
-    """So many have ended, and not one more. The limit is for the next one: how long all of
-    them take is the machine's business."""
+    """Wait for `count` events, and check that there are no more. Returns them.
+
+    The limit applies to each event, not to all of them, as their total time depends on the machine.
+    """
     found: list[Any] = []
     while len(found) < count:
         found = events.wait(len(found) + 1, limit)

@@ -51,7 +51,7 @@ def on_message(conn: Connection, message: bytes) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The whole of it; the exit code."""
+    """Run the demo. Returns the exit code."""
     need_descriptors(options.connections)
     request = Request()
     server = open_server(
@@ -72,7 +72,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Request:
-    """To end early: Ctrl-C, SIGTERM, on Windows Ctrl-Break. The second is a KeyboardInterrupt."""
+    """A request to end early: Ctrl-C, SIGTERM or, on Windows, Ctrl-Break.
+
+    A second one raises KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.made = False
