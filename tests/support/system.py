@@ -86,7 +86,7 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-# Windows and Wine open handles of their own as they go along.
+# Windows and Wine open internal handles over time.
 HANDLE_TOLERANCE = 24 if WINDOWS else 0
 
 
@@ -102,7 +102,7 @@ def _handle_count() -> int:
 
 
 def threads() -> list[str]:
-    """Threads of this process, those without Python too (but not the kernel's own helpers)."""
+    """The threads of this process, including non-Python ones but not those of io_uring."""
     if not LINUX:
         return sorted(thread.name for thread in threading.enumerate())
     names = []
@@ -118,5 +118,5 @@ def threads() -> list[str]:
 
 
 def operations() -> int:
-    """How many Operation objects exist."""
+    """The number of Operation objects that exist."""
     return sum(type(item) is iocpcore.Operation for item in gc.get_objects())
