@@ -1,13 +1,13 @@
-"""Builds the extension module ``iocpcore._core``; everything else stands in pyproject.toml.
+"""Builds the extension module ``iocpcore._core``. Everything else is in pyproject.toml.
 
-Switches, read from the environment:
+Environment variables:
 
 ``IOCPCORE_DEBUG=1``
     no optimisation, debug information, assertions on (core/assert.h)
 ``IOCPCORE_SANITIZE=address,undefined`` or ``thread``
     the compiler's sanitizers, assertions on (gcc, clang)
 ``IOCPCORE_WERROR=1``
-    every warning of ours is an error (gcc, clang)
+    warnings in our code are errors (gcc, clang)
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 SOURCES = Path("src/iocp_ext")
 
-# The folders of backends/ that every platform compiles; beside them its own. The simulator is in
-# every wheel: users test their programs with it. Only its folder and py/port/sim_api.c know it.
+# Each platform compiles these folders of backends/ and its own one. The simulator is in every
+# wheel because users test their programs with it. Only its folder and py/port/sim_api.c refer to
+# it.
 BACKENDS_FOR_ALL = ("sim",)
 PLATFORMS = {"win32": "windows", "linux": "linux"}
 
@@ -39,12 +40,12 @@ WARNINGS = [
     "-Wconversion",
     "-Wstrict-prototypes",
     "-Wmissing-prototypes",
-    "-Wno-missing-field-initializers",  # clang's -Wextra has it for {NULL} too
+    "-Wno-missing-field-initializers",  # clang's -Wextra warns about {NULL}
 ]
 
 
 def sources(platform: str) -> list[str]:
-    """The C files for "linux" or "windows", as sorted paths relative to the project."""
+    """The C files for "linux" or "windows": sorted paths, relative to the project."""
     found = [*_glob("core/*.c"), *_glob("net/*.c"), *_glob("py/**/*.c")]
     for folder in (*BACKENDS_FOR_ALL, platform):
         found += _glob(f"backends/{folder}/*.c")
@@ -68,12 +69,12 @@ SANITIZE = os.environ.get("IOCPCORE_SANITIZE", "")
 WERROR = _switch("IOCPCORE_WERROR")
 
 
-# gcc and clang; tests/windows/build.py uses them too.
+# For gcc and clang. tests/windows/build.py uses these too.
 DEBUG_FLAGS = ["-O0", "-g", "-UNDEBUG", "-DIOCPCORE_DEBUG"]
 
 
 def variant() -> str:
-    """A name for this combination of switches: builds of different kinds share no files."""
+    """A name for this combination of switches, so that different builds share no files."""
     parts = ["debug"] * DEBUG + ["werror"] * WERROR + SANITIZE.replace(",", " ").split()
     if "CC" in os.environ:
         parts.append(Path(os.environ["CC"].split()[0]).name)
@@ -81,10 +82,10 @@ def variant() -> str:
 
 
 def unix_flags() -> tuple[list[str], list[str]]:
-    """Flags of gcc and clang: for compiling, for linking."""
+    """Compiler and linker flags for gcc and clang."""
     compile_args = ["-std=c11", "-fvisibility=hidden", "-pthread"]
     link_args = ["-pthread"]
-    # The interpreter's headers are not ours to keep free of warnings.
+    # -isystem: no warnings from the interpreter's headers.
     for name in ("include", "platinclude"):
         flag = "-isystem" + sysconfig.get_path(name)
         if flag not in compile_args:
@@ -134,11 +135,11 @@ def extension() -> Extension:
     macros: list[tuple[str, str | None]] = []
     if windows:
         macros.append(("_WIN32_WINNT", "0x0A00"))
-        # On Windows pyconfig.h leaves this one to whoever builds an extension.
+        # On Windows pyconfig.h does not define this; the build of the extension must.
         if sysconfig.get_config_var("Py_GIL_DISABLED"):
             macros.append(("Py_GIL_DISABLED", "1"))
     else:
-        # -std=c11 hides everything that is not ISO C.
+        # -std=c11 hides all declarations that are not ISO C.
         macros.append(("_GNU_SOURCE", "1"))
     return Extension(
         "iocpcore._core",

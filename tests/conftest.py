@@ -1,4 +1,4 @@
-"""Fixtures: the backends, ports on them, and the check that every test ends at zero."""
+"""Fixtures: backends, ports on them, and a check that no test leaves anything behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
-    """The name of a backend: every test that uses one runs on each."""
+    """The name of a backend. A test that uses this fixture runs once for each backend."""
     name = request.param
     known = iocpcore.backends()
     reason = known.get(name, "this build does not have it")
@@ -82,7 +82,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"ERROR: no test ran on the expected backend {name}", red=True)
 
 
-# ---- every test ends at zero --------------------------------------------------------------------
+# ---- no test leaves anything behind -------------------------------------------------------------
 
 
 def _differences(before: dict[str, object]) -> list[str]:
@@ -99,23 +99,23 @@ def _differences(before: dict[str, object]) -> list[str]:
 
 
 _started = itertools.count()
-# Without the GIL a collection goes through frozen objects, too, and takes longer than most tests.
+# Without the GIL, a collection visits frozen objects too, and takes longer than most tests.
 TESTS_BETWEEN_COLLECTIONS = 20
 
 
 def _tidy_up() -> None:
-    """Freeze what is there, so that looking for what a test leaves costs next to nothing."""
+    """Freeze all existing objects, so that the search for what a test leaves is cheap."""
     if not system.FREE_THREADED:
         gc.collect()
     elif next(_started) % TESTS_BETWEEN_COLLECTIONS == 0:
-        gc.unfreeze()  # what was frozen as garbage
+        gc.unfreeze()  # some frozen objects are garbage by now
         gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def ends_at_zero() -> Iterator[None]:
-    """Descriptors, threads and operations are back to where they were."""
+    """Checks that the test left no descriptors, threads or operations behind."""
     _tidy_up()
     before = {
         "descriptors": system.descriptors(),
@@ -124,7 +124,7 @@ def ends_at_zero() -> Iterator[None]:
     }
     yield
     deadline = time.monotonic() + 5
-    # The kernel takes back a descriptor or a thread a little later than it says so.
+    # The kernel frees a descriptor or a thread slightly later than it reports the end.
     while (left := _differences(before)) and time.monotonic() < deadline:
         if gc.collect() == 0:
             time.sleep(0.02)
@@ -143,7 +143,7 @@ def _in_flight(port: iocpcore.CompletionPort) -> int:
 
 @pytest.fixture
 def make_port(backend: str, ends_at_zero: None) -> Iterator[Callable[..., iocpcore.CompletionPort]]:
-    """Makes ports that are closed at the end, with nothing in flight by then."""
+    """Creates ports. They are closed after the test, and must have nothing in flight by then."""
     ports: list[iocpcore.CompletionPort] = []
 
     def make(concurrency: int = 0) -> iocpcore.CompletionPort:
@@ -164,7 +164,7 @@ def port(make_port: Callable[..., iocpcore.CompletionPort]) -> iocpcore.Completi
 
 @pytest.fixture
 def net(port: iocpcore.CompletionPort) -> Iterator[Net]:
-    """Handles for `port`, and its completions."""
+    """Handles for `port`, and access to its completions."""
     net = Net(port)
     yield net
     net.end()
@@ -188,7 +188,7 @@ Workers = Callable[[iocpcore.CompletionPort, int], AbstractContextManager[list[t
 
 @pytest.fixture
 def workers() -> Workers:
-    """`with workers(port, 3):` has so many threads in run(), and ends them with stop()."""
+    """`with workers(port, 3):` runs the port in 3 threads, and ends them with stop()."""
 
     @contextmanager
     def start(port: iocpcore.CompletionPort, count: int) -> Iterator[list[threading.Thread]]:
@@ -219,7 +219,7 @@ def workers() -> Workers:
 def unraisable(
     monkeypatch: pytest.MonkeyPatch, ends_at_zero: None
 ) -> Iterator[list[BaseException]]:
-    """What goes to sys.unraisablehook."""
+    """The exceptions that were passed to sys.unraisablehook."""
     seen: list[BaseException] = []
     monkeypatch.setattr("sys.unraisablehook", lambda args: seen.append(args.exc_value))
     yield seen
@@ -228,6 +228,6 @@ def unraisable(
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The lines of the package in the log so far."""
+    """Returns the lines that the package has logged so far."""
     caplog.set_level(logging.INFO, "iocpcore")
     return lambda: [record.getMessage() for record in caplog.records if record.name == "iocpcore"]

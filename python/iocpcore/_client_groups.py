@@ -1,7 +1,9 @@
-"""Connections of clients that have everything in common share one group.
+"""Connection groups for clients. Clients with equal callbacks and options share one group.
 
-A program with many connections makes most of them in one place, with the same callbacks. Each then
-costs no more than a connection of a server does.
+A program with many client connections opens most of them in one place, with the same callbacks.
+Sharing a group makes such a connection as cheap as one of a server.
+
+A group is dropped when it has no connections and no attempt that may still add one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from iocpcore._runtime import Runtime
 
 
 class ClientGroup:
-    """A group of clients, as a member of its runtime for as long as anybody needs it."""
+    """A group of clients. It is a member of its runtime while it is in use."""
 
     def __init__(self, runtime: Runtime, key: Hashable, options: Mapping[str, Any]) -> None:
         self._runtime = runtime
@@ -37,7 +39,7 @@ class ClientGroup:
         return self.group.abort()
 
     def release(self) -> None:
-        """Undoes acquire_group(): the caller makes no other connection through it."""
+        """Undo acquire_group(). The caller must not add connections to the group after this."""
         with self._runtime.guard():
             self._users -= 1
             self._drop_if_unused()
@@ -56,7 +58,10 @@ class ClientGroup:
 def acquire_group(
     runtime: Runtime, key: Hashable | None, options: Mapping[str, Any]
 ) -> ClientGroup:
-    """The group of this key, or a new one; give it back by release(). None: always a new one."""
+    """Return the group with this key, or a new one; always a new one if the key is None.
+
+    The caller must call release() on it.
+    """
     with runtime.guard():
         group = None if key is None else runtime.client_groups.get(key)
         if not isinstance(group, ClientGroup):
@@ -69,12 +74,12 @@ def acquire_group(
 
 
 def identity(value: Any) -> Hashable:
-    """Equal for what is the same object, or the same method of one, as long as that exists."""
+    """A key for an object, or for a method of an object. Unique while the object exists."""
     if isinstance(value, MethodType):
         return id(value.__self__), id(value.__func__)
     return id(value)
 
 
 def key_of(callbacks: Mapping[str, Callable[..., Any]], *others: Hashable) -> Hashable:
-    """The group keeps the callbacks, so that no other object gets their identities meanwhile."""
+    """A key for groups. It stays unique because the group keeps the callbacks alive."""
     return tuple((name, identity(value)) for name, value in sorted(callbacks.items())), others

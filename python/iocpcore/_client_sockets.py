@@ -1,4 +1,4 @@
-"""Streams of the system that are about to be connected, and the addresses for them."""
+"""Client sockets of the system before they are connected, and address lookup."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SystemStream:
 
     def adopt(self, group: ConnectionGroup, context: object) -> Connection:
         family, peer = self.handle.family, self._target.address
-        with suppress(OSError):  # it has been reset
-            peer = self.handle.getpeername()  # of 0.0.0.0, that is another
+        with suppress(OSError):  # the connection has been reset
+            peer = self.handle.getpeername()  # differs from the target if that is 0.0.0.0
         self._port.dissociate(self.handle)
         return group.adopt(self.handle.detach(), family, peer=peer, context=context)
 
@@ -47,7 +47,7 @@ class SystemStream:
 
 
 class Pipe:
-    """The client's end of a named pipe, which is connected from the beginning."""
+    """The client end of a named pipe. It is connected from the start."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -72,7 +72,7 @@ def _bind(sock: socket.socket, local: Target) -> None:
 
 
 def numeric(host: str, port: int, socket_type: int = socket.SOCK_STREAM) -> list[Target] | None:
-    """What the host is, if it is an address and no name."""
+    """The addresses of the host, or None if it is a name rather than a numeric address."""
     try:
         return _lookup(host, port, socket_type, socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
@@ -80,7 +80,7 @@ def numeric(host: str, port: int, socket_type: int = socket.SOCK_STREAM) -> list
 
 
 def resolve(host: str, port: int, socket_type: int = socket.SOCK_STREAM) -> list[Target]:
-    """All addresses of a name. It blocks. Raises socket.gaierror that says which name."""
+    """Look up all addresses of a name. Blocks. Raises socket.gaierror that names the host."""
     try:
         return _lookup(host, port, socket_type, 0)
     except UnicodeError as error:
@@ -97,7 +97,7 @@ def _lookup(host: str, port: int, socket_type: int, flags: int) -> list[Target]:
 
 
 def local_target(value: Any, socket_type: int = socket.SOCK_STREAM) -> Target | None:
-    """A ``local_address=(host, port)`` with a numeric host."""
+    """Parse a ``local_address=(host, port)``, whose host must be numeric."""
     if value is None:
         return None
     if not (isinstance(value, tuple) and len(value) >= 2 and isinstance(value[0], str)):
@@ -115,7 +115,7 @@ def local_target(value: Any, socket_type: int = socket.SOCK_STREAM) -> Target | 
 if sys.platform == "win32":
 
     def open_pipe(name: str, limit: float) -> int:
-        """The handle of a pipe's client end. It waits, so long, for an instance that is free."""
+        """Open the client end of a pipe. Waits up to `limit` seconds for a free instance."""
         return _core.pipe_connect(name, max(0.0, limit))
 
 else:

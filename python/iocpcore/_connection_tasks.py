@@ -1,4 +1,8 @@
-"""What ``Connection.offload`` and ``Connection.call_later`` do. The C methods forward here."""
+"""The implementation of ``Connection.offload`` and ``Connection.call_later``.
+
+The C methods forward here. Both end on the connection's strand, by ``_run``: offload() hands over
+the result of an executor's thread, call_later() the expiry of a timer operation.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +41,11 @@ def _offloaded(
     serial: bool,
     future: Future[Any],
 ) -> None:
-    """On the executor's thread."""
+    """Called on the executor's thread when the function is done. Continues on the strand."""
 
     def back() -> None:
         try:
-            if future.cancelled():  # the executor was shut down before it began
+            if future.cancelled():  # the executor was shut down before the function started
                 return
             result = future.result()
             if then is not None:
@@ -63,22 +67,22 @@ class Timer:
         self._operation: Operation | None = None
 
     def cancel(self) -> None:
-        """Do not call it, if that has not begun. May be called from any thread, and again."""
+        """Cancel the call unless it has started. May be called from any thread, repeatedly."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection._remove_timer(self)
-        operation, self._operation = self._operation, None  # which holds this one
+        operation, self._operation = self._operation, None  # breaks the reference cycle
         if operation is not None:
             operation.cancel()
 
     def _due(self, function: Callable[[], object], operation: Operation) -> None:
-        """Of the timer operation, on some worker."""
+        """Callback of the timer operation, on any worker. Continues on the strand."""
         connection = self._connection
         if connection is not None and not operation.cancelled:
             connection._run(partial(self._call, function))
 
     def _call(self, function: Callable[[], object]) -> None:
-        """On the strand."""
+        """Runs on the strand."""
         if self._connection is not None:
             self.cancel()
             function()
@@ -99,12 +103,12 @@ def call_later(
     except BaseException:
         timer.cancel()
         raise
-    if timer._connection is None:  # it was cancelled, or due, before that was noted
+    if timer._connection is None:  # cancelled or expired before `_operation` was set
         timer.cancel()
     return timer
 
 
 def cancel_timers(timers: Iterable[Timer]) -> None:
-    """Of a connection that is gone."""
+    """Cancel the timers of a connection that has ended."""
     for timer in list(timers):
         timer.cancel()

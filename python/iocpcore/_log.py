@@ -1,9 +1,9 @@
-"""What the log "iocpcore" is told of peers, and of what they can bring about.
+"""Rate-limited logging (logger "iocpcore") of events that peers cause.
 
-A peer can do such a thing as often as it likes. So each kind of event gets one line when it begins,
-then at most one every ten seconds, with the number of events left out. After ten seconds without an
-event it is over, and gets a last line. Timers of the port keep the time, so the last line needs
-neither another event nor a thread. What a peer has said is escaped in every line.
+A peer can cause such an event as often as it likes. So each kind of event gets one line when it
+begins, then at most one every ten seconds with the number of events left out. After ten seconds
+without an event the episode is over and gets a last line. Timers of the port trigger these lines,
+so the last one needs neither another event nor a thread. Text from peers is escaped in every line.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from iocpcore.errors import ProxyProtocolError
 
 logger = logging.getLogger("iocpcore")
 
-INTERVAL = 10.0  # seconds between two lines of a kind
+INTERVAL = 10.0  # seconds between two lines of one kind
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is counted together."""
+    """A kind of event. Events of one kind are counted and limited together."""
 
     level: int
     name: str
@@ -49,28 +49,32 @@ DATAGRAM_ERRORS = Kind(logging.DEBUG, "datagrams that were not sent or received"
 
 
 class Timer(Protocol):
-    """Begins a timer of the port."""
+    """Starts a timer of the port, as CompletionPort.timer does."""
 
     def __call__(self, seconds: float, *, callback: Callable[[Operation], object]) -> Operation: ...
 
 
 class _Episode:
-    """One kind of event while it goes on: decides when there is a line, and which."""
+    """A run of events of one kind. Decides when a line is written, and which.
+
+    Time is divided into turns. A turn begins when a line is due, and lasts INTERVAL. Each turn gets
+    at most one timer. The caller holds the lock of Log.
+    """
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self._events = 0
-        self._shown = 0  # of them
-        self._unreported = 0  # since the last line was due
+        self._shown = 0  # events that got a line
+        self._unreported = 0  # events since the last line was due
         self._last = ""
-        self.due = float("-inf")  # when there may be the next line
-        self.turn = 0  # so many times it was due
-        self.timed = 0  # the last turn that was given a timer
+        self.due = float("-inf")  # the earliest time of the next line
+        self.turn = 0  # number of the current turn
+        self.timed = 0  # the last turn that has got a timer
         self.timer: Operation | None = None
 
     def happened(self, text: str, now: float) -> str | None:
-        """One more event."""
-        if now >= self.due and not self.line_pending:  # the one before is long over
+        """Count one more event. Returns the line to write now, if any."""
+        if now >= self.due and not self.line_pending:  # the previous episode is over
             self._events = self._shown = 0
         self._events += 1
         self._unreported += 1
@@ -78,7 +82,7 @@ class _Episode:
         return None if now < self.due else self.next_line(now)
 
     def next_line(self, now: float) -> str | None:
-        """The time for a line has come."""
+        """Begin a turn. Returns the line to write now, if any."""
         self.due = now + INTERVAL
         self.turn += 1
         new, self._unreported = self._unreported, 0
@@ -99,11 +103,11 @@ class _Episode:
 
     @property
     def line_pending(self) -> bool:
-        """Whether there will be another line though nothing more happens."""
+        """Whether another line follows even without a further event."""
         return self._events > self._shown or (self._events > 0 and self._kind.over is not None)
 
     def final_line(self) -> str | None:
-        """The line that is owed when nothing more will be heard of it."""
+        """The line to write at shutdown, if events have gone unreported."""
         left_out = self._events - self._shown
         self._events = self._shown = self._unreported = 0
         if left_out == 0:
@@ -111,30 +115,30 @@ class _Episode:
         return f"{self._kind.name}: {left_out} more until the end, the last one: {self._last}"
 
     def wants_timer(self) -> bool:
-        """Once for each turn that it may have one."""
+        """Returns True at most once per turn: the caller then sets the turn's timer."""
         wants = self.line_pending and self.timed != self.turn
         if wants:
             self.timed = self.turn
         return wants
 
     def replace_timer(self, timer: Operation | None) -> Operation | None:
-        """It refers to this, and is not kept longer than needed."""
+        """Returns the old timer. Timers refer back to the episode, so none is kept when done."""
         old, self.timer = self.timer, timer
         return old
 
 
 class Log:
-    """Writes to the log about one port. Any thread."""
+    """The rate-limited log of one port. May be used from any thread."""
 
     def __init__(self, timer: Timer, clock: Callable[[], float] = time.monotonic) -> None:
         self._timer = timer
         self._clock = clock
-        self._lock = threading.Lock()  # never held while something else is called
+        self._lock = threading.Lock()  # not held while logging or calling the port
         self._episodes: dict[Kind, _Episode] = {}
         self._closed = False
 
     def note(self, kind: Kind, template: str, *args: object) -> None:
-        """Something has happened. `template % args` is the line for it, if it gets one."""
+        """Count an event. `template % args` is its line, if it gets one."""
         if not logger.isEnabledFor(kind.level):
             return
         text = template % args
@@ -151,7 +155,7 @@ class Log:
         _write(kind, line)
 
     def close(self) -> None:
-        """The port is at its end, and with it the timers: say what is left to be said."""
+        """Write the final lines. Call before the port closes: its timers end with it."""
         with self._lock:
             self._closed = True
             lines = [(kind, episode.final_line()) for kind, episode in self._episodes.items()]
@@ -168,13 +172,13 @@ class Log:
                 self._end_turn(kind, episode, turn)
 
         timer: Operation | None = None
-        # Without a timer the next event, or close(), sees to it.
+        # Without a timer the next event or close() writes the line.
         with suppress(ValueError, RuntimeError, OSError, MemoryError):
             timer = self._timer(seconds, callback=end)
         with self._lock:
             if episode.turn == turn and not self._closed:
                 timer = episode.replace_timer(timer)
-        if timer is not None:  # of the turn before, or of one that is over already
+        if timer is not None:  # the previous turn's, or ours if the turn is already over
             timer.cancel()
 
     def _end_turn(self, kind: Kind, episode: _Episode, turn: int) -> None:
@@ -201,19 +205,19 @@ def _times(count: int) -> str:
 
 
 class ServerLog:
-    """The callbacks of a server's group that nobody but the log is told of."""
+    """The callbacks of a server's group that only write to the log."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
 
     def on_failed(self, conn: Connection, error: BaseException) -> None:
-        """TLS, or the time limit for it. (A PROXY header that is wrong has its own line.)"""
+        """TLS failed or timed out. A bad PROXY header is logged by on_bad_header instead."""
         if not isinstance(error, ProxyProtocolError):
             name = shown(conn.peername)
             self._log.note(NOT_ESTABLISHED, "connection from %s not established: %s", name, error)
 
     def on_accept_error(self, listener: Listener, error: BaseException) -> None:
-        """Accepting has failed, and pauses for a moment."""
+        """accept() failed. The listener pauses for a moment."""
         self._log.note(ACCEPT_FAILURES, "accepting connections pauses: %s", error)
 
     def on_lost(self, address: object, error: BaseException) -> None:
@@ -221,7 +225,7 @@ class ServerLog:
         self._log.note(LOST, "connection from %s closed, it cannot be served: %s", name, error)
 
     def on_refused(self, address: object) -> None:
-        """One more connection than max_connections_per_address."""
+        """A connection exceeded max_connections_per_address."""
         host = address[0] if isinstance(address, tuple) else shown(address)
         self._log.note(REFUSED, "too many connections from %s: 1 refused", host)
 
@@ -230,17 +234,17 @@ class ServerLog:
 
 
 def shown(address: object) -> str:
-    """An address as people write it. What a peer may have put into it is escaped."""
+    """Format an address for people. Text that a peer may control is escaped."""
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[0], address[1]
         return escaped(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
-    if isinstance(address, bytes) and address:  # Linux's abstract names
+    if isinstance(address, bytes) and address:  # an abstract name (Linux)
         address = "@" + address[1:].decode("utf-8", "surrogateescape")
     return escaped(str(address)) if address else "a local process"
 
 
 def escaped(text: str) -> str:
-    """Without what could begin another line, or tell a terminal to do something."""
+    """Escape line breaks, control sequences and everything else that is not printable."""
     if text.isprintable():
         return text
     return "".join(

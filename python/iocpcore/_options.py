@@ -1,7 +1,7 @@
-"""The options of servers, clients and datagrams, each written once: callbacks, limits, sockets.
+"""The options of servers, clients and datagram sockets: callbacks, limits, socket options.
 
-The C tables in ``py/server/group_options.h`` have the same names. A test compares the two, and the
-docstrings and docs/server.md with them.
+Each option is defined once, here. The C tables in ``py/server/group_options.h`` use the same names.
+A test compares the two, and also the docstrings and docs/server.md.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ Framing: TypeAlias = BuiltInFraming | Callable[[], Framer]
 
 
 class Callbacks(TypedDict, total=False):
-    """What users are told of a connection."""
+    """The callbacks of a connection."""
 
     on_connect: OnConnect | None
     on_data: OnData | None
     on_message: OnMessage | None
     on_eof: OnEof | None
     on_drain: OnDrain | None
-    on_close: Callable[[Any, BaseException | None], object] | None  # of connect_nowait: (None, e)
+    # The first argument is None if connect_nowait() failed.
+    on_close: Callable[[Any, BaseException | None], object] | None
     on_error: OnError | None
 
 
@@ -59,10 +60,10 @@ def collect(
     given: Mapping[str, Any],
     names: tuple[str, ...] = CONNECTION_CALLBACKS,
 ) -> dict[str, Callable[..., Any]]:
-    """The callbacks that there are: the handler's methods, unless `given` has another.
+    """Collect the callbacks: those in `given`, else the handler's methods.
 
-    Raises TypeError for what cannot be called or is a coroutine function, ValueError for a handler
-    that has none of the methods.
+    Raises TypeError for a callback that is not callable or is a coroutine function, ValueError for
+    a handler that has none of the methods.
     """
     if isinstance(handler, type):
         raise TypeError(f"handler must be an object, not the class {handler.__name__} itself")
@@ -77,7 +78,7 @@ def collect(
 
 
 def check_function(name: str, value: Any) -> None:
-    """Raises TypeError unless it is a plain function, or behaves like one."""
+    """Raises TypeError unless the value is callable and not async."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
     if _is_async(value):
@@ -85,7 +86,7 @@ def check_function(name: str, value: Any) -> None:
 
 
 def check_framing(callbacks: Mapping[str, Any], framing: Framing | None) -> None:
-    """Raises TypeError or ValueError if the framing and the callbacks do not fit together."""
+    """Raises TypeError or ValueError if the framing and the callbacks do not match."""
     if framing is None:
         if "on_message" in callbacks:
             raise ValueError("framing is needed with on_message")
@@ -144,7 +145,10 @@ def _whole_or_none(least: int, most: int = 2**63 - 1) -> Check:
 @dataclass(frozen=True)
 class _Options:
     def updated(self, given: Mapping[str, Any]) -> Self:
-        """These, with what is given of them. Raises TypeError or ValueError that names it."""
+        """Return a copy with the given values. Raises TypeError or ValueError naming the option.
+
+        Other names in `given` are ignored.
+        """
         checked = {
             option.name: option.metadata["check"](option.name, given[option.name])
             for option in fields(self)
@@ -155,7 +159,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class Limits(_Options):
-    """Of a server's or a client's connections, with the defaults of a server."""
+    """The limits of a server's or a client's connections, with the defaults of a server."""
 
     write_high: int = _option(262144, _whole(0))
     write_low: int = _option(65536, _whole(0))
@@ -173,16 +177,16 @@ class Limits(_Options):
 
 @dataclass(frozen=True)
 class DatagramLimits(_Options):
-    """Of a datagram socket."""
+    """The limits of a datagram socket."""
 
-    # No datagram is larger, but for IPv6 jumbograms.
+    # The largest datagram, apart from IPv6 jumbograms.
     max_size: int = _option(65535, _whole(1, 65535))
     max_write_buffer: int = _option(1048576, _whole(1))
 
 
 @dataclass(frozen=True)
 class SocketOptions(_Options):
-    """What is set on sockets of the system."""
+    """The options that are set on sockets of the system."""
 
     keepalive: bool = _option(True, _validate.flag)
     backlog: int | None = _option(None, _whole_or_none(1, 2**31 - 1))
@@ -190,20 +194,20 @@ class SocketOptions(_Options):
     broadcast: bool = _option(False, _validate.flag)
 
     def apply_before_bind(self, sock: socket.socket) -> None:
-        """Who else may bind the address. Raises ValueError where that cannot be chosen."""
+        """Set reuse_port. Raises ValueError where the system does not support it."""
         if self.reuse_port:
             if sys.platform == "win32" or not hasattr(socket, "SO_REUSEPORT"):
                 raise ValueError("reuse_port is not possible here")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
     def apply(self, sock: socket.socket) -> None:
-        """The rest. On Linux, accepted sockets inherit it from the listening one."""
+        """Set the other options. On Linux, accepted sockets inherit them from the listener."""
         if sock.type == socket.SOCK_DGRAM:
             if self.broadcast:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         elif sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self.keepalive))
-            with suppress(OSError):  # of a protocol that is like TCP and does not know it
+            with suppress(OSError):  # a stream protocol other than TCP may not have it
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -211,7 +215,7 @@ class SocketOptions(_Options):
 
 
 class GroupCallbacks(Callbacks, total=False):
-    """With those of the package itself."""
+    """All callbacks of a group, including those that only the package uses."""
 
     on_failed: Callable[[Connection, BaseException], object] | None
     on_empty: Callable[[], object] | None
@@ -221,7 +225,7 @@ class GroupCallbacks(Callbacks, total=False):
 
 
 class ClientLimits(TypedDict, total=False):
-    """Those of Limits that connect() takes."""
+    """The limits that connect() accepts."""
 
     idle_timeout: float | None
     write_high: int
@@ -231,7 +235,7 @@ class ClientLimits(TypedDict, total=False):
 
 
 class GroupLimits(TypedDict):
-    """All of them must be given."""
+    """The limits of a group. All of them must be given."""
 
     idle_timeout: float | None
     handshake_timeout: float | None

@@ -1,4 +1,8 @@
-"""What happens to ports when the interpreter ends, and when the process forks."""
+"""Closes ports when the interpreter exits, and registers the core's fork hook.
+
+At exit, servers and clients are stopped first. Then the workers of every open port are stopped, and
+the ports closed. Every step has a time limit, since a callback may never return.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +17,31 @@ from contextlib import suppress
 from iocpcore import _core
 from iocpcore._core import CompletionPort
 
-STOP_LIMIT = 1.0  # seconds for servers and clients to send what was queued
-WORKERS_LIMIT = 1.0  # seconds for all run()s to return; one may be stuck in a callback
-CLOSE_LIMIT = 1.0  # seconds for the kernel to give everything of one port back
+STOP_LIMIT = 1.0  # seconds for servers and clients to send what is queued
+WORKERS_LIMIT = 1.0  # seconds for every run() to return; one may be stuck in a callback
+CLOSE_LIMIT = 1.0  # seconds for the kernel to return all operations of one port
 
 _first: list[Callable[[float], object]] = []
-_unclosed: list[str] = []  # what was in flight when the interpreter began to end
+_unclosed: list[str] = []  # ports with operations in flight when the exit began
 
 
 def register() -> None:
-    """Close ports before the interpreter waits for the threads that are in run().
+    """Have ports closed before the interpreter joins the threads that are in run().
 
-    Ports that are opened after that are closed when they have ended.
+    A second pass, after those threads have ended, closes ports that were opened meanwhile.
     """
     atexit.register(warn_of_unclosed)
     atexit.register(close_all)
     before_joining = getattr(threading, "_register_atexit", None)
     if before_joining is not None:
-        with suppress(RuntimeError):  # it is ending already
+        with suppress(RuntimeError):  # the interpreter is already exiting
             before_joining(close_all)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_core._set_main_thread)
 
 
 def stop_first(function: Callable[[float], object]) -> None:
-    """Have this called with STOP_LIMIT before ports are closed: it may still need them."""
+    """Register a function to call with STOP_LIMIT before ports are closed."""
     _first.append(function)
 
 
@@ -50,10 +54,9 @@ def close_all() -> None:
 
 
 def _close_ports() -> None:
-    """Stop the workers of every open port, and close it.
+    """Stop the workers of every open port, then close the ports.
 
-    A worker that is stopped returns from run(); had its port been closed first, it would end with
-    an exception that nobody expects.
+    A stopped worker returns from run(). If its port were closed first, run() would raise.
     """
     _core._begin_end()
     ports = [port for port in _core._open_ports() if _stop(port)]
@@ -66,13 +69,13 @@ def _close_ports() -> None:
 
 
 def warn_of_unclosed() -> None:
-    """Apart, because a warning that is an error would keep other ports from being closed."""
+    """Warn of unclosed ports. Done last: a warning turned into an error would stop the closing."""
     while _unclosed:
         warnings.warn(f"unclosed {_unclosed.pop()}", ResourceWarning, stacklevel=1)
 
 
 def _stop(port: CompletionPort) -> bool:
-    """Whether there is something to close: not after another thread did, or in a forked child."""
+    """Stop a port. Returns False if it is already closed, or belongs to a parent process."""
     with suppress(ValueError, RuntimeError):
         port.stop()
         return True

@@ -1,18 +1,18 @@
-"""The PROXY protocol, versions 1 and 2: a proxy in front tells who its client is.
+"""The PROXY protocol, versions 1 and 2: a proxy in front of the server names its client.
 
-The header comes first on a connection, before TLS. Whoever sends one may claim any address, so it
-is believed only from peers that the server names:
+The header comes first on a connection, before TLS. A header can claim any address, so the server
+accepts it only from the peers that it trusts:
 
-* From a trusted peer it must come. Its address becomes ``conn.peername``; with LOCAL, UNKNOWN or a
-  kind of address that a stream cannot have, which proxies send for their own connections (health
-  checks), the real one stays.
-* Any other peer is served under its own address, without waiting for what it sends, and is cut off
-  if that turns out to be such a header.
+* A trusted peer must send a header. Its address becomes ``conn.peername``. Proxies send LOCAL,
+  UNKNOWN or a kind of address that a stream cannot have for their own connections (health checks);
+  ``peername`` then stays the real address.
+* Any other peer is served under its own address, without waiting for data from it. If its first
+  bytes turn out to be a header, the connection ends.
 
-A connection that breaks these rules ends with ProxyProtocolError, and the log "iocpcore" says
-why. The headers follow the specification strictly: version 1 has at most 107 bytes,
-version 2 here at most 4 KiB behind the first 16, where 64 KiB would be possible; a checksum, if
-there is one, must be right. Other additions (TLVs) are passed over.
+A connection that breaks these rules ends with ProxyProtocolError, and the log "iocpcore" says why.
+Headers are parsed strictly by the specification. A version 1 header has at most 107 bytes. Version
+2 allows 64 KiB after the first 16 bytes; here the limit is 4 KiB. A checksum, if present, must be
+right. Other extensions (TLVs) are ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 
 
 class Header(NamedTuple):
-    """A header that was complete."""
+    """A complete header."""
 
     size: int
     """So many bytes of the stream it took."""
@@ -46,10 +46,10 @@ class Header(NamedTuple):
 
 
 def parse(data: bytes) -> Header | None:
-    """Read the header at the beginning of a stream.
+    """Parse the header at the start of a stream.
 
-    None means that it goes on in what has not come yet. Raises ProxyProtocolError as soon as the
-    bytes cannot be the beginning of a header.
+    Returns None if more bytes are needed. Raises ProxyProtocolError as soon as the bytes cannot be
+    the start of a header.
     """
     if V2_SIGNATURE.startswith(data[:12]):
         return _parse_v2(data)
@@ -59,13 +59,13 @@ def parse(data: bytes) -> Header | None:
 
 
 def _shown(data: bytes) -> str:
-    """Foreign bytes as they may appear in a log."""
+    """Format bytes from a peer for the log."""
     return repr(data[:40]) + ("..." if len(data) > 40 else "")
 
 
 # ---- version 1: a line of text ------------------------------------------------------------------
 
-# Leading zeros are forbidden: elsewhere they mean octal.
+# Leading zeros are forbidden: some parsers read them as octal.
 _PORT = "(0|[1-9][0-9]{0,4})"
 _V1 = re.compile(f"PROXY (TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) {_PORT} {_PORT}")
 
@@ -106,7 +106,7 @@ def _inet_address(packed: bytes, port: int) -> Address:
 _LOCAL, _PROXY = 0, 1
 _UNSPEC, _INET, _INET6, _UNIX = range(4)
 _STREAM, _DATAGRAM = 1, 2
-_ADDRESSES = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}  # their sizes
+_ADDRESSES = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}  # sizes of the address block
 _TLV_CRC32C = 0x03
 
 
@@ -128,10 +128,10 @@ def _parse_v2(data: bytes) -> Header | None:
             raise ProxyProtocolError(f"PROXY header with {length} bytes, too few for its addresses")
     if len(data) < size:
         return None
-    if command == _LOCAL:  # the rest has no meaning then
+    if command == _LOCAL:  # the rest of the header must be ignored
         return Header(size, None)
     if family == _UNSPEC or transport != _STREAM:
-        # What is unspecified need not have the form of the rest.
+        # The bytes after the first 16 are unspecified too, so the TLVs are not checked.
         return Header(size, None)
     _check_tlvs(data[:size], 16 + _ADDRESSES[family])
     return Header(size, _address_v2(family, data))
@@ -143,13 +143,13 @@ def _address_v2(family: int, data: bytes) -> Address:
     if family == _INET6:
         return _inet_address(data[16:32], int.from_bytes(data[48:50], "big"))
     path = data[16 : 16 + 108].rstrip(b"\0")
-    if path.startswith(b"\0"):  # Linux's abstract names, which sockets give as bytes, too
+    if path.startswith(b"\0"):  # an abstract name (Linux): bytes, as sockets return it
         return path
     return path.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _check_tlvs(header: bytes, at: int) -> None:
-    """The additions behind the addresses: their form, and the checksum among them."""
+    """Check the form of the TLVs after the addresses, and the checksum if there is one."""
     while at < len(header):
         end = at + 3
         if end <= len(header):
@@ -177,14 +177,14 @@ _CRC32C = _crc32c_table()
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of RFC 9260, appendix A."""
+    """The CRC32c checksum of RFC 9260, appendix A."""
     value = 0xFFFFFFFF
     for byte in data:
         value = value >> 8 ^ _CRC32C[(value ^ byte) & 0xFF]
     return value ^ 0xFFFFFFFF
 
 
-# ---- whom to believe ----------------------------------------------------------------------------
+# ---- trusted peers ------------------------------------------------------------------------------
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Trusted: TypeAlias = (
@@ -197,11 +197,11 @@ Trusted: TypeAlias = (
 
 
 class TrustedPeers:
-    """The peers whose headers are believed.
+    """The peers whose headers are accepted.
 
-    They are networks and addresses, as strings or as objects of the ipaddress module; the string
-    "unix" stands for whoever reaches the server by a unix socket. An IPv4 peer of an IPv6 socket is
-    known by its IPv4 address, too.
+    They are networks and addresses, as strings or as objects of the ipaddress module. The string
+    "unix" means every peer on a unix socket. An IPv4 peer of an IPv6 socket also matches by its
+    IPv4 address.
     """
 
     def __init__(self, trusted: Iterable[Trusted]) -> None:
@@ -219,7 +219,7 @@ class TrustedPeers:
                 self._networks.append(_network(item))
 
     def __contains__(self, peername: object) -> bool:
-        """Whether a peer with this address, as sockets give it, is one of them."""
+        """Whether the peer with this address, as sockets return it, is trusted."""
         if not isinstance(peername, tuple):
             return self._unix
         address = ipaddress.ip_address(peername[0].partition("%")[0])
@@ -231,7 +231,7 @@ class TrustedPeers:
 
 
 def _network(item: Trusted) -> Network:
-    # The module takes numbers and packed bytes, too, where here they would be mistakes.
+    # ipaddress also accepts numbers and packed bytes. Here those would be mistakes.
     if not isinstance(
         item,
         str
@@ -258,11 +258,11 @@ OnRefused: TypeAlias = Callable[[object, ProxyProtocolError], object]
 def proxy_stage(
     trusted: Iterable[Trusted], then: StageFactory | None = None, *, on_refused: OnRefused
 ) -> StageFactory:
-    """What makes the first stage of each connection of a server behind proxies.
+    """Return the factory of the first stage of a server's connections.
 
-    ``then`` makes the stage behind it, if there is one: that of TLS. ``on_refused`` is told the
-    peername of a connection that breaks the rules, and why it is ended. Raises TypeError or
-    ValueError if ``trusted`` is not what TrustedPeers takes.
+    ``then`` makes the next stage (TLS), if there is one. ``on_refused`` is called with the peername
+    of a connection that breaks the rules, and the error that ends it. Raises TypeError or
+    ValueError if ``trusted`` is not valid for TrustedPeers.
     """
     peers = TrustedPeers(trusted)
 
@@ -275,10 +275,10 @@ def proxy_stage(
 
 
 class _First:
-    """A stage in front of another one, or of the callbacks, for the first bytes of a stream.
+    """A stage for the first bytes of a stream, in front of the next stage or of the callbacks.
 
-    What it does not have itself (send, close...) it has if the one behind it does. That one exists
-    from the start, so that what is sent early waits there and not here.
+    Methods that it lacks (send, close...) are those of the next stage, if any. The next stage
+    exists from the start, so data that is sent early waits there and not here.
     """
 
     def __init__(self, conn: Link, stage: Stage | None, on_refused: OnRefused) -> None:
@@ -296,7 +296,7 @@ class _First:
         return self._stage is not None and self._stage.peer_ended
 
     def _pass(self, data: bytes) -> bytes:
-        """Give what has come to the stage behind."""
+        """Pass received bytes through the next stage."""
         return data if self._stage is None or not data else self._stage.receive(data)
 
     def _refuse(self, error: ProxyProtocolError) -> None:
@@ -306,10 +306,10 @@ class _First:
 
 
 class _Header(_First):
-    """Takes the header from the stream. The connection exists for its user when it has come."""
+    """Reads the header of a trusted peer. The connection is established after that."""
 
     def start(self) -> None:
-        """The peer speaks first."""
+        """Nothing to do: the peer sends first."""
 
     def receive(self, data: bytes, /) -> bytes:
         if self._over:
@@ -336,7 +336,7 @@ class _Header(_First):
             return None if self._stage is None else self._stage.eof()
         if self._seen:
             self._refuse(ProxyProtocolError(f"the PROXY header ends early: {_shown(self._seen)}"))
-        # A health check that only connects: nothing to warn of.
+        # A health check that only connects. Not reported to on_refused: no warning is needed.
         raise ProxyProtocolError("the connection ended without a PROXY header")
 
 
@@ -351,8 +351,10 @@ class _NoHeader(_First):
             self._stage.start()
 
     def receive(self, data: bytes, /) -> bytes:
-        """Passes everything on at once. To hold back what may become a header would hold up whoever
-        waits for the answer to an empty line, with which version 2 begins.
+        """Passes everything on at once.
+
+        Version 2 headers begin with an empty line. Holding back a possible header would stall a
+        peer that has sent an empty line and waits for the answer.
         """
         self._seen += data[: len(V2_SIGNATURE)]
         if self._seen.startswith((V1_SIGNATURE, V2_SIGNATURE)):

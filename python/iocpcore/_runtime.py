@@ -1,4 +1,10 @@
-"""A port, the threads that run it, what lives on it, and how all of that ends."""
+"""A port, the threads that run it, its members, and how all of that ends.
+
+Members are what lives on the port: a server's listeners and connections, groups of clients,
+connection attempts, datagram sockets. A stop shuts the members down, waits until they have no
+connections or its time is up, aborts the rest, and closes the port. Everything after the time limit
+has fixed budgets (the constants below), so that a callback that never returns cannot block a stop.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +32,21 @@ logger = logging.getLogger("iocpcore")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-STOP_TIMEOUT = 5.0  # seconds; in time for a container, which is killed after ten
+STOP_TIMEOUT = 5.0  # seconds; container runtimes usually kill after ten
 
-# After the time limit of a stop is up. All of it is less than a second, which stop() promises.
+# Budgets in seconds after the time limit of a stop. stop() promises less than 1 s in all.
 TEAR_DOWN_LIMIT = 0.9
-ABORT_LIMIT = 0.4  # for on_close of the connections that were aborted
-JOIN_LIMIT = 0.2  # for the workers; one that is in a callback is left to itself
-CLOSE_LIMIT = 0.2  # for the kernel to give everything back; more if there is time left
-LEFT_LIMIT = 0.1  # for on_close of those that are left then
+ABORT_LIMIT = 0.4  # for on_close of the aborted connections
+JOIN_LIMIT = 0.2  # for the workers; one that is in a callback is abandoned
+CLOSE_LIMIT = 0.2  # for the kernel to return all operations; more if there is time left
+LEFT_LIMIT = 0.1  # for on_close of the connections that are still left
 
 
 def open_port(concurrency: int, backend: str | None = None) -> CompletionPort:
-    """A port for connections.
+    """Open a port for connections.
 
-    On Linux they wait in epoll with either backend, so that io_uring's ring would lie idle; for
-    files, and so for ports in general, io_uring is the better one.
+    The default on Linux is epoll. Connections wait in epoll with either backend, so the ring of
+    io_uring would be idle. Other ports default to io_uring, which is better for files.
     """
     if backend is None and not os.environ.get("IOCPCORE_BACKEND"):
         backend = "epoll" if backends().get("epoll", "missing") is None else None
@@ -48,30 +54,30 @@ def open_port(concurrency: int, backend: str | None = None) -> CompletionPort:
 
 
 class _Pool(ThreadPoolExecutor):
-    """Its threads begin with an empty context, as all of ours: see workers.daemon()."""
+    """A pool whose threads start with an empty context; see _workers.daemon()."""
 
     def submit(self, function: Callable[P, R], /, *args: P.args, **options: P.kwargs) -> Future[R]:
         return contextvars.Context().run(super().submit, function, *args, **options)
 
 
 class Stoppable(Protocol):
-    """What lives on a port: a server's connections, its listeners, a client's connection."""
+    """A member of a runtime: a server's connections, its listeners, a client's connection."""
 
     @property
     def count(self) -> int:
-        """How many connections have not ended."""
+        """The number of connections that have not ended."""
 
     def shutdown(self) -> None:
-        """Begin to end, without waiting."""
+        """Begin a graceful end. Does not wait."""
 
     def abort(self) -> int:
-        """End at once; how many connections lose something by that."""
+        """End at once. Returns the number of connections that lose unsent data."""
 
 
 class Runtime:
     """One port and its workers. All methods may be called from any thread.
 
-    `workers` is None for a port that its user runs: nothing here stops that one.
+    `workers` is None for a port that the user runs, and which the user stops.
     """
 
     def __init__(
@@ -82,26 +88,27 @@ class Runtime:
             SimulatedSockets(port) if is_simulated(port.backend) else SystemSockets(port)
         )
         self.log = Log(port.timer)
-        # A KeyboardInterrupt or SystemExit of a callback, or what ended the port.
+        # A KeyboardInterrupt or SystemExit raised by a callback, or the reason the port ended.
         self.exit: BaseException | None = None
-        self.failure: BaseException | None = None  # of the port, which nobody has ended
+        self.failure: BaseException | None = None  # the error, if the port itself failed
         self._workers = (
             None if workers is None else Workers(port, workers, self._on_exit, self._on_worker_end)
         )
         self._lock = threading.Lock()
         self._executor = executor
         self._own_executor = executor is None
-        self._port_ended = False  # by somebody else, or by its failure
+        self._port_ended = False  # not by stop(): user code ended the port, or it failed
         self._torn_down = False
-        self._blocked = 0  # workers that wait for a connect()
+        self._blocked = 0  # workers that wait in connect()
         self._started = False
-        # How it ends. Guarded by `_guard`; `_changed` is told of everything that ends. (The lock is
-        # not entered by way of the condition, whose exit is Python: without memory it stays taken.)
+        # The state below is guarded by `_guard`. `_changed` is notified of everything that ends.
+        # Use `with _guard`, not `with _changed`: the __exit__ of a condition is Python code, and
+        # would fail to release the lock when memory is short.
         self._guard = threading.RLock()
         self._changed = threading.Condition(self._guard)
-        self._members: dict[Stoppable, None] = {}  # in order
+        self._members: dict[Stoppable, None] = {}  # an ordered set
         self.client_groups: dict[Hashable, Stoppable] = {}  # see _client_groups.py
-        self._deadline: float | None = None  # of the stop that is under way
+        self._deadline: float | None = None  # of the current stop; None before one
         self._stopped = threading.Event()
         self._when_stopped: list[Callable[[], object]] = []
         self._aborted = 0
@@ -111,7 +118,7 @@ class Runtime:
     # ---- members
 
     def add(self, member: Stoppable) -> bool:
-        """Let it take part in the end. False: that has begun already."""
+        """Add a member to be ended by a stop. Returns False if a stop has already begun."""
         with self._guard:
             if self._deadline is not None:
                 return False
@@ -124,20 +131,20 @@ class Runtime:
             self._changed.notify_all()
 
     def guard(self) -> AbstractContextManager[object]:
-        """Members neither come nor go meanwhile, and `client_groups` is its user's."""
+        """The lock of the members and of `client_groups`."""
         return self._guard
 
     def changed(self) -> None:
-        """Something that a stop may be waiting for has happened.
+        """Wake a stop that waits for members to become empty.
 
-        Before a stop this takes no lock: it is called whenever the last connection has gone.
+        Takes no lock before a stop: this is called every time the last connection ends.
         """
         if self.stopping:
             with self._guard:
                 self._changed.notify_all()
 
     def executor(self) -> Executor:
-        """Where offload() runs functions: the user's executor, or a pool made now."""
+        """The executor for offload(): the user's, or a pool created on first use."""
         with self._lock:
             if self._executor is None:
                 if self._torn_down:
@@ -147,9 +154,9 @@ class Runtime:
 
     @contextmanager
     def blocking(self) -> Iterator[None]:
-        """Around a wait for something that a worker must do.
+        """Must surround a wait for something that a worker has to do.
 
-        Raises RuntimeError in a worker if none other would be left to do it.
+        Raises RuntimeError in a worker if no other worker would be left to do it.
         """
         if not self.inside():
             yield
@@ -184,7 +191,7 @@ class Runtime:
 
     @property
     def ending(self) -> bool:
-        """It is being stopped, or its port has ended."""
+        """Whether it is being stopped, or its port has ended."""
         return self.stopping or self._port_ended
 
     @property
@@ -192,7 +199,7 @@ class Runtime:
         return self._stopped.is_set()
 
     def start(self) -> bool:
-        """Start the workers, once. False: it was stopped before."""
+        """Start the workers, once. Returns False if a stop has already begun."""
         assert self._workers is not None
         with self._guard:
             if self.stopping:
@@ -205,10 +212,11 @@ class Runtime:
             return True
 
     def stop(self, timeout: float) -> int:
-        """End everything within `timeout` and less than a second; how many were aborted.
+        """End everything within `timeout` plus at most a second.
 
-        A second call brings the time limit forward, and waits as well. In a worker it waits for
-        nothing and returns 0.
+        Returns the number of connections that were aborted with unsent data. A second call can
+        only bring the time limit forward, and waits as well. In a worker it does not wait and
+        returns 0.
         """
         deadline = time.monotonic() + _validate.duration("timeout", timeout)
         inside = self.inside()
@@ -223,14 +231,14 @@ class Runtime:
         return self._aborted
 
     def begin_stop(self, timeout: float) -> None:
-        """The same without waiting."""
+        """Begin a stop, and return without waiting for it."""
         self._stop_in_thread(time.monotonic() + timeout)
 
     def wait_stopped(self) -> None:
         self._stopped.wait()
 
     def when_stopped(self, function: Callable[[], object]) -> None:
-        """Call this, in any thread, when everything has ended; now if it has already."""
+        """Call a function, in any thread, when everything has ended; now if that is past."""
         with self._guard:
             if not self.stopped:
                 self._when_stopped.append(function)
@@ -238,7 +246,10 @@ class Runtime:
         function()
 
     def _begin(self, deadline: float) -> bool:
-        """Whether it is the first to stop; else it brings the time limit forward, at most."""
+        """Set the deadline, or bring it forward. Returns True for the first caller.
+
+        That one must then call _end().
+        """
         with self._guard:
             first = self._deadline is None
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
@@ -246,7 +257,7 @@ class Runtime:
             return first
 
     def _stop_in_thread(self, deadline: float) -> None:
-        """In a thread of its own; in this one if the system has none left."""
+        """Stop in a new thread, or in this one if no thread can be started."""
         if not self._begin(deadline):
             return
         try:
@@ -256,7 +267,7 @@ class Runtime:
 
     def _end(self) -> None:
         try:
-            if self._port_ended:  # nobody runs it any more: what lives on it hears just that
+            if self._port_ended:  # no worker runs it: closing it is what ends the members
                 self._close_port(time.monotonic() + TEAR_DOWN_LIMIT)
             for member in self._member_list():
                 member.shutdown()
@@ -280,16 +291,16 @@ class Runtime:
             function()
 
     def _tear_down(self) -> None:
-        """Bounded, whatever callbacks do."""
+        """Abort what is left, and end workers, port and executor, within TEAR_DOWN_LIMIT."""
         began = time.monotonic()
         with self._guard:
-            self._deadline = 0.0  # nobody gets more time
+            self._deadline = 0.0  # a waiting stop() must not wait longer
         members = self._member_list()
         self._aborted = sum(member.abort() for member in members)
         if self._started:
             with self._guard:
                 self._changed.wait_for(self._empty, ABORT_LIMIT)
-        with suppress(ValueError):  # closed by its user
+        with suppress(ValueError):  # closed by user code
             self.port.stop()
         if self._workers is not None and not self._workers.join(JOIN_LIMIT):
             logger.warning("a callback has not returned; its thread is left to itself")
@@ -301,21 +312,24 @@ class Runtime:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _close_port(self, deadline: float) -> None:
-        """In a thread of its own: it calls on_close of what is left, which may take any time, or
-        want what the caller of stop() holds."""
+        """Close the port in a new thread.
+
+        Closing calls on_close of the remaining connections. Such a callback may block, or need a
+        lock that the caller of stop() holds.
+        """
         errors: list[BaseException] = []
         limit = max(CLOSE_LIMIT, deadline - time.monotonic() - LEFT_LIMIT)
 
         def close() -> None:
             try:
                 self.port.close(limit)
-            except BaseException as error:  # a warning that is one
+            except BaseException as error:  # such as a warning turned into an error
                 errors.append(error)
 
         closing = daemon(close, "iocpcore-close")
         try:
             closing.start()
-        except RuntimeError:  # there are no more threads: CPython 3.12 has none at exit
+        except RuntimeError:  # no thread can be started; CPython 3.12 starts none at exit
             close()
         else:
             closing.join(limit + LEFT_LIMIT)
@@ -340,13 +354,13 @@ class Runtime:
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
     def _on_exit(self, error: BaseException) -> None:
-        """A callback wants the process to end: everything here does, gracefully."""
+        """A callback raised KeyboardInterrupt or SystemExit: begin a graceful stop."""
         self.exit = error
         logger.info("stopping: a callback raised %r", error)
         self.begin_stop(STOP_TIMEOUT)
 
     def _on_worker_end(self, end: BaseException) -> None:
-        """A worker has ended. If nobody stops this, the port has ended, and all this with it."""
+        """A worker has ended. Unless a stop is in progress, the port has ended: stop at once."""
         with self._guard:
             if self.stopping or not self._started or self._port_ended:
                 return
@@ -359,7 +373,7 @@ class Runtime:
         self._stop_in_thread(time.monotonic())
 
 
-# ---- all of them --------------------------------------------------------------------------------
+# ---- all runtimes -------------------------------------------------------------------------------
 
 _registry_lock = threading.Lock()
 _runtimes: weakref.WeakValueDictionary[int, Runtime] = weakref.WeakValueDictionary()  # by id(port)
@@ -368,7 +382,10 @@ _default: Runtime | None = None
 
 
 def runtime_of(port: CompletionPort | None) -> Runtime:
-    """The runtime of this port; without one, that of the process, which is made when needed."""
+    """The runtime of a port. None means the default port of the process, opened on first use.
+
+    Raises TypeError if it is not a port, and ValueError if it is closed.
+    """
     if port is None:
         return _default_runtime()
     if not isinstance(port, CompletionPort):
@@ -385,7 +402,7 @@ def _default_runtime() -> Runtime:
     with _default_lock:
         if _default is None or _default.stopping:
             workers, concurrency = thread_counts(None, None)
-            # One more than at once, so that a callback of one connection may block.
+            # One more than the concurrency, so that a callback may block.
             runtime = Runtime(open_port(concurrency), max(workers, concurrency + 1))
             runtime.start()
             _default = runtime
@@ -396,14 +413,14 @@ _default_lock = threading.Lock()
 
 
 def stop_default(timeout: float = STOP_TIMEOUT) -> int:
-    """Stop the port of the process. The next connect() makes another."""
+    """Stop the default port of the process. The next connect() opens a new one."""
     with _default_lock:
         runtime = _default
     return 0 if runtime is None else runtime.stop(timeout)
 
 
 def _stop_all(limit: float) -> None:
-    """At exit: what was queued by then may still be sent."""
+    """At exit, stop all runtimes within `limit` seconds. Queued data may still be sent."""
     deadline = time.monotonic() + limit
     with _registry_lock:
         runtimes = list(_running)
@@ -412,7 +429,7 @@ def _stop_all(limit: float) -> None:
 
 
 def _forget_all() -> None:
-    """In a forked child, where there are no workers and every port is dead."""
+    """Reset everything in a forked child. It has no workers, and every port is unusable."""
     global _registry_lock, _default_lock, _default
     _registry_lock = threading.Lock()
     _default_lock = threading.Lock()

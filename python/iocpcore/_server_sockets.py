@@ -1,4 +1,4 @@
-"""Listening sockets: from a host and port, a path, or a socket that somebody else has bound."""
+"""Listening sockets: from a host and port, a path, or a socket that the caller has bound."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger("iocpcore")
 WINDOWS = sys.platform == "win32"
 UNIX: Any = None if WINDOWS else getattr(socket, "AF_UNIX", None)
 PIPE = "\\\\.\\pipe\\"
-# As many as the system allows; Linux limits it to net.core.somaxconn, which is this today.
+# As many as the system allows. Linux limits it to net.core.somaxconn, which defaults to 4096.
 BACKLOG = socket.SOMAXCONN if WINDOWS else 4096
-ATTEMPTS = 16  # to find a port that is free in every family
+ATTEMPTS = 16  # tries to find a port that is free in every address family
 
 
 @dataclass(frozen=True)
 class ListeningSocket:
-    """A socket of the system that listens and does not block."""
+    """A listening, non-blocking socket of the system."""
 
     sock: socket.socket
     address: Any
@@ -45,9 +45,9 @@ class ListeningSocket:
 
 
 def is_path(host: object, port: int | None) -> bool:
-    """Whether this means a unix socket. Python gives abstract names as bytes.
+    """Whether the arguments mean a unix socket. An abstract name may be bytes, as in Python.
 
-    Raises TypeError for one with a port.
+    Raises TypeError for a path with a port.
     """
     if isinstance(host, bytes):
         path = host.startswith(b"\0")
@@ -65,7 +65,7 @@ def is_pipe(host: object, port: int | None) -> bool:
 
 
 def listen_path(path: str | bytes | os.PathLike[str], options: SocketOptions) -> ListeningSocket:
-    """A unix socket. The file of a server that is gone is replaced, that of a living one not."""
+    """Listen on a unix socket. A stale socket file is replaced, one of a running server is not."""
     if UNIX is None:
         raise ValueError("unix sockets do not exist here")
     name = os.fsdecode(path) if isinstance(path, bytes) else os.fspath(path)
@@ -91,7 +91,7 @@ def listen_path(path: str | bytes | os.PathLike[str], options: SocketOptions) ->
 
 
 def listen_host(host: object, port: int, options: SocketOptions) -> list[ListeningSocket]:
-    """A socket for each address of the host, all with the same port."""
+    """Listen on every address of the host, with the same port on each."""
     if host is not None and not isinstance(host, str):
         raise TypeError(f"host must be a str, a socket or None, not {type(host).__name__}")
     addresses = _resolve(host or None, port)
@@ -99,7 +99,7 @@ def listen_host(host: object, port: int, options: SocketOptions) -> list[Listeni
         try:
             return _listen_all(addresses, options)
         except OSError as error:
-            # The port that was free in one family may be taken in the other.
+            # The port chosen in one family may be in use in the other.
             retry = error.errno == errno.EADDRINUSE and port == 0 and len(addresses) > 1
             if not retry or attempt == ATTEMPTS - 1:
                 raise
@@ -107,14 +107,14 @@ def listen_host(host: object, port: int, options: SocketOptions) -> list[Listeni
 
 
 def take_over(sock: socket.socket, options: SocketOptions) -> ListeningSocket:
-    """A socket that is bound, and may be listening already. The caller's object is detached."""
+    """Take over a bound socket, which may already be listening. `sock` is detached."""
     if type(sock) is not socket.socket and hasattr(sock, "context"):
         raise TypeError("host must be a plain socket: TLS is asked for with ssl=")
     if sock.type != socket.SOCK_STREAM:
         raise ValueError("host must be a stream socket")
     try:
         address = sock.getsockname()
-    except OSError:  # Windows says so
+    except OSError:  # on Windows the socket is not bound then
         address = None
     if not (address[1] if isinstance(address, tuple) and len(address) > 1 else address):
         raise ValueError("host must be a socket that is bound")
@@ -130,8 +130,9 @@ def take_over(sock: socket.socket, options: SocketOptions) -> ListeningSocket:
 def systemd_sockets() -> list[socket.socket]:
     """The sockets that systemd passed to this process (``sd_listen_fds``), for ``listen()``.
 
-    In the order of the unit file; empty if there are none. They are taken: a second call, and
-    child processes, get none. Raises ValueError if the environment is malformed.
+    They are in the order of the unit file; the list is empty if there are none. The caller owns
+    them: a second call, or a child process, gets none. Raises ValueError if the environment is
+    malformed.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
@@ -151,7 +152,7 @@ def systemd_sockets() -> list[socket.socket]:
     return sockets
 
 
-# ---- parts --------------------------------------------------------------------------------------
+# ---- helpers ------------------------------------------------------------------------------------
 
 
 def _resolve(host: str | None, port: int) -> list[tuple[socket.AddressFamily, Any]]:
@@ -159,7 +160,7 @@ def _resolve(host: str | None, port: int) -> list[tuple[socket.AddressFamily, An
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"listen on {host}: {error.strerror}") from None
-    # Without repetitions, in the resolver's order.
+    # Remove duplicates, but keep the resolver's order.
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -175,7 +176,7 @@ def _listen_all(
             try:
                 sock = _bound(family, address, options)
             except OSError as error:
-                # The resolver knows it, but IPv6 (or IPv4) is switched off here.
+                # The resolver returns it, but IPv6 (or IPv4) is disabled on this machine.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
                 refused = error
@@ -197,7 +198,7 @@ def _listen_all(
 def _bound(family: socket.AddressFamily, address: Any, options: SocketOptions) -> socket.socket:
     with _closing_on_error(socket.socket(family, socket.SOCK_STREAM)) as sock:
         if sys.platform == "win32":
-            # SO_REUSEADDR would let any other process take the port over there.
+            # On Windows SO_REUSEADDR would let another process take over the port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -209,12 +210,12 @@ def _bound(family: socket.AddressFamily, address: Any, options: SocketOptions) -
 
 
 def bind(sock: socket.socket, address: Any, what: str = "bind to") -> None:
-    """Raises an OSError that says which address."""
+    """Bind a socket. Raises OSError that names the address."""
     try:
         sock.bind(address)
     except OSError as error:
         where = f"{address[0]} port {address[1]}" if isinstance(address, tuple) else repr(address)
-        # Python itself finds that a path is too long, and gives no number.
+        # Python checks the length of a path itself; that error has no errno.
         number = error.errno or errno.ENAMETOOLONG
         text = f"{what} {where}: {error.strerror or error}"
         raise OSError(number, text, None, getattr(error, "winerror", None)) from None
@@ -237,7 +238,7 @@ def _listens(sock: socket.socket) -> bool:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether it is a socket that nobody listens on any more."""
+    """Whether the path is a socket file on which no process listens any more."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(UNIX, socket.SOCK_STREAM) as probe:

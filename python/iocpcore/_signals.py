@@ -1,4 +1,4 @@
-"""Waiting in the main thread for Ctrl-C, SIGTERM and the end of what is served."""
+"""serve_forever(): waits in the main thread for Ctrl-C, SIGTERM or the end of what is served."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NUMBERS = tuple(
 
 
 class Served(Protocol):
-    """What is waited for."""
+    """A server or datagram socket that serve() runs and waits for."""
 
     @property
     def stopped(self) -> bool: ...
     @property
     def exit(self) -> BaseException | None:
-        """Why it stopped unasked: what a callback raised, or that its port was ended."""
+        """Why it stopped without a request: an exception of a callback, or the end of its port."""
 
     def start(self) -> object: ...
     def begin_stop(self, timeout: float) -> None: ...
@@ -34,14 +34,14 @@ class Served(Protocol):
 
 
 def serve(served: Served, timeout: float) -> None:
-    """Start it, wait until it has stopped, raise its `exit`. In the main thread signals stop it.
+    """Start it, wait until it has stopped, and raise its `exit` if that is set.
 
-    The first one does so gracefully, within `timeout`; the second at once.
+    In the main thread, the first signal stops it gracefully within `timeout`, the second at once.
     """
     if threading.current_thread() is threading.main_thread():
         with Signals() as signals:
             served.when_stopped(signals.wake)
-            served.start()  # not before: a client may know that it runs, and send a signal
+            served.start()  # handlers first: a client may send a signal once it can connect
             _serve(served, signals, timeout)
     else:
         served.start()
@@ -54,7 +54,7 @@ def _serve(served: Served, signals: Signals, timeout: float) -> None:
     heard = 0
     while not served.stopped:
         signals.wait()
-        count = signals.count  # once: another signal may come between any two lines
+        count = signals.count  # read once: another signal may arrive at any time
         if count == heard:
             continue
         if heard == 0:
@@ -64,22 +64,22 @@ def _serve(served: Served, signals: Signals, timeout: float) -> None:
 
 
 class Signals:
-    """Counts the signals that mean "end" while it is entered, and can be waited on.
+    """A context manager that counts the signals that mean "stop", and can be waited on.
 
-    Any thread may take a signal, and Python's own C handler then writes the signal's number to a
-    socket, which is what is waited for. The handler in Python runs in the main thread some time
-    before or after that. So both count, and the one that is ahead is right.
+    Any thread may receive a signal. Python's C handler then writes the signal number to the wakeup
+    socket, which wait() reads. The Python handler runs in the main thread before or after that. So
+    both keep a count, and the higher one is right.
     """
 
     def __init__(self) -> None:
         self._handled = 0
         self._read = 0
-        self._lock = threading.Lock()  # wake() against the end
+        self._lock = threading.Lock()  # wake() must not use a closed socket
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(True)  # socket.setdefaulttimeout() is not about this one
+        self._reader.setblocking(True)  # overrides socket.setdefaulttimeout()
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in NUMBERS:
@@ -93,7 +93,7 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._old.items():
-            if handler is not None:  # None: not installed by Python, which cannot bring it back
+            if handler is not None:  # None: not installed by Python, so it cannot be restored
                 signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
         with self._lock:
@@ -102,16 +102,16 @@ class Signals:
 
     @property
     def count(self) -> int:
-        """How many signals there have been."""
+        """The number of signals so far."""
         return max(self._handled, self._read)
 
     def wait(self) -> None:
-        """Until a signal or wake() comes."""
+        """Block until a signal or wake()."""
         self._read += sum(byte in NUMBERS for byte in self._reader.recv(64))
 
     def wake(self) -> None:
-        """From any thread."""
-        with self._lock, suppress(OSError):  # full, or closed
+        """Make wait() return. May be called from any thread."""
+        with self._lock, suppress(OSError):  # full (wait() returns anyway), or closed
             self._writer.send(b"\0")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Sockets of a port's simulation, which has a network of its own and chooses addresses itself."""
+"""Sockets of the simulated backend. Every port has its own network, which assigns addresses."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class _SimulatedStream:
     def close(self) -> None:
         if not self._own:
             return
-        with suppress(ValueError):  # the port is closed, and the simulation with it
+        with suppress(ValueError):  # the port is closed, and its simulated sockets with it
             self._port.close_handle(self.handle)

@@ -1,6 +1,7 @@
-"""Where sockets come from. A runtime chooses once: from the system, or from a simulation.
+"""Interfaces for creating sockets. They come from the system or from a simulated network.
 
-Nothing else asks which backend a port has.
+A runtime chooses one implementation of Sockets once, by the backend of its port. Nothing else in
+the package depends on the backend.
 """
 
 from __future__ import annotations
@@ -16,43 +17,43 @@ from iocpcore._options import SocketOptions
 
 
 def is_simulated(backend: str) -> bool:
-    """Whether this backend has a network of its own, which no other process can reach."""
+    """Whether this backend has its own network, which no other process can reach."""
     return backend == "sim"
 
 
 class Target(NamedTuple):
-    """One address to connect to, or to bind."""
+    """One address to connect or bind to."""
 
     family: int
     address: Any
 
 
 class Stream(Protocol):
-    """Not connected yet. Owned by whoever made it, until adopt() or close()."""
+    """A stream that is not connected yet. Its creator owns it until adopt() or close()."""
 
-    handle: Any  # as the port takes it
+    handle: Any  # for the methods of the port
 
     def adopt(self, group: ConnectionGroup, context: object) -> Connection:
-        """Make a connection of it. It is given away, also if that raises."""
+        """Turn it into a connection. The group takes ownership even if this raises."""
 
     def close(self) -> None:
-        """Cancels what is in flight. Does nothing if it was given away."""
+        """Close it and cancel what is in flight. Does nothing after adopt()."""
 
 
 @dataclass(frozen=True)
 class SocketFile:
-    """What a unix socket leaves in the file system."""
+    """The file that a unix socket leaves in the file system."""
 
     path: str
     identity: tuple[int, int]
-    owner: int  # the process: the file is not that of a forked child
+    owner: int  # process id: a forked child must not remove the file
 
     @classmethod
     def of(cls, path: str) -> SocketFile:
         return cls(path, _identity(path), os.getpid())
 
     def remove(self) -> None:
-        """Unless somebody has put another in its place."""
+        """Remove it, unless it has been replaced by another file."""
         if os.getpid() != self.owner:
             return
         with suppress(OSError):
@@ -66,26 +67,29 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 class Listening(Protocol):
-    """Something that listens and is nobody else's."""
+    """A listening socket or pipe. The caller owns it until accept_on() or close()."""
 
     @property
     def address(self) -> Any:
-        """As getsockname() gives it; a path or the name of a pipe is a str."""
+        """What getsockname() returns. A path or the name of a pipe is a str."""
 
     @property
     def file(self) -> SocketFile | None:
-        """Made for it, and to be removed with it."""
+        """The file that was created for it and must be removed with it."""
 
     def accept_on(self, group: ConnectionGroup) -> Listener:
-        """Accept connections for this group, which takes it over. If it raises, it did not."""
+        """Start accepting connections for this group.
+
+        The group takes ownership, unless this raises.
+        """
 
     def close(self) -> None:
-        """If no group has taken it over."""
+        """Close it. Only if no group has taken ownership."""
 
 
 @dataclass(frozen=True)
 class AcceptingListener:
-    """One that has been on the port from the beginning."""
+    """A listener that is on the port from the start: a named pipe, or a simulated one."""
 
     listener: Listener
     address: Any
@@ -99,7 +103,7 @@ class AcceptingListener:
 
 
 class BoundDatagram(NamedTuple):
-    """A datagram socket that is nobody else's."""
+    """A bound datagram socket, owned by the caller."""
 
     native: int
     family: int
@@ -107,18 +111,18 @@ class BoundDatagram(NamedTuple):
 
 
 class Sockets(Protocol):
-    """Makes the sockets of one port."""
+    """Creates the sockets of one port."""
 
     def known_targets(self, host: str, port: int) -> list[Target]:
-        """What the host is, if it needs no look-up; else nothing."""
+        """The addresses of the host if it needs no lookup, else an empty list."""
 
     def open_stream(self, target: Target, local: Target | None, options: SocketOptions) -> Stream:
-        """Raises OSError; ValueError if the port is closed."""
+        """Raises OSError, or ValueError if the port is closed."""
 
     def listen(
         self, group: ConnectionGroup, host: Any, port: int | None, options: SocketOptions
     ) -> list[Listening]:
-        """At least one. Raises OSError, and TypeError or ValueError that names the argument."""
+        """Returns at least one. Raises OSError, or TypeError or ValueError naming the argument."""
 
     def open_datagram(
         self,
@@ -127,4 +131,4 @@ class Sockets(Protocol):
         remote: Target | None,
         options: SocketOptions,
     ) -> BoundDatagram:
-        """Raises OSError, and TypeError or ValueError that names the argument."""
+        """Raises OSError, or TypeError or ValueError naming the argument."""

@@ -1,7 +1,7 @@
-"""What may stand between a connection's raw bytes and its callbacks: TLS, and the PROXY protocol.
+"""The interface between a connection and its stage: TLS or the PROXY protocol.
 
-A connection has at most one stage at a time. Each of the two needs little of the other, and this
-is all of it.
+A stage sits between a connection's raw bytes and its callbacks. A connection has at most one stage
+at a time. The two protocols below are all that either side uses of the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Link(Protocol):
     """The part of a connection that stages use.
 
-    None of the private methods calls Python, so that a stage may hold its lock around them.
+    None of the private methods calls Python, so a stage may call them with its lock held.
     """
 
     @property
@@ -27,59 +27,62 @@ class Link(Protocol):
     def pending_bytes(self) -> int: ...
 
     def _write(self, data: bytes | list[bytes], /) -> bool:
-        """Queues bytes for the socket. False: the connection is ending, nothing is taken."""
+        """Queues bytes for the socket. Returns False, and takes nothing, if the connection ends."""
 
     def _ask_for_room(self) -> None:
-        """Has ``room()`` called, once, when no more than ``write_low`` bytes are queued."""
+        """Requests one call of ``room()`` once at most ``write_low`` bytes are queued."""
 
     def _established(self) -> None:
-        """Now the connection exists for its user: on_connect, and then data. On the strand."""
+        """Announces the connection to its user: on_connect, then data. Call on the strand."""
 
     def _fail(self, error: BaseException, /) -> None:
-        """Ends the connection with this error, after what is queued."""
+        """Ends the connection with this error after everything queued has been sent."""
 
     def _run(self, function: Callable[[], object], /) -> None:
-        """Calls the function on the strand, soon. Not on a connection that is closing."""
+        """Schedules a function on the strand. It is dropped if the connection is closing."""
 
     def _finish(self) -> None:
-        """What the stage had to write after close() is queued: the stream may end behind it."""
+        """Everything the stage had to write after close() is queued: the stream may now end."""
 
     def _set_stage(self, stage: Stage | None, /) -> None:
-        """Puts another stage, or none, into this one's place. On the strand."""
+        """Replaces this stage by another one or none. Call on the strand."""
 
     def _set_peername(self, address: object, /) -> None:
-        """What ``peername`` says from now on."""
+        """Changes what ``peername`` returns."""
 
 
 class Stage(Protocol):
-    """What every stage has. All of this is called on the strand, one call at a time.
+    """What every stage has. The connection calls it on the strand, one call at a time.
 
-    A stage may also have the following. Where it lacks one of the methods, the connection does
-    what it does without a stage.
+    A stage may also have the following members. If one is missing, the connection behaves as it
+    does without a stage.
 
-    * ``send(data)``, any thread: the buffers of one send, which are to go out as one. Whether they
-      were accepted.
-    * ``send_file(file, offset, count)``, any thread: the same for a part of a file.
-    * ``close()``, any thread, once: the connection accepts nothing more, and the stream will end.
-      True: the stage still has something to write, and calls ``_finish()`` then. Until that,
-      ``receive`` and ``room`` go on.
+    * ``send(data)``, any thread: sends the buffers as one unit. Returns whether they were accepted.
+    * ``send_file(file, offset, count)``, any thread: sends part of a file. Returns whether it was
+      accepted.
+    * ``close()``, any thread, once: the connection accepts no more data and the stream will end.
+      Returns True if the stage still has something to write. It then calls ``_finish()`` when
+      done, and ``receive`` and ``room`` continue to be called until then.
     * ``room()``, on the strand: the answer to ``_ask_for_room()``.
-    * ``ssl_object``: what the connection gives by this name.
+    * ``ssl_object``: the value of the connection's attribute of that name.
     """
 
     @property
     def peer_ended(self) -> bool:
-        """The peer has ended its stream of application bytes, perhaps not yet the raw one."""
+        """Whether the peer has ended its application stream. The raw stream may still be open."""
 
     def start(self) -> None:
-        """Comes first. Only for a stage that begins the connection, not for one set later."""
+        """Called first, but only on the stage a connection begins with, not on a later one."""
 
     def receive(self, data: bytes, /) -> bytes:
-        """Takes raw bytes and gives application bytes. What it raises ends the connection."""
+        """Takes raw bytes and returns application bytes. An exception ends the connection."""
 
     def eof(self) -> bool | None:
-        """The raw stream has ended. If this raises nothing, that was its proper end. True: it was
-        not, and the stage ends the connection when it has sent what was accepted."""
+        """Called when the raw stream has ended. Raises if it must not end here.
+
+        Returns True if that was an error too, but the stage first sends what it has accepted and
+        ends the connection itself. Any other result means a proper end.
+        """
 
 
 StageFactory: TypeAlias = Callable[[Link], Stage | None]
@@ -88,5 +91,5 @@ Data: TypeAlias = Sequence[bytes | bytearray | memoryview]
 if TYPE_CHECKING:
 
     def _as_link(connection: Connection) -> Link:
-        """Holds the stub of Connection against Link."""
+        """Makes the type checker compare the stub of Connection with Link."""
         return connection

@@ -69,10 +69,10 @@ def _make_datagram(
         if local is not None:
             _server_sockets.bind(sock, local.address)
         elif remote is None:
-            # Windows receives nothing on a socket without an address.
+            # Windows cannot receive on a socket that is not bound.
             _server_sockets.bind(sock, ("0.0.0.0", 0))
         if remote is not None:
-            sock.connect(remote.address)  # which sends nothing
+            sock.connect(remote.address)  # sends nothing; it only sets the peer
     except BaseException:
         sock.close()
         raise

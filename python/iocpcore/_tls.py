@@ -1,20 +1,19 @@
-"""TLS between a connection and its callbacks, by the standard library's ssl module.
+"""TLS between a connection and its callbacks, using the standard library's ssl module.
 
-Everything that an SSLContext offers works as it does elsewhere: certificates of both sides, SNI by
-``sni_callback``, ALPN, versions, session tickets. How a stream ends:
+All features of an SSLContext work as usual: certificates of both sides, SNI with ``sni_callback``,
+ALPN, versions, session tickets. How a stream ends:
 
-* Closing or shutting down a connection sends TLS's own end (close_notify), behind everything that
-  was accepted before. Reading goes on after a shutdown.
-* The peer's close_notify is the end of its stream. Bytes after it are ignored.
-* A stream that ends without one may have been cut off by anybody on its way, so that is an error,
-  ``ssl.SSLEOFError``. What was received before has been handed on, and what is queued is still
-  sent, with our own close_notify behind it. Some programs, browsers among them, never send
-  close_notify; where messages tell their own length that does no harm, and
-  ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF`` accepts it. So does a connection that was
-  closed from this side. Python before 3.11.4 sets the option in every context; where that is so,
-  it says nothing about what the user wants and is not looked at.
+* Closing or shutting down a connection sends close_notify after everything accepted before.
+  Reading continues after a shutdown.
+* The peer's close_notify ends its stream. Bytes after it are ignored.
+* If a stream ends without close_notify, an attacker may have truncated it. That is an error,
+  ``ssl.SSLEOFError``. Data received before has been delivered. Queued data is still sent, followed
+  by our close_notify. Some programs, including browsers, never send close_notify. That is harmless
+  if messages carry their own length, and ``context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF``
+  accepts it. A connection closed from this side accepts it as well. Python before 3.11.4 sets the
+  option in every context. There it does not express the user's choice, so it is ignored.
 
-What is sent before the handshake is over waits for its end; closing before that discards it.
+Data sent before the handshake is complete waits for it. Closing before that discards the data.
 """
 
 from __future__ import annotations
@@ -38,24 +37,23 @@ if sys.platform == "win32":
     import _winapi
     import msvcrt
 
-# One record of TLS: what one SSL_read gives at most.
+# The size of a TLS record: the most that one SSL_read returns.
 RECORD = 16 * 1024
-# What is encrypted at once. It bounds how much exists twice, as plain and as cipher text.
+# Bytes encrypted at once. Limits how much data exists twice, as plain and as cipher text.
 PIECE = 256 * 1024
-# What waits here goes on once no more than this is waiting for the socket.
+# Held data is written while at most this many bytes are queued for the socket.
 AHEAD = 128 * 1024
-# Files are read in pieces of this size. With AHEAD that stays below the default of write_high:
-# sending a file does not stop the reading.
+# Files are read in pieces of this size. AHEAD plus one piece is below the default of write_high,
+# so sending a file does not stop the connection from reading.
 FILE_PIECE = 64 * 1024
-# So many of them, and then others have a turn, even if the socket takes everything.
+# After this many pieces other connections get a turn, even if the socket takes everything.
 FILE_TURN = 16
-# As a connection's default.
 
 
 def _accepting_option() -> int:
-    """The option by which a context accepts streams without close_notify.
+    """The context option that accepts streams without close_notify.
 
-    0 if every new context has it: then it does not tell what the user wants.
+    0 if new contexts have it set by default: then it does not express the user's choice.
     """
     option: int = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return option & ~ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).options
@@ -65,18 +63,18 @@ _ACCEPTING_OPTION = _accepting_option()
 
 
 class HasFileno(Protocol):
-    """A file object of the operating system's."""
+    """A file object with a descriptor."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """The file descriptor."""
 
 
 def server_stage(
     context: ssl.SSLContext, max_write_buffer: int = Limits.max_write_buffer
 ) -> Callable[[Link], TLSStage]:
-    """What makes the stage of each connection that a server accepts.
+    """Return the stage factory for the connections of a server.
 
-    Raises TypeError if the context is none, and ValueError if it is for clients.
+    Raises TypeError if `context` is not an SSLContext, and ValueError if it is for clients.
     """
     _check_context(context)
     return _factory(partial(context.wrap_bio, server_side=True), max_write_buffer)
@@ -87,14 +85,14 @@ def client_stage(
     server_hostname: str | None,
     max_write_buffer: int = Limits.max_write_buffer,
 ) -> Callable[[Link], TLSStage]:
-    """What makes the stage of a connection to a server of this name.
+    """Return the stage factory for a connection to a server.
 
-    The name is what SNI asks for and what the server's certificate is checked against; None does
-    without both. Raises TypeError if the context is none, and ValueError if it is for servers, or
-    there can be no such name, or the context demands one.
+    `server_hostname` is sent as SNI, and the server's certificate is checked against it; None
+    disables both. Raises TypeError if `context` is not an SSLContext. Raises ValueError if it is
+    for servers, if the name is invalid, or if there is none and the context requires one.
     """
     _check_context(context)
-    if server_hostname is None and context.check_hostname:  # which an SSLObject would not mind
+    if server_hostname is None and context.check_hostname:  # an SSLObject does not check this
         raise ValueError("server_hostname is needed by a context with check_hostname")
     return _factory(partial(context.wrap_bio, server_hostname=server_hostname), max_write_buffer)
 
@@ -109,20 +107,20 @@ Wrap = Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]
 
 def _factory(wrap: Wrap, max_write_buffer: int) -> Callable[[Link], TLSStage]:
     try:
-        wrap(ssl.MemoryBIO(), ssl.MemoryBIO())  # what is wrong shows now, not at each connection
+        wrap(ssl.MemoryBIO(), ssl.MemoryBIO())  # report errors now, not per connection
     except ssl.SSLError as error:
         raise ValueError(f"ssl is not a context for this side: {error}") from error
     return lambda conn: TLSStage(conn, wrap, max_write_buffer)
 
 
 class TLSStage:
-    """The TLS of one connection.
+    """The TLS stage of one connection.
 
-    Cipher text must reach the socket in the order in which it was made, so encrypting and writing
-    are one step under one lock. What cannot be encrypted yet is held here: until the handshake is
-    over, behind a file, or while the lock's own thread is inside the SSLObject (a finalizer or a
-    signal handler may send; the lock lets it in, and the call that it interrupts goes on with what
-    it left).
+    Cipher text must reach the socket in the order of encryption, so encrypting and writing are one
+    step under one lock. Data that cannot be encrypted yet is held: before the handshake is
+    complete, behind a file, or when the thread that owns the lock is already inside the SSLObject.
+    The last case occurs when a finalizer or a signal handler sends. The lock is reentrant, so the
+    inner call only queues its data (`_late`), and the interrupted call writes it before it returns.
     """
 
     __slots__ = (
@@ -149,7 +147,7 @@ class TLSStage:
         self, conn: Link, wrap: Wrap, max_write_buffer: int = Limits.max_write_buffer
     ) -> None:
         self.peer_ended = False
-        self.pending_bytes = 0  # of what is held, files not counted
+        self.pending_bytes = 0  # held bytes, not counting files
         self._max_held = max_write_buffer
         self._conn = conn
         self._lock = threading.RLock()
@@ -157,33 +155,33 @@ class TLSStage:
         self._outgoing = ssl.MemoryBIO()
         self._ssl = wrap(self._incoming, self._outgoing)
         self._held: deque[bytes | _FilePart] = deque()
-        self._busy = False  # this lock's thread is using the SSLObject
+        self._busy = False  # the thread that owns the lock is using the SSLObject
         self._established = False
-        self._closing = False  # close() was called: nothing more is accepted
-        self._finishes = False  # and waits for what is held; _finish() is to follow
-        self._spent = False  # nothing more is encrypted: close_notify is out, or it is dead
-        self._dead = False  # nothing more is decrypted either: there was an error
-        self._late = False  # something was left behind by a call that came in while busy
-        self._truncated: ssl.SSLError | None = None  # how it ends once nothing is held any more
+        self._closing = False  # close() or a truncated stream: no more data is accepted
+        self._finishes = False  # close() returned True: _finish() must be called later
+        self._spent = False  # no more encryption: close_notify was sent, or there was an error
+        self._dead = False  # no more decryption either: there was an error
+        self._late = False  # a call that came in while busy has left something to write
+        self._truncated: ssl.SSLError | None = None  # the error to report when nothing is held
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """The SSLObject, to ask it things: certificates, version, cipher, ALPN.
+        """The SSLObject, for queries: certificates, version, cipher, ALPN.
 
-        In callbacks: elsewhere it may be in the middle of reading, when some answers are None or a
-        ValueError.
+        Use it in callbacks only. In other threads it may be in the middle of a read. Some queries
+        then return None or raise ValueError.
         """
         return self._ssl
 
     # ---- called on the strand
 
     def start(self) -> None:
-        """A client speaks first."""
+        """Start the handshake on the client side. The server waits for the client."""
         if not self._ssl.server_side:
             self.receive(b"")
 
     def receive(self, data: bytes, /) -> bytes:
-        """Take what came from the socket; give what it holds for the application."""
+        """Take bytes from the socket and return the decrypted application data."""
         with self._lock:
             if self.peer_ended or self._dead:
                 return b""
@@ -193,21 +191,22 @@ class TLSStage:
                 if not (self._established or self._shake_hands()):
                     return b""
                 plain = self._decrypt()
-                # After close() nobody wants it, though the goodbye may have to wait.
+                # After close() the data is dropped, but close_notify may still be waiting.
                 return b"" if self._closing and self._conn.closing else plain
             except Exception:
                 self._give_up()
                 raise
             finally:
                 self._busy = False
-                # Reading has things to say, too: handshakes, alerts, new keys.
+                # Reading can produce output too: handshake messages, alerts, key updates.
                 self._flush()
                 self._pump()
 
     def eof(self) -> bool:
-        """The socket's stream has ended. Raises if it may not.
+        """The socket's stream has ended. Raises SSLEOFError if it was truncated.
 
-        True tells that later, when what was accepted has been written, with our own end.
+        Returns True if it was truncated but accepted data must be sent first. The error is then
+        reported after that data and our close_notify.
         """
         with self._lock:
             if self.peer_ended or self._dead:
@@ -218,8 +217,8 @@ class TLSStage:
             closed = self._closing and self._conn.closing
             if closed or self._ssl.context.options & _ACCEPTING_OPTION:
                 return False
-            # The SSLObject is not told: it would not encrypt any more, and what it makes of such
-            # an end differs from version to version.
+            # Do not pass the EOF to the SSLObject: it would refuse to encrypt after that, and the
+            # error that it raises depends on the OpenSSL version.
             error = _eof_error("the peer ended the connection without TLS's close_notify")
             if self._spent:
                 raise error
@@ -229,14 +228,14 @@ class TLSStage:
             return True
 
     def room(self) -> None:
-        """The socket has taken enough: go on with what is held."""
+        """The socket's queue has room: continue writing what is held."""
         with self._lock:
             self._pump()
 
     # ---- called by any thread
 
     def send(self, data: Data, /) -> bool:
-        """Encrypt and write these buffers, as one."""
+        """Encrypt and write the buffers as one unit. Returns False if it is closing or dead."""
         plain = b"".join(data)
         with self._lock:
             if self._closing or self._spent:
@@ -250,23 +249,24 @@ class TLSStage:
     def send_file(
         self, file: int | HasFileno, offset: int = 0, count: int | None = None, /
     ) -> bool:
-        """The same with a part of a file, read as fast as the socket takes it.
+        """Send part of a file, reading it as fast as the socket takes it.
 
-        The file may be closed at once. If it is shorter, less is sent. A descriptor, or on Windows
-        a handle, does as well as a file object.
+        `file` is a file object, a descriptor, or on Windows a handle. The caller may close it
+        after this returns. If the file is shorter than requested, less is sent. Returns False if
+        the stage is closing or dead.
         """
         with self._lock:
             if self._closing or self._spent:
                 return False
             self._held.append(_FilePart(file, offset, count))
-            if len(self._held) == 1:  # else somebody is at it already, or will be
+            if len(self._held) == 1:  # otherwise the items before it will trigger the writing
                 self._pump()
             return not self._spent
 
     def close(self) -> bool:
-        """Send close_notify after everything accepted so far, and then nothing any more.
+        """Send close_notify after everything accepted so far, and accept no more data.
 
-        True: that takes longer, and ``_finish()`` follows.
+        Returns True if that is not done yet; ``_finish()`` is called later.
         """
         with self._lock:
             if self._truncated is not None:
@@ -275,16 +275,16 @@ class TLSStage:
                 return self._finishes
             self._closing = True
             if not self._established and self._conn.closing:
-                self._give_up()  # nobody waits for this handshake
+                self._give_up()  # the handshake is not worth finishing
             else:
                 self._pump()
             self._finishes = not self._spent
             return self._finishes
 
-    # ---- the lock is held
+    # ---- must be called with the lock held
 
     def _shake_hands(self) -> bool:
-        """Whether the handshake is over."""
+        """Continue the handshake. Returns whether it is complete."""
         try:
             self._ssl.do_handshake()
         except ssl.SSLWantReadError:
@@ -299,7 +299,7 @@ class TLSStage:
             while part := self._ssl.read(RECORD):
                 parts.append(part)
                 if not (self._incoming.pending or self._ssl.pending()):
-                    break  # the exception below would be dear for every receive
+                    break  # an SSLWantReadError for every receive would be slow
             else:
                 self.peer_ended = True
         except ssl.SSLWantReadError:
@@ -309,7 +309,7 @@ class TLSStage:
         except ssl.SSLError as error:
             if not parts:
                 raise
-            # What came before the error is genuine; it is handed on first.
+            # The data before the error is authentic: deliver it first, then fail.
             self._give_up()
             self._conn._run(partial(self._conn._fail, error))
         return b"".join(parts)
@@ -328,14 +328,14 @@ class TLSStage:
         self._late = self._late or self._busy
 
     def _pump(self) -> None:
-        """Write what is held, in order, as far as it can go now; then the goodbye."""
+        """Write held data in order as far as possible now, then close_notify if closing."""
         if self._busy:
             self._late = True
         elif self._established and not self._spent:
             self._use(self._write_held)
 
     def _use(self, function: Callable[[], object]) -> None:
-        """Call what uses the SSLObject to send. What goes wrong ends the connection."""
+        """Call a function that sends through the SSLObject. An error ends the connection."""
         self._busy = True
         try:
             function()
@@ -352,7 +352,7 @@ class TLSStage:
     def _write_held(self) -> None:
         turn = FILE_TURN
         while (self._held or self._closing) and not self._spent:
-            # The goodbye waits, too: it would be one write too many where the limit is reached.
+            # close_notify waits as well: it could exceed the limit of the write buffer.
             if not turn or self._conn.pending_bytes > AHEAD:
                 self._conn._ask_for_room()
                 return
@@ -371,7 +371,10 @@ class TLSStage:
                 return
 
     def _encrypt(self, plain: bytes) -> bool:
-        """Write this, as one. What cannot be written now is held, before everything else."""
+        """Encrypt and write data as one unit. Returns whether all of it was written.
+
+        The rest is put back to the front of what is held.
+        """
         view = memoryview(plain)
         pieces: list[bytes] = []
         done = 0
@@ -379,14 +382,14 @@ class TLSStage:
             while done < len(plain):
                 done += self._ssl.write(view[done : done + PIECE])
                 pieces.append(self._outgoing.read())
-        except ssl.SSLWantReadError:  # the peer wants another handshake first (TLS 1.2)
+        except ssl.SSLWantReadError:  # the peer has requested a renegotiation (TLS 1.2)
             pieces.append(self._outgoing.read())
             self._held.appendleft(plain[done:])
             self.pending_bytes += len(plain) - done
         if pieces and not self._conn._write(pieces if len(pieces) > 1 else pieces[0]):
             self._give_up()
         if done < len(plain) and self._truncated is not None:
-            raise self._truncated  # that handshake cannot come any more
+            raise self._truncated  # the stream has ended, so that handshake cannot complete
         return done == len(plain)
 
     def _write_piece(self, part: _FilePart) -> bool:
@@ -402,7 +405,7 @@ class TLSStage:
             self._give_up()
 
     def _say_goodbye(self) -> None:
-        # It also asks whether the peer has said its own goodbye. No is not an error.
+        # unwrap() sends close_notify. It raises if the peer's has not arrived: not an error here.
         with suppress(ssl.SSLError):
             self._ssl.unwrap()
         self._flush()
@@ -414,7 +417,7 @@ class TLSStage:
         self._finish()
 
     def _give_up(self) -> None:
-        """There was an error that leaves nothing to do."""
+        """Stop all encryption and decryption after an error, and drop what is held."""
         self._spent = self._dead = True
         self._drop_held()
         self._finish()
@@ -437,7 +440,7 @@ def _eof_error(message: str) -> ssl.SSLEOFError:
 
 
 class _FilePart:
-    """A part of a file that is being sent. It has a descriptor of its own."""
+    """Part of a file that is being sent. Owns a duplicate of the descriptor."""
 
     __slots__ = ("_descriptor", "_left", "_offset")
 
@@ -452,10 +455,10 @@ class _FilePart:
         self._descriptor = _duplicate(file)
 
     def read(self, nbytes: int) -> bytes:
-        """The next bytes; none at the end."""
+        """Read the next bytes. Returns b"" at the end."""
         try:
             data = _read_at(self._descriptor, min(nbytes, self._left), self._offset)
-        except OSError:  # at an offset that no file can have
+        except OSError:  # the offset may be beyond what a file can have: that is the end
             status = os.fstat(self._descriptor)
             if not stat.S_ISREG(status.st_mode) or self._offset < status.st_size:
                 raise
@@ -469,12 +472,12 @@ class _FilePart:
         if descriptor >= 0:
             os.close(descriptor)
 
-    __del__ = close  # a connection may end with the file under way
+    __del__ = close  # a connection may end while the file is being sent
 
 
 if sys.platform == "win32":
-    # Duplicates of a handle share one position, and so do all connections that are being sent
-    # the same file.
+    # Duplicates of a handle share one file position, and so do connections that send the same
+    # file. Seeking and reading must be one step.
     _position_lock = threading.Lock()
 
     def _duplicate(file: int | HasFileno) -> int:

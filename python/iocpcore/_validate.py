@@ -1,4 +1,4 @@
-"""Arguments are checked once, here: what is wrong with one is said by its name."""
+"""Argument checks. Every error names the argument."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def whole(name: str, value: SupportsIndex, least: int = 0, most: int = 2**63 - 1
 
 
 def count(name: str, value: int | None) -> int:
-    """A limit on how many; None, no limit, is 0."""
+    """A limit on a number of things. None (no limit) becomes 0."""
     return 0 if value is None else whole(name, value, 1)
 
 
 def seconds(name: str, value: float | None) -> float | None:
-    """A time above 0, or None."""
+    """A finite time above 0, or None."""
     if value is None:
         return None
     number = duration(name, value)
@@ -37,7 +37,7 @@ def seconds(name: str, value: float | None) -> float | None:
 
 
 def duration(name: str, value: float) -> float:
-    """A time of 0 or more; infinity too."""
+    """A time of 0 or more. Infinity is allowed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not value >= 0:
@@ -46,14 +46,14 @@ def duration(name: str, value: float) -> float:
 
 
 def flag(name: str, value: bool) -> bool:
-    """True or False, and nothing that merely behaves like it."""
+    """True or False. Other truthy or falsy values are rejected."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
     return value
 
 
 def port_number(value: SupportsIndex | None) -> int:
-    """A TCP or UDP port."""
+    """A TCP or UDP port number."""
     if value is None:
         raise TypeError("port must be given with a host")
     return whole("port", value, 0, 65535)

@@ -1,4 +1,4 @@
-"""What the log is told of waits for completions that fail for want of something."""
+"""Logs when waiting for completions fails for lack of resources, and when it recovers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ logger = logging.getLogger("iocpcore")
 
 
 def changed(error: OSError | None) -> None:
-    """Waits on a port have begun to fail; or (None) none has failed for a while. Any thread.
+    """Called when waits on a port begin to fail, and with None when none has failed for a while.
 
-    The core waits again after a pause, so nothing is lost meanwhile.
+    The core retries after a pause, so no completion is lost. May be called from any thread.
     """
     if error is None:
         logger.warning("waiting for completions goes on")

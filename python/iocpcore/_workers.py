@@ -1,4 +1,4 @@
-"""Threads that run a port."""
+"""The worker threads that run a port, and how many of them there are."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from iocpcore._core import CompletionPort
 
 logger = logging.getLogger("iocpcore")
 
-PAUSE = 0.1  # seconds
+PAUSE = 0.1  # seconds before a worker retries after MemoryError
 
 _numbers = itertools.count(1)
 
 
 class Closed(ValueError):
-    """The port was closed by its user."""
+    """The port was closed by user code."""
 
 
 class Stopped(RuntimeError):
-    """The port was stopped by its user."""
+    """The port was stopped by user code."""
 
 
 def free_threaded() -> bool:
@@ -42,10 +42,11 @@ def cpus() -> int:
 
 
 def thread_counts(workers: int | None, concurrency: int | None) -> tuple[int, int]:
-    """How many threads there are, and how many of them are in callbacks at once.
+    """Return (workers, concurrency): threads, and how many of them run callbacks at once.
 
-    With the GIL one each. Without, as many at once as there are CPUs, and one thread more, for one
-    that blocks. What is given decides about the other.
+    With the GIL the defaults are 1 and 1. Without it, concurrency is the number of CPUs, and there
+    is one more worker in case a callback blocks. If one value is given, the default of the other
+    follows from it. Raises TypeError or ValueError naming the argument.
     """
     if workers is not None:
         workers = _validate.whole("workers", workers, 1, 4096)
@@ -61,21 +62,21 @@ def thread_counts(workers: int | None, concurrency: int | None) -> tuple[int, in
 
 
 def daemon(function: Callable[[], object], name: str) -> threading.Thread:
-    """A daemon thread that begins with an empty context.
+    """Create a daemon thread that starts with an empty context.
 
-    Most builds of Python give threads that anyway. Free-threaded ones (from 3.14 on) give them a
-    copy of their maker's; every callback would see what was set where a port was first used.
+    Most builds of Python do that anyway. Free-threaded ones (3.14 and later) copy the context of
+    the creating thread: callbacks would see the context variables of whoever first used the port.
     """
     run = contextvars.Context().run
     return threading.Thread(target=run, args=(function,), name=name, daemon=True)
 
 
 class Workers:
-    """Daemon threads in ``port.run()``, called iocpcore-1 and so on.
+    """Daemon threads in ``port.run()``, named iocpcore-1 and so on.
 
-    They end when the port is stopped, closed or of no use any more, and none does so without
-    telling `on_end` why: by `Stopped`, `Closed` or what went wrong. `on_exit` is told of a
-    KeyboardInterrupt or SystemExit that a callback raised; the thread goes on afterwards.
+    A worker ends when the port is stopped, closed or has failed. It then calls `on_end` with the
+    reason: `Stopped`, `Closed` or the error. `on_exit` is called with a KeyboardInterrupt or
+    SystemExit that a callback raised; the worker continues after that.
     """
 
     def __init__(
@@ -107,7 +108,10 @@ class Workers:
         return threading.current_thread() in self._threads
 
     def join(self, limit: float) -> bool:
-        """Wait for all of them to end; False if one has not, after so many seconds."""
+        """Wait up to `limit` seconds for all of them to end. Returns False if one has not.
+
+        The calling thread is not waited for.
+        """
         deadline = time.monotonic() + limit
         others = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in others:
@@ -123,16 +127,16 @@ class Workers:
         self._on_end(end)
 
     def _run(self) -> BaseException:
-        """Why it has ended."""
+        """Run the port until it ends. Returns the reason."""
         while True:
             try:
                 self._port.run()
-                # Perhaps by a callback of this thread.
+                # A callback of this thread may have closed it.
                 return Closed("port is closed") if self._port.closed else Stopped("port is stopped")
-            except ValueError:  # closed by another, and `closed` may say so only a moment later
+            except ValueError:  # closed by another thread; `closed` may become True only later
                 return Closed("port is closed")
             except (KeyboardInterrupt, SystemExit) as error:
                 self._on_exit(error)
-            except MemoryError as error:  # a wait that fails for want of it does not end run()
+            except MemoryError as error:  # only at the start: run() itself retries failed waits
                 logger.warning("a worker cannot begin, and tries again: %r", error)
                 time.sleep(PAUSE)

@@ -1,4 +1,10 @@
-"""Connections to servers."""
+"""Client connections: connect() and connect_nowait().
+
+An attempt looks up the name in a thread if necessary, then tries one address after another, then
+adopts the connected stream into a connection group. The attempt is a member of its runtime until it
+is settled: connected, or failed and reported. Several threads may settle it (a worker, a timer,
+cancel(), a stop); `_claim` picks the one that does.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +29,10 @@ from iocpcore._workers import daemon
 
 logger = logging.getLogger("iocpcore")
 
-# How often a thread that waits looks whether the port still exists; and on Windows, where nothing
-# else interrupts such a wait, whether there was a Ctrl-C.
+# Seconds between checks, by a thread that waits, whether the port is still open. On Windows this
+# also lets Ctrl-C through: nothing else interrupts such a wait.
 TICK = 0.1
-NO_WORKER_LIMIT = 1.0  # seconds until a port that nobody runs is a mistake
+NO_WORKER_LIMIT = 1.0  # seconds after which a port without workers is an error
 
 UNDER_WAY, CONNECTED, FAILED = "under way", "connected", "failed"
 
@@ -46,34 +52,34 @@ class ConnectOptions(Callbacks, ClientLimits, total=False):
     executor: Executor | None
 
 
-LIMITS = Limits(handshake_timeout=None)  # `timeout` is for that
+LIMITS = Limits(handshake_timeout=None)  # `timeout` covers the handshake
 SOCKET_OPTIONS = SocketOptions()
 
 
 def connect(
     host: str | bytes | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
 ) -> Connection:
-    """Connect, and wait until that is done: TCP, a unix socket's path or a Windows pipe's name.
+    """Connect and wait for the result: TCP, a unix socket's path or a Windows pipe's name.
 
-    All addresses of a name are tried, one after another. With `ssl` the handshake is part of it.
-    The callbacks are those of Server, and are called by the workers of `completion_port`; without
-    one, by those of a port that the process has for this, made when it is first needed.
+    All addresses of a name are tried, one after another. With `ssl` the handshake is included.
+    The callbacks are those of Server. They are called by the workers of `completion_port`, by
+    default of a port of the process that is opened on first use.
 
     Parameters, besides the callbacks and limits of Server:
-        timeout: seconds for all of it, looking up the name and TLS included. Default: none
+        timeout: seconds for all of it, including name lookup and TLS. Default: none
         ssl: an ``ssl.SSLContext`` for clients; True is ``ssl.create_default_context()``
-        server_hostname: what the certificate must say. Default: `host`
+        server_hostname: the name that the certificate must be valid for. Default: `host`
         completion_port: a port that is being run: a server's, or your own
         local_address: (host, port) to connect from; port 0 is any
-        context: what ``conn.context`` is from the beginning
+        context: the initial value of ``conn.context``
 
-    Raises OSError that names the address, of the last one that was tried (TimeoutError for
+    Raises OSError that names the address, for the last one that was tried (TimeoutError for
     `timeout`, socket.gaierror for the name, ssl.SSLError with the address as a note);
     TypeError and ValueError for bad arguments; RuntimeError if it would wait for ever: in a
-    callback on the same port with no other worker free, or on a port that nobody runs. In these
-    cases no callback is called.
+    callback on the same port with no other worker free, or on a port that no thread runs. In
+    these cases no callback is called.
 
-    Any thread may call it. In callbacks rather use connect_nowait().
+    May be called from any thread. In callbacks, use connect_nowait() instead.
     """
     plan = _Plan("connect", host, port, options)
     runtime = runtime_of(plan.completion_port)
@@ -84,21 +90,21 @@ def connect(
 def connect_nowait(
     host: str | bytes | os.PathLike[str], port: int | None = None, **options: Unpack[ConnectOptions]
 ) -> Connecting:
-    """The same without waiting, for callbacks.
+    """Start to connect and return at once; for use in callbacks. The options are connect()'s.
 
-    What comes of it is told by the callbacks, on a worker: ``on_connect(conn)`` when it is
-    connected and ``on_close(conn, error)`` when that has ended; or only ``on_close(None, error)``
-    if it did not come about, also because of Connecting.cancel(). Names are looked up by a thread.
+    Callbacks report the result, on a worker: ``on_connect(conn)`` when it is connected and
+    ``on_close(conn, error)`` when the connection has ended; or only ``on_close(None, error)`` if
+    the attempt failed or Connecting.cancel() ended it. Names are looked up in a thread.
 
     Raises TypeError and ValueError for bad arguments, and nothing else. If the port is closed
-    meanwhile, nothing is told.
+    meanwhile, no callback is called.
     """
     plan = _Plan("connect_nowait", host, port, options)
     return Connecting(plan, runtime_of(plan.completion_port), waited_for=False)
 
 
 class _Plan:
-    """The arguments, checked."""
+    """The checked arguments."""
 
     def __init__(self, function: str, host: Any, port: int | None, options: ConnectOptions) -> None:
         for name in options:
@@ -143,7 +149,7 @@ class _Plan:
             server_hostname = self.host
         if context is True:
             context = _ssl.create_default_context()
-        # "" is how other libraries spell "none".
+        # Other libraries use "" for "no name".
         return _tls.client_stage(context, server_hostname or None, self.limits.max_write_buffer)
 
     def get_executor(self) -> Executor:
@@ -152,7 +158,7 @@ class _Plan:
 
 
 class Connecting:
-    """A connection on its way; what connect_nowait() returns. Any thread may use it."""
+    """A connection attempt, as returned by connect_nowait(). May be used from any thread."""
 
     def __init__(self, plan: _Plan, runtime: Runtime, *, waited_for: bool) -> None:
         self._plan = plan
@@ -160,12 +166,12 @@ class Connecting:
         self._runtime = runtime
         self._port = runtime.port
         self._deadline = None if plan.timeout is None else time.monotonic() + plan.timeout
-        self._refusals: list[BaseException] = []  # of addresses that were tried
-        self._targets: list[Target] = []  # that were not
-        self._lock = threading.Lock()  # everything below
+        self._refusals: list[BaseException] = []  # errors of the addresses tried so far
+        self._targets: list[Target] = []  # addresses not tried yet
+        self._lock = threading.Lock()  # guards everything below
         self._settled = threading.Event()
         self._state = UNDER_WAY
-        self._reported = False  # whoever must be told of a failure, if there was one
+        self._reported = False  # after a failure: on_close has returned, or is not needed
         self._connection: Connection | None = None
         self._error: BaseException | None = None
         self._stream: Stream | None = None
@@ -175,7 +181,11 @@ class Connecting:
         self._begin()
 
     def _acquire_group(self) -> ClientGroup:
-        """Without a stage it needs to know nothing after the adoption: it shares its group."""
+        """Get the connection group.
+
+        With a stage, the attempt is settled by callbacks of its own, so it needs its own group.
+        Without one, it is settled when the stream is adopted, and shares a group with others.
+        """
         plan = self._plan
         key = None
         options: dict[str, Any] = {
@@ -198,9 +208,9 @@ class Connecting:
     # ---- for everybody
 
     def cancel(self) -> bool:
-        """Give it up. False: too late, it is connected or has failed.
+        """Cancel the attempt. Returns False if it is already connected or has failed.
 
-        If True, ``on_close(None, error)`` follows, with an OSError of ECANCELED.
+        If this returns True, ``on_close(None, error)`` follows, with an OSError of ECANCELED.
         """
         return self._fail(OSError(errno.ECANCELED, f"connect to {self._plan.name}: cancelled"))
 
@@ -213,13 +223,13 @@ class Connecting:
     def connection(self) -> Connection | None:
         """The connection, once there is one."""
         if self._state is CONNECTED:
-            # Its callbacks may be called before the thread that makes it has noted it here.
+            # Callbacks may run before the connecting thread has set `_connection`.
             self._settled.wait(NO_WORKER_LIMIT)
         return self._connection if self._state is CONNECTED else None
 
     @property
     def error(self) -> BaseException | None:
-        """Why there is none."""
+        """The error, if the attempt has failed."""
         return self._error
 
     def __repr__(self) -> str:
@@ -229,15 +239,15 @@ class Connecting:
 
     @property
     def count(self) -> int:
-        """1 as long as it may become a connection, or somebody must be told that it will not."""
+        """1 while it may become a connection, or until its failure is reported; then 0."""
         return int(self._state is UNDER_WAY or (self._state is FAILED and not self._reported))
 
     def shutdown(self) -> None:
-        """Give it up because the port is being stopped: a ConnectionAbortedError."""
+        """Cancel it because the port is being stopped, with a ConnectionAbortedError."""
         self._fail(self._closing_error())
 
     def abort(self) -> int:
-        """The same; nothing of it counts as lost."""
+        """Like shutdown(). Returns 0: an attempt has no data to lose."""
         self._fail(self._closing_error())
         return 0
 
@@ -245,7 +255,7 @@ class Connecting:
         text = f"connect to {self._plan.name}: the port is being closed"
         return ConnectionAbortedError(errno.ECONNABORTED, text)
 
-    # ---- the way to a connection
+    # ---- connecting
 
     def _begin(self) -> None:
         plan = self._plan
@@ -266,14 +276,14 @@ class Connecting:
             self._look_up_in_thread()
 
     def _look_up_in_thread(self) -> None:
-        """In a thread, of which the system may have none left, and an ending interpreter none."""
+        """Look the name up in a new thread. Fails the attempt if none can be started."""
         try:
             daemon(self._look_up, "iocpcore-resolve").start()
         except RuntimeError as error:
             self._fail(OSError(errno.EAGAIN, f"connect to {self._plan.name}: {error}"))
 
     def _look_up(self) -> None:
-        """What cannot be done without blocking."""
+        """The blocking part: look up the name, or wait for an instance of the pipe."""
         plan = self._plan
         try:
             if plan.pipe:
@@ -291,7 +301,7 @@ class Connecting:
         self._adopt(_client_sockets.Pipe(handle))
 
     def _try_next_target(self) -> None:
-        """Any thread, but only one at a time."""
+        """Try the next address. Any thread, but only one at a time. Fails if there is none left."""
         plan = self._plan
         while self._targets:
             target = self._targets.pop(0)
@@ -310,7 +320,7 @@ class Connecting:
         self._fail(self._refusal())
 
     def _try_target(self, stream: Stream, target: Target) -> bool:
-        """Whether this address is being tried now."""
+        """Start to connect the stream. Returns False if that failed or the attempt is settled."""
         with self._lock:
             if self._state is not UNDER_WAY:
                 return False
@@ -323,7 +333,7 @@ class Connecting:
             return True
 
     def _refusal(self) -> BaseException:
-        """The last refusal, with the others as notes."""
+        """The error of the last address, with the others as notes."""
         if not self._refusals:
             return self._closing_error()
         *others, last = self._refusals
@@ -333,10 +343,10 @@ class Connecting:
         return last
 
     def _on_operation(self, operation: Operation) -> None:
-        """One address has answered, or never will."""
+        """The connect operation for one address is done."""
         with self._lock:
             stream, self._stream = self._stream, None
-        if stream is None:  # it was given up, and closed
+        if stream is None:  # the attempt failed meanwhile, and _fail() closed the stream
             return
         if self._state is UNDER_WAY and operation.error is None:
             self._adopt(stream)
@@ -347,13 +357,13 @@ class Connecting:
             self._try_next_target()
 
     def _adopt(self, stream: Stream) -> None:
-        # Without a stage it is connected from here on; with one, when the stage says so.
+        # Without a stage the attempt succeeds here. With one, it succeeds in _on_connect.
         if self._plan.stage is None and not self._claim(CONNECTED):
             stream.close()
             return
         try:
             connection = stream.adopt(self._group, self._plan.context)
-        except Exception as error:  # whatever it is, somebody waits for an answer
+        except Exception as error:  # any error must be reported, or connect() waits for ever
             stream.close()
             with self._lock:
                 if self._plan.stage is None:
@@ -368,11 +378,11 @@ class Connecting:
         elif self._plan.stage is None:
             self._succeeded()
 
-    # ---- callbacks of a group that has a stage, and no other connection
+    # ---- callbacks of a group of one connection, with a stage
 
     def _on_connect(self, connection: Connection) -> object:
         if not self._claim(CONNECTED):
-            return None  # it was given up, that has been told, and it is being aborted
+            return None  # the attempt has failed and the connection is being aborted
         self._connection = connection
         self._succeeded()
         on_connect = self._plan.callbacks.get("on_connect")
@@ -384,7 +394,7 @@ class Connecting:
         return self._plan.callbacks["on_close"](connection, error)
 
     def _on_failed(self, connection: Connection, error: BaseException) -> None:
-        if isinstance(error, _ssl.SSLError):  # those of ssl name nobody
+        if isinstance(error, _ssl.SSLError):  # these do not name the peer
             error.add_note(f"connect to {self._plan.name}")
         self._fail(error)
 
@@ -396,10 +406,10 @@ class Connecting:
         text = f"connect to {self._plan.name}: not done within {self._plan.timeout:g} s"
         return TimeoutError(errno.ETIMEDOUT, text)
 
-    # ---- how it ends, once
+    # ---- settling, exactly once
 
     def _claim(self, state: str) -> bool:
-        """Whether this is how it ends. False: it has ended already."""
+        """Settle the attempt in this state. Returns False if it is already settled."""
         with self._lock:
             if self._state is not UNDER_WAY:
                 return False
@@ -431,7 +441,10 @@ class Connecting:
         return True
 
     def _report_failure(self, error: BaseException) -> None:
-        """That it failed: a worker calls on_close, so that nobody is called inside a call."""
+        """Report the failure, by on_close or in the log.
+
+        A worker calls on_close: the user may be inside connect_nowait() or cancel() now.
+        """
         on_close = self._plan.callbacks.get("on_close")
         if self._waited_for or on_close is None:
             if not self._waited_for:
@@ -460,7 +473,7 @@ class Connecting:
     def _wait(self) -> Connection:
         try:
             self._wait_until_settled()
-        except BaseException as error:  # Ctrl-C, for one
+        except BaseException as error:  # such as KeyboardInterrupt
             if not self._fail(error) and self._connection is not None:
                 self._connection.abort()
             raise
@@ -471,7 +484,7 @@ class Connecting:
             assert self._error is not None
             raise self._error
         finally:
-            self._error = None  # which refers to this frame, now
+            self._error = None  # its traceback refers to this frame: a reference cycle
 
     def _wait_until_settled(self) -> None:
         began = time.monotonic()

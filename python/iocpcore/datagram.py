@@ -1,4 +1,4 @@
-"""UDP: setting an endpoint up, and what happens seldom. The rest is _core.DatagramSocket."""
+"""UDP: the set-up and the rare events of a datagram socket. The rest is _core.DatagramSocket."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from iocpcore._runtime import runtime_of
 from iocpcore._sockets import Target
 from iocpcore._workers import daemon
 
-# Receiving pauses when the system has no memory for it, or fails over and over again. Every other
-# error is about one datagram (ICMP says that one sent earlier found nobody) and costs nothing.
+# Receiving pauses if the system has no memory for it, or after many errors in a row. Any other
+# error concerns one datagram (an ICMP error for one that was sent earlier, say), and receiving
+# continues at once.
 NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
-FAILURES_MAX = 64  # in a row
-PAUSE_MIN, PAUSE_MAX = 0.01, 1.0  # seconds; it doubles
+FAILURES_MAX = 64  # consecutive errors
+PAUSE_MIN, PAUSE_MAX = 0.01, 1.0  # seconds; doubled for each pause
 
 
 class Datagram(_core.DatagramSocket):
@@ -33,28 +34,28 @@ class Datagram(_core.DatagramSocket):
     * ``on_datagram(endpoint, data, address)``: one datagram, perhaps empty
     * ``on_error(endpoint, exception)``: one could not be sent or received (the system's OSError:
       nobody listens there, it is too large, ...), or a callback has raised. Without it the former
-      is only logged (level DEBUG), and the latter goes to ``sys.unraisablehook``. Nothing of this
-      ends the endpoint
+      is only logged (level DEBUG), and the latter goes to ``sys.unraisablehook``. Neither ends
+      the endpoint
 
-    They are called by the workers of the port. Those for datagrams that arrive never overlap and
-    come in order of arrival; on_error for sends comes at any time.
+    The workers of the port call them. The calls for datagrams that arrive never overlap and are
+    in order of arrival; on_error for sends may come at any time.
 
     Parameters:
         local_address: (host, port) to bind; host "" is every IPv4 interface ("::" every IPv6 one),
             port 0 a free port. Default: a free port, on every IPv4 interface
-        remote_address: (host, port) of the only peer: what others send is not received, and
+        remote_address: (host, port) of the only peer: datagrams from others are not received, and
             send_to() needs no address. A name is looked up here, which blocks
         sock: a bound UDP socket to take over instead (``sock`` is closed, detached); for multicast
         completion_port: a port that is being run: a server's or your own. Default: one that the
             process has for this, which has its own workers
-        reuse_port: other processes that say so too may bind the same port (Linux)
+        reuse_port: other processes that set this too may bind the same port (Linux)
         broadcast: allow sending to broadcast addresses
-        max_size: bytes of a datagram that are kept; more are cut off
+        max_size: bytes of a datagram that are kept; longer ones are truncated
         max_write_buffer: bytes that may wait to be sent
-        context: anything that the user wants to keep with the endpoint, as its attribute `context`
+        context: the initial value of the attribute `context`, which is for the user
 
     Raises OSError that names the address, TypeError or ValueError that names the argument. All
-    methods may be called by any thread. A context manager: it closes.
+    methods may be called by any thread. A context manager that closes it.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Datagram(_core.DatagramSocket):
         self._runtime = runtime_of(completion_port)
         self._port = self._runtime.port
         self._remote: Any = None if remote is None else remote.address
-        self._lock = threading.Lock()  # when_closed
+        self._lock = threading.Lock()  # guards _when_closed
         self._ended = threading.Event()
         self._when_closed: list[Callable[[], object]] = []
         self._pause = PAUSE_MIN
@@ -110,9 +111,10 @@ class Datagram(_core.DatagramSocket):
     # ---- for everybody
 
     def close(self) -> None:
-        """End it, at once: what waits to be sent is dropped. No on_datagram begins after this.
+        """Close it at once. Datagrams that wait to be sent are dropped.
 
-        One that has begun may still be going on in another thread. Closing twice is harmless.
+        No on_datagram begins after this. One that has begun may still be running in another
+        thread. Closing twice is harmless.
         """
         if not self._end():
             return
@@ -124,7 +126,7 @@ class Datagram(_core.DatagramSocket):
             function()
 
     def serve_forever(self) -> None:
-        """Return when it has been closed; in the main thread, SIGINT and SIGTERM close it.
+        """Return when it has been closed. In the main thread, SIGINT and SIGTERM close it.
 
         Raises the SystemExit or KeyboardInterrupt of a callback, if that is why it was closed.
         """
@@ -132,12 +134,12 @@ class Datagram(_core.DatagramSocket):
 
     @property
     def sockname(self) -> Any:
-        """The address that it is bound to."""
+        """The address it is bound to."""
         return self._sockname
 
     @property
     def remote_address(self) -> Any:
-        """The address of its only peer, or None."""
+        """The address of the only peer, or None."""
         return self._remote
 
     def __enter__(self) -> Self:
@@ -156,24 +158,24 @@ class Datagram(_core.DatagramSocket):
     """No connections: nobody waits for it to end."""
 
     def shutdown(self) -> None:
-        """close(), when the port is being stopped; if it has failed, on_error hears of that."""
+        """Close it because the port is being stopped. If the port has failed, call on_error."""
         failure = self._runtime.failure
         if failure is not None and not self.closed:
-            # In a thread of its own, since on_error may take any time and the end may not. Without
-            # one, the log has it.
+            # In a new thread, because on_error may block and a stop must not. If none can be
+            # started, the failure is only in the log.
             with suppress(RuntimeError):
                 daemon(partial(self._tell, failure, False), "iocpcore-error").start()
         self.close()
 
     def abort(self) -> int:
-        """The same; nothing of it counts as lost."""
+        """Like shutdown(). Returns 0: datagrams are not counted as lost."""
         self.close()
         return 0
 
     # ---- called by the core
 
     def _not_received(self, error: BaseException, failures: int) -> None:
-        """A receive has failed, for the how manyth time in a row; the next one is ours to begin."""
+        """Called after `failures` consecutive receive errors. Must start the next receive."""
         if failures == 1:
             self._pause = PAUSE_MIN
         pause = self._pause
@@ -192,17 +194,17 @@ class Datagram(_core.DatagramSocket):
         self._receive()
 
     def _tell(self, error: BaseException, of_callback: bool) -> None:
-        """Of a datagram that was not received or sent, or of what a callback has raised."""
+        """Report a failed send or receive, or (`of_callback`) an exception of a callback."""
         if self._on_error is not None:
             self._on_error(self, error)
         elif of_callback:
-            raise error  # to sys.unraisablehook, by the core
+            raise error  # the core passes it to sys.unraisablehook
         else:
             self._runtime.log.note(DATAGRAM_ERRORS, "%r: %s", self, error)
 
 
 class _Serving:
-    """What serve_forever() waits for."""
+    """The Served of serve_forever(); see _signals.py."""
 
     def __init__(self, endpoint: Datagram) -> None:
         self._endpoint = endpoint
@@ -216,7 +218,7 @@ class _Serving:
         return self._endpoint.closed
 
     def start(self) -> None:
-        """It has run from the beginning."""
+        """Nothing to do: it runs as soon as it is created."""
 
     def when_stopped(self, function: Callable[[], object]) -> None:
         with self._endpoint._lock:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 
 class InvalidStateError(RuntimeError):
-    """The result of an operation was asked for before the operation was done."""
+    """The result of an operation was requested before the operation was done."""
 
 
 class FramingError(ValueError):
-    """A message is too large for its framing, or malformed, or the stream ended within it."""
+    """A message is too large for its framing, is malformed, or was cut off by the stream's end."""
 
 
 class ProxyProtocolError(ValueError):
-    """A PROXY protocol header that is malformed, missing, or not to be believed."""
+    """A PROXY protocol header is malformed, missing, or from a peer that is not trusted."""
 
 
 class SlowReaderError(ConnectionError):
-    """More than ``max_write_buffer`` bytes waited to be sent, since the peer did not read them."""
+    """More than ``max_write_buffer`` bytes were waiting because the peer did not read them."""

@@ -1,6 +1,6 @@
-"""The protocol of framings that are written in Python.
+"""The protocol for framings written in Python.
 
-LengthPrefixed, Delimited and FixedSize are built in; this is for everything else.
+LengthPrefixed, Delimited and FixedSize are built in. Any other format needs a Framer.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Protocol
 
 
 class Framer(Protocol):
-    """How one connection's stream of bytes is cut into messages.
+    """Cuts the byte stream of one connection into messages.
 
-    It keeps the beginning of a message that is not complete yet, so every connection needs an
-    instance of its own. ``feed`` is only called by that connection's callbacks, which never
-    overlap; ``encode`` by whatever threads send, so it must not depend on what ``feed`` changes.
+    A framer keeps the start of an incomplete message, so every connection needs its own instance.
+    ``feed`` is called only from that connection's callbacks, which never overlap. ``encode`` is
+    called by any thread that sends, so it must not depend on state that ``feed`` changes.
     """
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """Takes what was received (1 byte or more) and gives the messages that it completes.
+        """Takes received bytes (at least 1) and returns the messages that they complete.
 
-        Raises FramingError if the stream is malformed or a message too large, and no later than
-        when it holds as much as it is willing to: nobody else limits it. An iterable that is a
-        generator may yield messages first, and then raise.
+        Raises FramingError if the stream is malformed or a message is too large. The framer must
+        limit how much it buffers: nothing else does. If it returns a generator, that may yield
+        messages before it raises.
         """
 
     def encode(self, message: bytes) -> bytes:
-        """The bytes to send for a message. Raises FramingError if there are none."""
+        """Returns the bytes to send for a message. Raises FramingError if it has no encoding."""

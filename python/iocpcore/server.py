@@ -33,7 +33,7 @@ from iocpcore._sockets import Listening, SocketFile
 from iocpcore._stage import StageFactory
 from iocpcore._workers import thread_counts
 
-# The figures that only grow: stats() gives their growth per second, too.
+# Counters that only grow. stats() also returns their growth per second.
 GROWING = (
     "accepted",
     "closed",
@@ -48,48 +48,51 @@ GROWING = (
 
 
 class Server:
-    """Accepts connections and calls functions for what happens to them.
+    """Accepts connections and calls functions for their events.
 
-    Callbacks, each a keyword argument here or a method of `handler` (a keyword comes first). They
-    are called by worker threads; those of one connection never overlap:
+    Callbacks, each a keyword argument here or a method of `handler` (a keyword takes precedence).
+    Worker threads call them; calls for one connection never overlap:
 
     * ``on_connect(conn)``: first, after the TLS handshake
     * ``on_data(conn, data)``: bytes as they came, without `framing`
     * ``on_message(conn, message)``: one message, with `framing`
     * ``on_eof(conn)``: the peer has ended its stream. Without it the connection then closes
-    * ``on_drain(conn)``: what is pending has fallen from above `write_high` to `write_low`
+    * ``on_drain(conn)``: pending bytes have fallen from above `write_high` to `write_low`
     * ``on_close(conn, error)``: last, exactly once. `error` is None after close(), abort() or the
       peer's orderly end
-    * ``on_error(conn, exception)``: a callback has raised, or framing failed. Without it what a
-      callback has raised goes to ``sys.unraisablehook``, and a FramingError only to `on_close`,
-      which is told of both. The connection closes in either case
+    * ``on_error(conn, exception)``: a callback has raised, or framing failed. Without it the
+      exception of a callback goes to ``sys.unraisablehook``, and a FramingError only to
+      `on_close`, which gets both. The connection closes in either case
 
     Parameters:
         framing: LengthPrefixed, Delimited, FixedSize, or a callable that returns a new Framer
         ssl: an ``ssl.SSLContext`` for servers, for TLS
         workers: threads. Default: 1 with the GIL; without it, one more than `concurrency`
-        concurrency: how many of them are in callbacks at once; the others stand by for callbacks
+        concurrency: how many of them run callbacks at once; the others stand by for callbacks
             that block. Default: 1 with the GIL; without it, the CPUs of this process
         backend: "iocp", "io_uring", "epoll" or "sim". None: IOCPCORE_BACKEND, else the best for
             connections that works here (on Linux epoll)
-        max_connections: so many at once; others wait to be accepted. None: no limit
-        max_connections_per_address: of one IP address at once; others are closed. None: no limit
-        idle_timeout: seconds after which a connection on which nothing moved ends with
-            TimeoutError, or None
-        handshake_timeout: seconds for TLS and the PROXY header, or None. Of no effect without both
-        write_high, write_low: pending bytes at which a connection stops being read, and goes on
-        max_write_buffer: pending bytes with which another send() ends the connection
+        max_connections: limit at one time; others wait to be accepted. None: no limit
+        max_connections_per_address: limit for one IP address at one time; others are closed.
+            None: no limit
+        idle_timeout: seconds without traffic in either direction after which a connection ends
+            with TimeoutError, or None
+        handshake_timeout: seconds for TLS and the PROXY header, or None. Has no effect if neither
+            is used
+        write_high, write_low: pending bytes at which a connection stops and resumes reading
+        max_write_buffer: pending bytes at which another send() ends the connection
         read_size: bytes received at once, at most; 1 to 65536
-        proxy_protocol: addresses or networks of the proxies in front, which tell the clients'
-        keepalive: have the system notice peers that are gone (SO_KEEPALIVE)
-        executor: where ``conn.offload()`` runs functions. Default: threads, made when needed.
-            One that is given is not shut down
+        proxy_protocol: addresses or networks of the proxies in front, which send the clients'
+            addresses
+        keepalive: have the system detect peers that are gone (SO_KEEPALIVE)
+        executor: where ``conn.offload()`` runs functions. Default: threads, created when needed.
+            The server does not shut down an executor that is given
 
     Raises TypeError or ValueError that names the argument, and RuntimeError if the backend does
-    not work here. All methods may be called by any thread. A context manager: it starts, and stops
-    with the default time limit. A server that is not started is closed by stop() as well; one that
-    is just dropped before it was started closes its sockets, with a ResourceWarning. After
-    ``os.fork()`` it is of no use in the child: make it there.
+    not work here. All methods may be called by any thread. A context manager that starts the
+    server, and stops it with the default time limit. stop() also closes a server that was never
+    started. If such a server is dropped instead, its sockets are closed with a ResourceWarning.
+    After ``os.fork()`` it cannot be used in the child: create it there.
     """
 
     _made = False
@@ -134,7 +137,7 @@ class Server:
         _options.check_executor(executor)
         self._socket_options = SocketOptions().updated(given)
         count, concurrency = thread_counts(workers, concurrency)
-        self._lock = threading.Lock()  # the last stats()
+        self._lock = threading.Lock()  # guards _last and _last_time
         self._runtime = Runtime(open_port(concurrency, backend), count, executor)
         self._group = self._make_group(found, framing, limits, ssl, proxy_protocol)
         self._listeners = _Listeners(self._group)
@@ -152,7 +155,7 @@ class Server:
         self._listeners.shutdown()
         try:
             port.close(0)
-        except RuntimeError:  # it is the parent process's
+        except RuntimeError:  # the port belongs to the parent process
             return
         if unclosed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
@@ -197,22 +200,22 @@ class Server:
         backlog: int | None = SocketOptions.backlog,
         reuse_port: bool = SocketOptions.reuse_port,
     ) -> Any:
-        """Accept connections here as well; the address, of the first socket if there are several.
+        """Accept connections on another address. Returns the address, the first if several.
 
-        * ``listen("127.0.0.1", 9000)``: an address, or a name, of which all addresses are used. ""
-          or None: every interface, IPv4 and IPv6. Port 0: a free one, the same in each
+        * ``listen("127.0.0.1", 9000)``: an address, or a name, all addresses of which are used. ""
+          or None: every interface, IPv4 and IPv6. Port 0: a free one, the same for all addresses
         * ``listen("/run/x.sock")``: a unix socket. The file of a server that has died is replaced,
           and removed by stop()
         * ``listen(r"\\\\.\\pipe\\x")``: a named pipe (Windows)
-        * ``listen(sock)``: a stream socket that is bound, perhaps listening already. The server
+        * ``listen(sock)``: a bound stream socket, which may already be listening. The server
           takes it over, and `sock` is closed (detached)
 
         `backlog`: how many connections may wait to be accepted, as far as the system allows;
-        default: many. `reuse_port`: other processes that say so too may listen on the same port,
+        default: many. `reuse_port`: other processes that set this too may listen on the same port,
         and the kernel distributes connections (Linux).
 
-        May be called before start() and after it. Raises OSError if that is not possible, TypeError
-        or ValueError for bad arguments, RuntimeError after stop().
+        May be called before start() and after it. Raises OSError if it cannot listen, TypeError or
+        ValueError for bad arguments, RuntimeError after stop().
         """
         given = {"backlog": backlog, "reuse_port": reuse_port}
         options = self._socket_options.updated(given)
@@ -228,38 +231,38 @@ class Server:
     def start(self) -> None:
         """Start the workers; does nothing if they run. They do not keep the process alive.
 
-        Raises RuntimeError after stop(), and if the system has no threads left.
+        Raises RuntimeError after stop(), or if the system cannot start a thread.
         """
         self._listeners.begin()
         if not self._runtime.start():
             raise RuntimeError("the server was stopped, and cannot be started again")
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int:
-        """End gracefully within `timeout` seconds; how many connections had to be aborted.
+        """End gracefully within `timeout` seconds. Returns how many connections were aborted.
 
-        No connection is accepted and nothing is read any more. What is queued is sent, and the
-        connection closed; one with nothing queued closes at once. Those that have unsent bytes
-        left when the time is up are aborted, so that these are lost, and counted; the others are
-        closed as usual, even by ``stop(0)``. It returns at most 1 second after
-        `timeout`, even if a callback never does. Clients on this server's port end with it.
+        The server stops accepting and reading. Queued data is sent, then the connection closes;
+        one with nothing queued closes at once. Connections that still have unsent bytes when the
+        time is up are aborted and counted, and those bytes are lost; the others are closed as
+        usual, even by ``stop(0)``. It returns at most 1 second after `timeout`, even if a callback
+        never does. Clients on this server's port end with it.
 
-        Stopping again brings the time limit forward if it is shorter, waits as well, and returns
-        the same. In a callback of this server it returns 0 at once, and the rest goes on without
-        it; serve_forever() returns when it is done.
+        Another call brings the time limit forward if its own is earlier, waits as well, and returns
+        the same number. In a callback of this server it returns 0 at once, and the stop continues
+        in the background; serve_forever() returns when it is done.
         """
         return self._runtime.stop(timeout)
 
     def serve_forever(self, *, stop_timeout: float = STOP_TIMEOUT) -> None:
-        """Start, and return when the server has been stopped; at once if it was before.
+        """Start, and return when the server has been stopped; at once if it already was.
 
         In the main thread, SIGINT (Ctrl-C) and SIGTERM (on Windows Ctrl-Break too) stop it
-        gracefully within `stop_timeout` seconds, and a second one at once; their handlers are put
-        back afterwards. In other threads signals are left alone.
+        gracefully within `stop_timeout` seconds, and a second signal at once; their handlers are
+        restored afterwards. In other threads signals are left alone.
 
-        Raises RuntimeError without a listen(), and whatever SystemExit or KeyboardInterrupt a
-        callback has raised: that stops the server, too. So it does if somebody else closes the
-        server's port (ValueError) or stops it (RuntimeError), and if the port fails, which is what
-        the system says when other code has closed its descriptor (OSError).
+        Raises RuntimeError if listen() was not called. Raises the SystemExit or KeyboardInterrupt
+        of a callback, which stops the server too. Raises ValueError if other code closes the
+        server's port, RuntimeError if other code stops the port, and OSError if the port fails, as
+        when other code has closed its descriptor.
         """
         stop_timeout = _validate.duration("stop_timeout", stop_timeout)
         if not self._listeners.addresses and not self._runtime.stopping:
@@ -289,34 +292,35 @@ class Server:
         )
         return f"<iocpcore.Server {state}, {self.completion_port.backend}, {self.addresses}>"
 
-    # ---- looking at it
+    # ---- inspection
 
     @property
     def completion_port(self) -> CompletionPort:
-        """The port that everything here lives on; for ``connect(completion_port=...)``, timers."""
+        """The server's port; for ``connect(completion_port=...)`` and timers."""
         return self._runtime.port
 
     @property
     def addresses(self) -> tuple[Any, ...]:
-        """Every address that it listens on, or did before it was stopped."""
+        """Every address that it listens on, or listened on before it was stopped."""
         return tuple(self._listeners.addresses)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Those that are established and have not ended, as they are now.
+        """A snapshot of the connections that are established and have not ended.
 
-        From just before on_connect until on_close has returned. Before that, during a TLS handshake
-        or until a PROXY header has come, they are only counted: ``stats()["establishing"]``.
+        A connection is included from just before on_connect until on_close has returned. Before
+        that, during a TLS handshake or until a PROXY header has arrived, it is only counted:
+        ``stats()["establishing"]``.
         """
         return self._group.connections()
 
     def stats(self) -> dict[str, float]:
         """Figures for monitoring.
 
-        What the connections count, what the port counts (as ``port_...``), ``running`` (1 from
-        start() until it stops or its port fails, else 0), ``listeners``, ``uptime`` (seconds), and
-        for each count that only grows its growth per second since the last call, as
-        ``..._per_second``; ``interval`` is how long ago that was, in seconds.
+        These are the counters of the connections, the counters of the port (as ``port_...``),
+        ``running`` (1 from start() until it stops or its port fails, else 0), ``listeners``,
+        ``uptime`` (seconds), and for each counter that only grows its growth per second since the
+        last call, as ``..._per_second``; ``interval`` is how long ago that was, in seconds.
         """
         figures: dict[str, float] = dict(self._group.stats())
         port = self.completion_port.stats()
@@ -341,13 +345,14 @@ class Server:
 
 
 class _Listeners:
-    """Where a server listens. That ends first when it stops.
+    """The listening sockets of a server. They are the first member to be shut down by a stop.
 
-    Before the server starts its sockets are held here, and clients wait in their backlogs. Were
-    they on the port already, it would hold them, and by its callbacks the server, for ever.
+    Before the server starts, the sockets are only held here, and clients wait in their backlogs. If
+    they were already on the port, the port would keep them alive, and through their callbacks the
+    server: a server that is dropped unstarted would never be freed.
     """
 
-    count = 0  # no connections
+    count = 0  # as a member it has no connections
 
     def __init__(self, group: ConnectionGroup) -> None:
         self._group = group
@@ -359,7 +364,7 @@ class _Listeners:
         self.addresses: list[Any] = []
 
     def add(self, found: list[Listening]) -> Any:
-        """All of these, or none; the first one's address."""
+        """Add all of these or none. Returns the address of the first."""
         with self._lock:
             if self._began:
                 self._open += self._accept_on(found)
@@ -371,7 +376,7 @@ class _Listeners:
         return found[0].address
 
     def begin(self) -> None:
-        """Accept connections."""
+        """Start accepting connections."""
         with self._lock:
             self._began = True
             waiting, self._waiting = self._waiting, []
@@ -394,11 +399,11 @@ class _Listeners:
 
     @property
     def open(self) -> int:
-        """On how many of them it still listens."""
+        """The number of sockets on which it still listens."""
         return len(self._waiting) + len(self._open)
 
     def _end_if_ended(self) -> None:
-        """Since a moment ago, perhaps, and shutdown() has not seen what has come."""
+        """Close what was added after shutdown() had run."""
         if self._ended:
             self.shutdown()
 

@@ -1,10 +1,12 @@
-/* fuzz_connection.c: pairs of connections on the simulated backend do random things, from outside
- * and inside their events, while the kernel does everything that it may, thousands of seeds long.
+/* fuzz_connection.c: random calls on pairs of connections, from outside and inside their events.
  *
- * The model: what an end receives is what its peer has sent, in order (connection_pair.c); when it
- * is told the end of the stream, that was all; where something is lost, there is a reset instead.
- * Each ends, and is told so once. Several threads are simulated by one: it takes several
- * operations, and brings them to their connections later and in any order, also when the port is
+ * They run on the simulated backend with thousands of seeds. The simulated kernel varies everything
+ * that a real one may do.
+ *
+ * The model: an end receives what its peer has sent, in order (connection_pair.c). At the end of
+ * the stream it has received everything; if data was lost, there is a reset instead. Each
+ * connection ends, and reports that once. One thread simulates several: it takes several
+ * operations, and delivers them to their connections later, in any order, even if the port has been
  * closed meanwhile.
  *
  * A failure names its seed: FUZZ_SEED=<seed> fuzz_connection --only <test> repeats it. */

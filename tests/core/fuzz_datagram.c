@@ -1,10 +1,12 @@
-/* fuzz_datagram.c: datagram sockets on the simulated backend do random things, from outside and
- * inside their turns, while the kernel does everything that it may, thousands of seeds long.
+/* fuzz_datagram.c: random calls on datagram sockets, from outside and inside their turns.
  *
- * The model is in parcels.c: what arrives was sent, and in this order; each send comes back once;
- * the figures are right. Here it is also said beforehand what each call has to answer. Several
- * threads are simulated by one: it takes several operations, and brings them to their sockets later
- * and in any order, also when the port is closed meanwhile.
+ * They run on the simulated backend with thousands of seeds. The simulated kernel varies everything
+ * that a real one may do.
+ *
+ * The model is in parcels.c: what arrives was sent, in the same order; each send is returned once;
+ * the figures are right. This file also predicts the result of each call. One thread simulates
+ * several: it takes several operations, and delivers them to their sockets later, in any order,
+ * even if the port has been closed meanwhile.
  *
  * A failure names its seed: FUZZ_SEED=<seed> fuzz_datagram --only <test> repeats it. */
 #include "parcels.h"

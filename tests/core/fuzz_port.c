@@ -1,11 +1,10 @@
-/* fuzz_port.c: a port on the simulated backend does random things, thousands of seeds long, and a
- * model knows what must come of it.
+/* fuzz_port.c: random operations on a port of the simulated backend, checked against a model.
  *
- * The model: every operation ends exactly once. What was not cancelled ends in the order of its
- * direction. What arrives at one end of a stream is what was sent at the other, in order; of a send
- * that failed or was cancelled, some beginning. Posts come in order, timers not before their time.
- * When all is closed, nothing is in flight and nothing is left. The simulated kernel watches the
- * other side of the seam meanwhile.
+ * The model: every operation ends exactly once. Operations that are not cancelled end in the order
+ * of their direction. One end of a stream receives what was sent at the other, in order; of a send
+ * that failed or was cancelled, it may receive a prefix. Posts come in order, and timers not before
+ * their time. When everything is closed, nothing is in flight and nothing is left. The simulated
+ * kernel checks that the core keeps to the contract of core/backend.h.
  *
  * A failure names its test and its seed: FUZZ_SEED=<seed> fuzz_port --only <test> repeats it. */
 #include "world.h"

@@ -1,11 +1,12 @@
-/* fuzz_server.c: a server on the simulated backend: many clients come and go, limits are small,
- * accepting fails, listeners close, and the server is shut down, aborted or loses its port at any
- * time, from outside and from inside the hooks, thousands of seeds long.
+/* fuzz_server.c: random events on a server of the simulated backend, with thousands of seeds.
  *
- * The model (server.c): every accepted client is, once, a member, refused, lost, too late, or
- * waits; limits hold; what is told of members is told once and in order; everything ends, and is
- * released once. Several threads are simulated by one: it takes several operations, and brings them
- * later and in any order, also when the port is closed meanwhile.
+ * Many clients come and go, limits are small, accepts fail, and listeners close. The server is shut
+ * down, aborted or loses its port at any time, from outside and from inside the hooks.
+ *
+ * The model (server.c): every accepted client is a member, or was refused, lost or accepted too
+ * late, or still waits. Limits hold. Events of members come once and in order. Everything ends, and
+ * is released once. One thread simulates several: it takes several operations, and delivers them
+ * later, in any order, even if the port has been closed meanwhile.
  *
  * A failure names its seed: FUZZ_SEED=<seed> fuzz_server --only <test> repeats it. */
 #include "server.h"

@@ -1,10 +1,11 @@
-/* parcels.h: datagram sockets (net/datagram.h) with an embedder in miniature.
+/* parcels.h: datagram sockets (net/datagram.h) with a minimal embedder.
  *
- * Each datagram says who sent it, as the how manyth, and is filled from that. So every one that
- * arrives is checked: it is whole, comes from the address it says, and after those that its sender
- * sent before. The embedder also checks what every socket promises: one turn hands datagrams on at
- * a time, nothing is delivered after the close, the memory of a send comes back once, and the
- * figures are right. A box is freed with its last reference, so that a tool sees late accesses. */
+ * Each datagram contains its sender and a sequence number, and is filled from these. So every one
+ * that arrives can be checked: it is complete, comes from the address of its sender, and follows
+ * those sent before. The embedder also checks the guarantees of every socket: only one turn
+ * delivers datagrams at a time, nothing is delivered after the close, the memory of a send is
+ * returned once, and the figures are right. A box is freed with its last reference, so that
+ * sanitizers detect late accesses. */
 #ifndef IOCPCORE_TEST_PARCELS_H
 #define IOCPCORE_TEST_PARCELS_H
 
@@ -13,9 +14,9 @@
 #include "net/datagram.h"
 
 enum { PARCEL_BOXES = 64, PARCEL_EVENTS = IO_DATAGRAM_NOT_SENT + 1, PARCEL_MIN = 24 };
-enum { PARCELS_TURN = 16 }; /* datagrams, until others have their turn */
+enum { PARCELS_TURN = 16 }; /* datagrams that one turn delivers at most */
 
-/* A script of send_now: it says that it has sent, but nothing arrives. */
+/* A value of `scripted`: send_now reports success, but nothing arrives. */
 enum { PARCELS_LOST = 1 };
 
 typedef struct parcels parcels;
@@ -25,60 +26,60 @@ typedef struct parcel_box {
     parcels *parcels;
     int index;
     io_native native;
-    io_mutex sending; /* keeps the numbers in order where several threads send */
-    uint64_t out;     /* the number of what it sends next */
+    io_mutex sending; /* keeps the numbers in order when several threads send */
+    uint64_t out;     /* the sequence number of the next datagram it sends */
     uint64_t in[PARCEL_BOXES];
-    _Atomic int references; /* the test's, and one for each operation and each call */
+    _Atomic int references; /* one of the test, and one for each operation and each call */
     _Atomic bool handing_on;
     _Atomic bool closed;
     _Atomic int came[PARCEL_EVENTS];
     _Atomic int sent, dropped, delivered, kept, collected;
     _Atomic uint64_t pending; /* the bytes of `kept` */
     _Atomic int longest_turn; /* datagrams */
-    bool pauses;              /* after NOT_RECEIVED it is the test that asks for the next one */
-    bool loses;               /* has no memory for what is received */
-    bool stops;               /* ends its turns after each event */
-    int32_t error;            /* of the last NOT_... */
+    bool pauses;              /* after NOT_RECEIVED the test starts the next receive */
+    bool loses;               /* has no memory for received datagrams */
+    bool stops;               /* ends its turn after each event */
+    int32_t error;            /* of the last NOT_... event */
     uint32_t failures;
-    void (*on_event)(struct parcel_box *box, io_datagram_event event); /* before it is handed on */
+    void (*on_event)(struct parcel_box *box, io_datagram_event event); /* called first */
     void (*on_delivered)(struct parcel_box *box);
 } parcel_box;
 
 struct parcels {
     test_world world;
-    io_backend backend;         /* the world's, with: */
-    _Atomic int scripted;       /* send_now answers this; 0: what the system says */
-    _Atomic int send_now_calls; /* all */
+    io_backend backend;         /* the backend of the world, with send_now replaced */
+    _Atomic int scripted;       /* the result of send_now; 0: ask the system */
+    _Atomic int send_now_calls; /* total number */
     io_address addresses[PARCEL_BOXES];
     int count;
     bool port_closed;
 };
 
-extern _Atomic int parcel_owned; /* pieces of memory that are not released yet */
+extern _Atomic int parcel_owned; /* number of memory pieces not released yet */
 
-/* A port on that backend, whose send_now can be scripted, though the backend may have none. */
+/* Opens a port on that backend. Its send_now can be scripted even if the backend has none. */
 void parcels_open(parcels *self, const char *backend, uint32_t concurrency);
-/* Nothing may be left. */
+/* Closes the port, on which nothing may be left. */
 void parcels_close(parcels *self);
-/* With whatever is in flight. How much the kernel has kept. */
+/* Closes the port with operations in flight. Returns how many the kernel has kept. */
 size_t parcels_close_port(parcels *self, uint64_t timeout_ns);
 
-/* An open socket that does not receive yet, and can wait with `max_write_buffer` bytes. */
+/* Opens a socket that does not receive yet, and may queue `max_write_buffer` bytes. */
 parcel_box *parcel_box_new(parcels *self, uint64_t max_write_buffer);
-/* The same for this native. NULL if it cannot be opened; `error` says why. */
+/* Opens a socket for this native. Returns NULL and sets `error` if that fails. */
 parcel_box *parcel_box_adopt(parcels *self, io_native native, const io_address *address,
                              uint64_t max_write_buffer, int *error);
-void parcel_secure(parcel_box *box); /* one reference more */
-void parcel_drop(parcel_box *box);   /* one less: the last one frees it, which must be closed */
+void parcel_secure(parcel_box *box); /* adds a reference */
+void parcel_drop(parcel_box *box);   /* drops one; the last frees the box, which must be closed */
 void parcel_close(parcel_box *box);
 void parcel_end(parcel_box *box); /* closes it, and drops the test's reference */
 bool parcel_receive(parcel_box *box);
-/* What io_datagram_socket_send answers. `to` is the number of a box. */
+/* Sends to the box with index `to`. Returns the result of io_datagram_socket_send. */
 int parcel_send(parcel_box *box, int to, size_t length);
 
-/* An operation that was taken. */
+/* Processes a completed operation. */
 void parcel_take(io_op *op);
-/* One operation; false if none comes within this time. */
+/* Processes one operation. Returns false if none completes in time. */
 bool parcel_step(parcels *self, unsigned ms);
 #define PARCEL_UNTIL(self, condition)                                                \
     do {                                                                             \
@@ -87,7 +88,7 @@ bool parcel_step(parcels *self, unsigned ms);
                 FAIL("%s: never came: %s", (self)->world.backend->name, #condition); \
     } while (0)
 
-/* While nobody else uses it: the figures are those that were counted here. */
+/* Checks the figures against those counted here. No other thread may use the box. */
 void parcel_check(parcel_box *box);
 
 #endif

@@ -1,4 +1,4 @@
-/* real_syscall.h: for tests that put a syscall() of their own in front of libc's. */
+/* real_syscall.h: for tests that replace libc's syscall() and still need to call it. */
 #ifndef IOCPCORE_TEST_REAL_SYSCALL_H
 #define IOCPCORE_TEST_REAL_SYSCALL_H
 
@@ -9,7 +9,7 @@
 
 enum { SYSCALL_ARGUMENTS = 6 };
 
-/* What was passed behind the number, as many as there may be. */
+/* Reads the variable arguments of syscall(): always the maximum number of them. */
 #define SYSCALL_TAKE(number, arguments)                \
     do {                                               \
         va_list list_;                                 \

@@ -2,8 +2,9 @@
 
     run_core.py [plain|asan|tsan|valgrind|guard|windows] [--cc clang] [--only NAME]
 
-Each ``test_*.c`` and ``fuzz_*.c`` here becomes a program (see test.h). Objects and programs go to
-a directory outside the checkout. The last line is ``N passed, N failed, N skipped``.
+Each ``test_*.c`` and ``fuzz_*.c`` here becomes a program (see test.h). Objects and programs are
+written to a directory outside the checkout. The last line of output is
+``N passed, N failed, N skipped``.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ WARNINGS = [
     "-pedantic-errors",
 ]
 
-# No desktop, and no debugger that comes when a program dies on purpose.
+# No desktop, and no debugger for programs that crash on purpose.
 WINE_WITHOUT = "mscoree,mshtml,winemenubuilder.exe,explorer.exe,winedbg.exe="
 
-# Mode: (compiler flags, environment, seconds for one test, how much less to do)
+# Mode: (compiler flags, environment, seconds for one test, divisor of the amount of work)
 MODES: dict[str, tuple[list[str], dict[str, str], int, int]] = {
     "plain": (["-O2"], {}, 60, 1),
     "guard": (["-O1"], {"IOCPCORE_GUARD": "1"}, 90, 2),
@@ -79,7 +80,7 @@ def run_checked(command: list[str]) -> None:
 
 
 def build(mode: str, cc: str, folder: Path) -> list[Path]:
-    """Compiles everything that changed; returns the programs."""
+    """Compile everything that has changed. Returns the programs."""
     flags = [*compiler(mode, cc), "-std=c11", "-g", "-fno-omit-frame-pointer", *WARNINGS]
     flags += [*MODES[mode][0], "-I", str(SOURCES), "-UNDEBUG", "-DIO_ASSERTIONS"]
     headers = [*SOURCES.rglob("*.h"), *HERE.glob("*.h")]
@@ -134,7 +135,7 @@ def command_of(mode: str, program: Path) -> list[str]:
 
 
 def run_program(mode: str, program: Path, only: str | None) -> tuple[int, int, int]:
-    """Runs all tests of a program, again from the next one after each failure."""
+    """Run all tests of a program. After a failure, start it again from the next test."""
     _, extra, limit, slowness = MODES[mode]
     environment = {**os.environ, **extra, "TEST_LIMIT": str(limit), "TEST_SLOWNESS": str(slowness)}
     passed = failed = skipped = start = 0
@@ -142,7 +143,7 @@ def run_program(mode: str, program: Path, only: str | None) -> tuple[int, int, i
         command = [*command_of(mode, program), "--from", str(start)]
         if only:
             command += ["--only", only]
-        # A file, not a pipe: what a program leaves behind could hold a pipe open.
+        # A file, not a pipe: processes that a program leaves behind could keep a pipe open.
         with tempfile.TemporaryFile("w+") as output:
             try:
                 code = subprocess.run(

@@ -1,7 +1,7 @@
-/* stream_pair.h: a connection with owned handles at both ends, and a receive at each, embedded as
- * in a connection of the product. What such a receive leaves behind shows itself as one that never
- * ends.
- */
+/* stream_pair.h: a connected pair of owned handles, each with an embedded receive (io_receive).
+ *
+ * A real connection embeds its receive in the same way. If a receive leaves anything behind, a
+ * later one never ends, which the tests detect. */
 #ifndef IOCPCORE_TEST_STREAM_PAIR_H
 #define IOCPCORE_TEST_STREAM_PAIR_H
 
@@ -13,31 +13,32 @@ typedef struct stream_pair {
     io_native native[2];
     io_handle *handle[2]; /* NULL: closed */
     io_receive receive[2];
-    bool started[2]; /* the result of the receive has not been taken yet; */
-    bool came[2];    /* it has ended */
+    bool started[2]; /* a receive was started, and its result has not been taken yet */
+    bool came[2];    /* the receive has ended */
 } stream_pair;
 
-extern char stream_pair_pattern[1 << 20]; /* what is sent */
+extern char stream_pair_pattern[1 << 20]; /* the data to send */
 
-/* Only the port. With a seed, the simulated backend does everything but fail. */
+/* Opens only the port. With a seed, the simulated backend varies everything except that it injects
+ * no failures. */
 void stream_pair_begin(stream_pair *both, const char *backend, uint64_t seed);
-/* The same, and a pair of sockets. */
+/* Opens the port and a pair of sockets. */
 void stream_pair_open(stream_pair *both, const char *backend, uint64_t seed);
 void stream_pair_close(stream_pair *both);
 void stream_pair_close_side(stream_pair *both, int side);
 
-/* Takes completions until this one is among them. The others are receives, and sends which must
- * have worked. */
+/* Takes completions until this one has come. Returns its result. The others may be receives, or
+ * sends, which must have succeeded. */
 int64_t stream_pair_finish(stream_pair *both, io_op *op);
 void stream_pair_start(stream_pair *both, int side, uint32_t capacity);
-/* A receive has been reported. True: it is over; false: it goes on. */
+/* Handles a completed receive. Returns true if it has ended, false if it was submitted again. */
 bool stream_pair_fetched(io_receive *receive, io_handle *handle);
-/* The result of the receive that was started. There is a buffer if there is something in it. */
+/* Waits for the started receive and returns its result. It has a buffer if it received data. */
 int64_t stream_pair_received(stream_pair *both, int side);
-/* Both. */
+/* Starts a receive, waits for it, and returns its result. */
 int64_t stream_pair_receive(stream_pair *both, int side, uint32_t capacity);
-/* Receives that many bytes of the pattern, from `from` on; the first by a receive that was started,
- * if there is one. */
+/* Receives `length` bytes of the pattern, beginning at `from`. Uses a receive that was already
+ * started first. */
 void stream_pair_receive_all(stream_pair *both, int side, size_t from, size_t length,
                              uint32_t capacity);
 
@@ -45,7 +46,7 @@ void stream_pair_send(stream_pair *both, int side, const void *data, size_t leng
 void stream_pair_send_now(stream_pair *both, int side, const void *data,
                           size_t length); /* and waits */
 
-/* A receive that is cancelled has taken nothing: the next one gets it all. So many times. */
+/* Checks, `rounds` times, that a cancelled receive has taken no data: the next one gets it all. */
 void stream_pair_cancel_receives(stream_pair *both, uint64_t rounds);
 
 #endif

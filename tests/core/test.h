@@ -1,8 +1,9 @@
 /* test.h: a small harness for C tests.
  *
- * A program is a table of named tests. It runs them in order in one process and ends with the first
- * failure, because what a failed test leaves behind says nothing; run_core.py starts the program
- * again behind it. Each test has a time limit that ends the process too. */
+ * A program is a table of named tests. It runs them in order in one process, and exits at the first
+ * failure, because the state that a failed test leaves behind is not reliable. run_core.py then
+ * starts the program again at the next test. A test that exceeds its time limit ends the process
+ * too. */
 #ifndef IOCPCORE_TEST_H
 #define IOCPCORE_TEST_H
 
@@ -24,11 +25,10 @@ typedef struct test_case {
     { #name, name }
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Runs the tests; what main returns. `--from N` begins with the N-th. */
+/* Runs the tests. Returns the result of main. `--from N` begins with the N-th test. */
 int test_main(int argc, char **argv, const test_case *tests, size_t count);
 
-/* Ends the test in good order, but not as passed. Only in the thread of the test, and with
- * nothing left open. */
+/* Ends the test as skipped. Must be called in the thread of the test, with nothing left open. */
 void test_skip(const char *reason);
 
 _Noreturn void test_fail(const char *file, int line, const char *format, ...)
@@ -50,23 +50,23 @@ _Noreturn void test_fail(const char *file, int line, const char *format, ...)
             FAIL("%s is %lld, not %lld", #is, is_, should_);            \
     } while (0)
 
-/* What is being done, such as the seed: told if it goes wrong in any way. "" ends it. */
+/* Sets a text, such as the seed, that is printed if the test fails in any way. "" clears it. */
 void test_about(const char *format, ...)
 #ifdef __GNUC__
     __attribute__((format(printf, 1, 2)))
 #endif
     ;
 
-/* How much to do: 1, or less under valgrind and other slow company. */
+/* Returns a reduced count, at least 1, under valgrind and other slow tools. */
 uint64_t test_scaled(uint64_t count);
 
-/* A sequence of one's own for random tests. */
+/* A private random sequence for a test. */
 typedef struct test_random {
     uint64_t state;
 } test_random;
 uint64_t test_below(test_random *random, uint64_t below);
 
-/* Threads that are joined. */
+/* A thread that must be joined. */
 typedef struct test_thread {
     void (*function)(void *argument);
     void *argument;
@@ -78,10 +78,10 @@ void test_thread_start(test_thread *thread, void (*function)(void *argument), vo
 void test_thread_join(test_thread *thread);
 void test_sleep_ms(unsigned ms);
 
-/* The ring's kernel has written there, which valgrind did not see. */
+/* Tells valgrind that the kernel has written to this memory (by io_uring), which it cannot see. */
 void test_kernel_wrote(const void *memory, size_t length);
 
-/* Runs this program again with one argument; true if it ended badly, as by a signal. */
+/* Runs this program again with one argument. Returns true if it failed or died from a signal. */
 bool test_child_dies(const char *argument);
 
 #endif

@@ -1,5 +1,5 @@
-/* test_accepting.c: accepts that fail: what one operation tries again, and how long a listener
- * waits. The system's accept is replaced. */
+/* test_accepting.c: failing accepts: which errors an operation retries, and how long a listener
+ * pauses. The system's accept is replaced. */
 #include "world.h"
 
 #include "core/accepting.h"

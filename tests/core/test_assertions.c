@@ -1,6 +1,6 @@
-/* test_assertions.c: a broken invariant ends the process, and says which one it was.
+/* test_assertions.c: a violated invariant ends the process, with a message that names it.
  *
- * Each rule is broken in a process of its own: this program, started again with the rule's name. */
+ * Each rule is violated in its own process: this program, started again with the rule's name. */
 #include "world.h"
 
 #include "core/lane.h"

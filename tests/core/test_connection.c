@@ -1,5 +1,5 @@
-/* test_connection.c: connections that work: what is sent and received, in what order, and when it
- * is told. How they end is in test_connection_end.c. */
+/* test_connection.c: working connections: what is sent and received, in which order, and when it
+ * is reported. test_connection_end.c tests how they end. */
 #include "connection_pair.h"
 
 static connection_pair both; /* of each test; large, and threads of none */

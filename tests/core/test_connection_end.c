@@ -1,4 +1,4 @@
-/* test_connection_end.c: how connections end: orderly with everything flushed, by a reset, by an
+/* test_connection_end.c: how connections end: gracefully with everything flushed, by a reset, by an
  * error, by a limit, or with their port. */
 #include "connection_pair.h"
 

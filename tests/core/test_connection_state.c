@@ -1,5 +1,5 @@
-/* test_connection_state.c: which states a connection can be in, and that any other one ends the
- * program where assertions are on, as they are here. */
+/* test_connection_state.c: the valid states of a connection. With assertions on, as here, any other
+ * state ends the program. */
 #include "connection_pair.h"
 
 #include "net/connection_state.h"

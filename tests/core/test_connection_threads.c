@@ -1,9 +1,8 @@
-/* test_connection_threads.c: many connections, taken by several threads while others send, pause,
+/* test_connection_threads.c: many connections, run by several threads while others send, pause,
  * close and abort them, or close their port.
  *
- * connection_pair.c ends the test when two threads run one connection at once, when one is told to
- * be gone twice or while an operation of it is still on its way, and when bytes are lost or mixed
- * up. */
+ * connection_pair.c fails the test if two threads run one connection at once, if GONE comes twice
+ * or while an operation is still in flight, or if bytes are lost or reordered. */
 #include "connection_pair.h"
 
 enum { TAKERS = 4, PUSHERS = 2, PAIRS = 12, BATCH = 4, FORGOTTEN_MS = 2000 };

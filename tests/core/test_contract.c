@@ -1,9 +1,8 @@
-/* test_contract.c: the first rules of the seam (core/backend.h), for every backend of the platform.
+/* test_contract.c: the first rules of core/backend.h, for every backend of the platform.
  *
- * Each kind of operation is brought to each of its ends: it can be done at once, it has to wait, it
- * fails; and it is cancelled never, while it is queued, right after it was submitted, or when it
- * has completed. Whatever happens, it ends exactly once, and its result means the same everywhere.
- */
+ * Each kind of operation is brought to each possible end: it completes at once, has to wait, or
+ * fails; and it is not cancelled, or cancelled while queued, right after the submission, or after
+ * the completion. In every case it ends exactly once, with the same result on all backends. */
 #include "op_case.h"
 
 typedef enum test_cancel { NEVER, QUEUED, DURING, COMPLETED, CANCELS } test_cancel;

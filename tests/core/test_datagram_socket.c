@@ -1,4 +1,4 @@
-/* test_datagram_socket.c: datagram sockets as embedders see them; parcels.c checks the most. */
+/* test_datagram_socket.c: datagram sockets as embedders use them. parcels.c does most checks. */
 #include "parcels.h"
 
 #ifndef _WIN32

@@ -1,4 +1,5 @@
-/* test_errors.c: error numbers are one set, and negative wherever they come from. */
+/* test_errors.c: errno values, Windows codes and NT statuses convert to one set of error numbers,
+ * which are negative. */
 #include "core/io.h"
 #include "test.h"
 

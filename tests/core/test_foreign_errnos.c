@@ -1,4 +1,4 @@
-/* test_foreign_errnos.c: core/error.h as a system sees it whose errnos are not Linux's, such as a
+/* test_foreign_errnos.c: core/error.h on a system whose errno values differ from Linux, such as a
  * BSD. */
 #include <errno.h>
 

@@ -1,8 +1,8 @@
-/* test_framing.c: streams are cut into the same messages wherever the network has cut them.
+/* test_framing.c: a stream yields the same messages however the network has split it.
  *
- * A receiver like that of a connection is fed pieces in blocks of exactly their size, so that a
- * sanitizer sees every byte read too far. What it must find comes from what was put into the
- * stream, or from a search that tries every place one after the other. */
+ * A receiver like that of a connection gets pieces in memory blocks of exactly their size, so that
+ * a sanitizer detects every read beyond the end. The expected messages are those that were put into
+ * the stream, or the result of a naive search. */
 #include "test.h"
 
 #include "net/framing.h"

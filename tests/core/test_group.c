@@ -1,5 +1,5 @@
-/* test_group.c: groups (net/group.h, net/hosts.h): the clock, orderly ends, walks, counts by
- * address, and the end of the port. */
+/* test_group.c: connection groups (net/group.h, net/hosts.h): the clock, graceful ends, walks over
+ * the members, counts by address, and the end of the port. */
 #include "server.h"
 
 #include "op_case.h"

@@ -1,5 +1,5 @@
-/* test_interrupted.c: system calls that signals interrupt, a few times or every time. They are
- * repeated under a handle's lock, so there must be an end of it. */
+/* test_interrupted.c: system calls interrupted by signals, a few times or every time. They are
+ * retried with a handle's lock held, so the number of retries must be limited. */
 #include "op_case.h"
 
 #ifndef _WIN32

@@ -1,5 +1,5 @@
-/* test_lane.c: threads: waits and wakes, several getters, workers that block and the spares that
- * take over, stop and close. For every backend of the platform. */
+/* test_lane.c: threads on a lane: waits and wakes, several getters, workers that block and the
+ * spare ones that take over, stop and close. For every backend of the platform. */
 #include "op_case.h"
 
 #define THREADS 4

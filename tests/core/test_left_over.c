@@ -1,5 +1,5 @@
-/* test_left_over.c: sockets on the backends of Linux: what they hold while they wait, and what is
- * left when a handle, a thread or a process ends. */
+/* test_left_over.c: sockets on the Linux backends: the resources they hold while they wait, and
+ * what is left when a handle, a thread or a process ends. */
 #include "stream_pair.h"
 
 #ifndef _WIN32

@@ -1,5 +1,5 @@
-/* test_listener.c: listeners (net/listener.h): who is accepted, refused, lost, or waits; pauses;
- * and closing in every state. */
+/* test_listener.c: listeners (net/listener.h): clients that are accepted, refused, lost, or wait;
+ * pauses; and closing in every state. */
 #include "server.h"
 
 #include "op_case.h"

@@ -1,5 +1,5 @@
-/* test_natives.c: sockets that no handle owns, on every backend. Who has a port can close one
- * without asking which backend it is. */
+/* test_natives.c: sockets that no handle owns. A caller with a port can close one in the same way
+ * on every backend. */
 #include "op_case.h"
 
 /* Its peer sees the end of the stream, and IO_NATIVE_NONE is nobody's. */

@@ -1,4 +1,4 @@
-/* test_parts.c: the parts of the core that need no kernel: lists, the timer heap, operations and
+/* test_parts.c: unit tests of the core that need no kernel: lists, the timer heap, operations and
  * their slabs, buffers, guard mode, addresses, errors. */
 #include "world.h"
 

@@ -1,4 +1,4 @@
-/* test_pipe.c: named pipes as streams, which only Windows has. */
+/* test_pipe.c: named pipes as streams (Windows only). */
 #include "stream_pair.h"
 
 #ifdef _WIN32

@@ -1,5 +1,5 @@
-/* test_readiness.c: sockets on the backends of Linux, which wait until something is ready, and what
- * a peer can make the kernel say that is not so. */
+/* test_readiness.c: readiness of sockets on the Linux backends, and false readiness that a peer can
+ * make the kernel report. */
 #include "stream_pair.h"
 
 #ifndef _WIN32

@@ -1,5 +1,5 @@
-/* test_receive.c: what connections are built of, for every backend of the platform: receives
- * without memory of their own (IO_RECEIVE), and handles that belong to nobody else. */
+/* test_receive.c: the building blocks of connections: receives without their own memory
+ * (IO_RECEIVE), and owned handles. For every backend of the platform. */
 #include "stream_pair.h"
 
 #ifdef _WIN32

@@ -1,6 +1,6 @@
-/* test_transfer.c: what operations do together, for every backend of the platform: order and bytes
- * of streams, files, datagrams, timers, closing with everything in flight, numbers and slots that
- * are used again. */
+/* test_transfer.c: operations in combination, for every backend of the platform: order and content
+ * of streams, files, datagrams, timers, closing with everything in flight, and reuse of descriptor
+ * numbers and slots. */
 #include "op_case.h"
 
 /* ---- order and bytes ------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
-/* test_uring.c: files on io_uring: more of them than fit, beside sockets, and while the kernel has
- * no memory or the thread that asked for them is gone. */
+/* test_uring.c: file operations on io_uring: more than the ring holds, together with sockets, when
+ * the kernel has no memory, and after the submitting thread has ended. */
 #include "world.h"
 
 #ifndef _WIN32

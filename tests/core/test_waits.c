@@ -1,5 +1,5 @@
-/* test_waits.c: waits for completions that fail. What may pass is waited out; anything else ends
- * all waits of the port, with its error. The backends are real ones whose wait is made to fail. */
+/* test_waits.c: failing waits for completions. Temporary errors are retried; any other error ends
+ * all waits of the port. The tests use real backends and make their wait fail. */
 #include "world.h"
 
 #include "core/lane.h"

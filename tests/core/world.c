@@ -1,5 +1,5 @@
-/* world.c: see world.h. Sockets are loopback TCP and UDP everywhere, so that Windows differs only
- * in names; files are temporary and deleted at once or at close. */
+/* world.c: see world.h. All sockets are loopback TCP or UDP, so the code for Windows differs only
+ * in names. Files are temporary, and deleted at once or when closed. */
 #include "world.h"
 
 #ifdef _WIN32

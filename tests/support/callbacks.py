@@ -6,9 +6,9 @@ from iocpcore import Connection
 
 
 def echo(conn: Connection, data: bytes) -> None:
-    """on_data: what has come goes back."""
+    """on_data: sends the data back."""
     conn.send(data)
 
 
 def ignore(conn: Connection, data: bytes) -> None:
-    """on_data or on_message of who only sends."""
+    """on_data or on_message of a side that only sends."""

@@ -1,7 +1,8 @@
 """Certificates for tests of TLS, and contexts that use them.
 
-They lie beside this file, since what makes them cannot be installed wherever the tests run, and
-are valid long enough. They were made by `pip install trustme && python certificates.py`.
+The certificates are stored beside this file, because trustme cannot be installed everywhere the
+tests run. They are valid for a long time. To make new ones:
+`pip install trustme && python certificates.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def accepts_ragged_ends(context: ssl.SSLContext) -> bool:
     return bool(context.options & IGNORE_UNEXPECTED_EOF)
 
 
-# For tests in which a context accepts them because it was told to.
+# Marks tests in which a context accepts ragged ends because the user has set the option.
 accepting_ragged_ends_is_a_choice = pytest.mark.skipif(
     not IGNORE_UNEXPECTED_EOF or accepts_ragged_ends(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)),
     reason="OP_IGNORE_UNEXPECTED_EOF is unknown here, or set in every context",
@@ -32,7 +33,7 @@ accepting_ragged_ends_is_a_choice = pytest.mark.skipif(
 
 
 def make() -> None:
-    """ca.pem has signed the others, except for untrusted.pem; each is a key and its chain."""
+    """Make all files. ca.pem signs the others, except untrusted.pem. Each has a key and a chain."""
     import trustme
 
     FOLDER.mkdir(exist_ok=True)

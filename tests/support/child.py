@@ -1,4 +1,4 @@
-"""Tests that need a process of their own: exit, fork, Ctrl-C."""
+"""Child processes, for tests of interpreter exit, fork and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import iocpcore
 
 from support.system import LIMIT
 
-# Exit codes of processes that did not end by their own will. Windows: access violation, illegal
-# instruction, stack overflow, heap corruption, abort().
+# Exit codes of crashed processes. On Windows: access violation, illegal instruction, stack
+# overflow, heap corruption, abort().
 CRASHES = {0xC0000005, 0xC000001D, 0xC00000FD, 0xC0000374, 0xC0000409}
 CRASHES |= {
     -getattr(signal, name)
@@ -27,11 +27,11 @@ TESTS = str(Path(__file__).resolve().parents[1])
 
 
 class Crashed(AssertionError):
-    """A child did not end by its own will."""
+    """A child process crashed."""
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Ours, with the package where this process found it, and `support`."""
+    """Our environment, with the paths of the package that this process uses and of `support`."""
     path = os.pathsep.join(filter(None, [PACKAGES, TESTS, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **extra}
 
@@ -49,7 +49,7 @@ def start(*args: str, **extra: str) -> subprocess.Popen[str]:
 
 
 def run(code: str, backend: str, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
-    """Runs the code with the backend as the default one. Killed at the limit: it hung."""
+    """Run the code with this default backend. A child that exceeds the limit is killed."""
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         stdin=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ def run(code: str, backend: str, limit: float = LIMIT) -> subprocess.CompletedPr
 
 
 def check(code: str, backend: str, exit_code: int = 0, output: str = "", errors: str = "") -> None:
-    """The same, with the exit code and everything it prints."""
+    """Run the code, and check its exit code and everything it prints."""
     child = run(code, backend)
     said = (child.returncode, child.stdout.strip(), child.stderr.strip())
     assert said == (exit_code, output, errors)

@@ -1,4 +1,4 @@
-"""What callbacks report, so that a test can wait for it."""
+"""Events that callbacks record and tests wait for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.system import LIMIT
 
 
 class Events:
-    """A list that many threads append to, and that can be waited on."""
+    """A list that any thread may append to and wait on."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -22,7 +22,7 @@ class Events:
             self._changed.notify_all()
 
     def recorder(self, name: str) -> Any:
-        """A callback that adds (name, *its arguments without the first)."""
+        """Return a callback that adds (name, *arguments), without its first argument."""
         return lambda first, *rest: self.add((name, *rest))
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Events:
             return list(self._items)
 
     def wait(self, count: int = 1, limit: float = LIMIT) -> list[Any]:
-        """All of them, when there are so many."""
+        """Wait until there are at least `count` events. Returns all of them."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._items) >= count, limit), (
                 f"{count} events were expected, {len(self._items)} came: {self._items[:20]}"
@@ -43,7 +43,7 @@ class Events:
             return list(self._items)
 
     def wait_for(self, item: Any, limit: float = LIMIT) -> None:
-        """Until this one is among them."""
+        """Wait until this event is among them."""
         deadline = time.monotonic() + limit
         with self._changed:
             while item not in self._items:

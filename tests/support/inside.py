@@ -1,4 +1,4 @@
-"""What tests of behaviour do that a user cannot. Only here do they touch what is private."""
+"""Access to private parts of the package. Tests of behaviour use these only through here."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from iocpcore._sockets import AcceptingListener
 
 
 def stop_default_port() -> int:
-    """That of clients without a port, which otherwise lives as long as its process."""
+    """Stop the default port of clients, which otherwise lives as long as the process."""
     return _runtime.stop_default()
 
 
 def accept_without_workers(server: Server) -> None:
-    """Its port is run by the test, in its own thread."""
+    """Start accepting without start(): the test itself runs the server's port."""
     server._listeners.begin()
 
 
 def listen_on(server: Server, handle: int, address: Any) -> None:
-    """A listener of the simulated network, whose faults have been set."""
+    """Add a simulated listener, whose faults the test has configured."""
     listener = server._group.listen(handle, socket.AF_INET)
     server._listeners.add([AcceptingListener(listener, address)])
 
 
 def set_log_interval(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """How long the log keeps quiet about what happens again."""
+    """Set how long the log suppresses repeated events."""
     monkeypatch.setattr(_log, "INTERVAL", seconds)
 
 
 def end_log(endpoint: Datagram) -> None:
-    """It says how many lines it kept back, and its timer is cancelled."""
+    """Close the log: it writes how many lines it left out, and cancels its timers."""
     endpoint._runtime.log.close()

@@ -1,4 +1,4 @@
-"""What the package writes to its log."""
+"""Captures what the package writes to its log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Lines(logging.Handler):
-    """Each line, and when it came by this clock."""
+    """Records each line with its time by the given clock."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()

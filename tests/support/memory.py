@@ -1,4 +1,4 @@
-"""Memory that is missing at one moment. What imports this is skipped where that cannot be done."""
+"""Makes one memory allocation fail. A module that imports this is skipped without _testcapi."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi
 
 @contextmanager
 def refused(moment: int) -> Iterator[None]:
-    """The allocation of this number, from here on, and no other."""
+    """Make one allocation fail: the one with this number, counted from here."""
     testcapi.set_nomemory(moment, moment + 1)
     try:
         yield

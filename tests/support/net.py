@@ -1,5 +1,7 @@
-"""Handles of one port with something at their other end: sockets and files of the system, or
-those of the simulation, so that one test body serves for every backend."""
+"""Handles of one port, with peers, so that one test body works on every backend.
+
+They are sockets and files of the system, or simulated ones.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def reset(sock: socket.socket) -> None:
 
 
 class SystemPeer:
-    """The far end of a handle: a plain socket, which no port knows."""
+    """The other end of a handle: a plain socket that is not on a port."""
 
     def __init__(self, net: Net, sock: socket.socket) -> None:
         self.net = net
@@ -72,7 +74,7 @@ class SystemPeer:
                 assert time.monotonic() < deadline, "the port does not send"
 
     def recv(self, nbytes: int) -> bytes:
-        """Exactly so many bytes, fewer only at the end of the stream."""
+        """Receive exactly this many bytes, or fewer at the end of the stream."""
         parts = []
         while nbytes:
             part = self.recv_some(min(nbytes, 1 << 20))
@@ -93,7 +95,7 @@ class SystemPeer:
 
 
 class SimPeer:
-    """The same with a simulated socket, driven by the port itself."""
+    """The other end of a simulated handle: a simulated socket on the same port."""
 
     def __init__(self, net: Net, handle: int) -> None:
         self.net = net
@@ -118,7 +120,7 @@ class Net:
     def __init__(self, port: iocpcore.CompletionPort) -> None:
         self.port = port
         self.simulated = port.backend == "sim"
-        # Off while other threads are in run(): their completions are not ours to take.
+        # False while other threads are in run(): they take the completions.
         self.pumping = True
         self._stash: list[iocpcore.Operation] = []
         self._seen: dict[int, iocpcore.Operation] = {}
@@ -127,14 +129,14 @@ class Net:
     # ---- completions
 
     def _note(self, ops: list[iocpcore.Operation]) -> None:
-        """Every operation that the port hands out comes by here: each once, and done."""
+        """Check that every operation is returned only once, and done."""
         for op in ops:
             assert id(op) not in self._seen, f"{op!r} was handed out twice"
             assert op.done
             self._seen[id(op)] = op
 
     def pump(self, timeout: float = 0) -> list[iocpcore.Operation]:
-        """Let the port work; what completes is kept for take()."""
+        """Process completions, and keep them for take()."""
         if not self.pumping:
             time.sleep(0.001)
             return []
@@ -144,7 +146,7 @@ class Net:
         return ops
 
     def take(self, count: int, limit: float = LIMIT) -> list[iocpcore.Operation]:
-        """The next so many completions, in order."""
+        """Return the next `count` completions, in order."""
         deadline = time.monotonic() + limit
         while len(self._stash) < count:
             left = deadline - time.monotonic()
@@ -156,7 +158,7 @@ class Net:
         return taken
 
     def finish(self, *ops: iocpcore.Operation, limit: float = LIMIT) -> None:
-        """Wait until these operations have been handed out; others are kept for take()."""
+        """Wait until these operations are done. Other completions are kept for take()."""
         wanted = {id(op) for op in ops}
         deadline = time.monotonic() + limit
         while not all(op.done for op in ops):
@@ -174,17 +176,17 @@ class Net:
         return op.error
 
     def forget(self) -> None:
-        """Let go of all operations that were handed out."""
+        """Drop all references to operations."""
         self._seen.clear()
         self._stash.clear()
 
     @property
     def kept(self) -> int:
-        """How many completions take() would find at once."""
+        """The number of completions that are ready for take()."""
         return len(self._stash)
 
     def nothing_more(self) -> None:
-        """Nothing has completed that was not asked for."""
+        """Check that there are no other completions and nothing is in flight."""
         assert self.pump(0) == []
         assert self._stash == []
         assert self.port.in_flight == 0
@@ -192,12 +194,12 @@ class Net:
     # ---- handles
 
     def keep(self, item: Any) -> Any:
-        """Close this at the end of the test."""
+        """Have this closed at the end of the test. Returns it."""
         self._closers[id(item)] = item.close
         return item
 
     def disown(self, item: Any) -> None:
-        """The test closes it."""
+        """Undo keep(): the test closes it."""
         self._closers.pop(id(item))
 
     def _keep_simulated(self, handle: int) -> int:
@@ -205,11 +207,11 @@ class Net:
             try:
                 self.port.dissociate(handle)
             except ValueError:
-                pass  # it never was associated, or the port is closed
+                pass  # it was never associated, or the port is closed
             try:
                 sim.close(self.port, handle)
             except ValueError:
-                pass  # the port is closed, and its world with it
+                pass  # the port is closed, and its simulated network with it
 
         self._closers[handle] = close
         return handle
@@ -244,7 +246,7 @@ class Net:
         return sock, sock.getsockname()
 
     def dial(self, address: Any) -> Any:
-        """A peer that has connected to a listener, or is about to."""
+        """Connect a peer to a listener."""
         if self.simulated:
             handle = self.stream()
             self.result(self.port.connect(handle, address))
@@ -255,7 +257,7 @@ class Net:
         return SystemPeer(self, sock)
 
     def taken(self, accepted: Any) -> Any:
-        """Closes an accepted socket at the end of the test."""
+        """Have an accepted socket closed at the end of the test. Returns it."""
         return self._keep_simulated(accepted) if self.simulated else self.keep(accepted)
 
     def datagram(self) -> tuple[Any, Any]:
@@ -268,7 +270,7 @@ class Net:
         return sock, sock.getsockname()
 
     def file(self, data: bytes = b"") -> Any:
-        """A file to read and write, with this in it."""
+        """A file to read and write, with this content."""
         if self.simulated:
             return self._keep_simulated(sim.file(self.port, data))
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end
@@ -276,7 +278,7 @@ class Net:
         return self.keep(file)
 
     def silent_address(self) -> Any:
-        """An address that does not answer: the queue of its listener is full."""
+        """An address that does not answer, as its listener's queue is full; None if that fails."""
         _, address = self.listener(backlog=0)
         for _ in range(64):
             sock = self.keep(socket.socket())
@@ -287,9 +289,9 @@ class Net:
         return None
 
     def fill(self, sock: socket.socket) -> int:
-        """Send until the system takes no more; how much went."""
+        """Send until the system takes no more. Returns the number of bytes sent."""
         sock.setblocking(False)
-        # Of a fixed size: else the system enlarges it as it sees fit.
+        # A fixed size turns off the system's automatic growth of the buffer.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         block = bytes(1 << 16)
         total = refused = 0
@@ -298,7 +300,7 @@ class Net:
                 total += sock.send(block)
                 refused = 0
             except BlockingIOError:
-                # What has been sent is still on its way to the other side's buffer.
+                # Sent data may still be on its way to the peer's buffer, which makes room here.
                 refused += 1
                 if not wait_ready(sock, POLLOUT, 0.02) and refused >= 3:
                     return total

@@ -1,8 +1,8 @@
-"""What a run found, for whoever repeats the tests that failed (`.ci/unsteady`).
+"""Writes the outcome of a test run, for `.ci/unsteady`, which repeats failed tests.
 
-Only a test that failed with an answer is worth repeating. One that crashed, or that waited for a
-whole time limit, has found something, however it fares the next time. So has a test of a fault
-that was found in use.
+A crash, or a test that waited for a whole time limit, counts as a failure even if the next run
+passes. So does the failure of a test for a fault that was found in use. Only other failures are
+repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from support.system import LIMIT
 
-# Taken out of the environment: a test that starts another pytest is not to overwrite it.
+# Removed from the environment, so that a pytest started by a test does not overwrite the file.
 TARGET = os.environ.pop("IOCPCORE_TEST_OUTCOME", "")
 
 CRASH = re.compile(
@@ -27,14 +27,14 @@ CRASH = re.compile(
 
 
 class Recorder:
-    """Writes the outcome of the session when it has come to its end in order."""
+    """Writes the outcome of a session that has run to its end."""
 
     def __init__(self, target: Path, missing_backends: Callable[[], list[str]]) -> None:
         self._target = target
         self._missing_backends = missing_backends
         self._passed: set[str] = set()
         self._skipped: set[str] = set()
-        self._failures: dict[str, str] = {}  # node id: why it must not be repeated, or nothing
+        self._failures: dict[str, str] = {}  # node id: why it must not be repeated, or ""
         self._found_in_use: set[str] = set()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Headers of the PROXY protocol, right ones and wrong ones."""
+"""Valid and malformed headers of the PROXY protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures: servers that end with their test, and clients of them."""
+"""Fixtures: servers that are stopped after each test, and clients of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.system import LIMIT, wait_until
 
 @pytest.fixture
 def make_server(backend: str, ends_at_zero: None) -> Iterator[Callable[..., Server]]:
-    """Makes servers that listen on loopback and run; none outlives its test."""
+    """Creates servers that listen on loopback and run. They are stopped after the test."""
     made: list[Server] = []
 
     def make(*args: Any, listen: bool = True, start: bool = True, **options: Any) -> Server:
@@ -42,7 +42,7 @@ def make_server(backend: str, ends_at_zero: None) -> Iterator[Callable[..., Serv
 
 @pytest.fixture
 def client_port(backend: str, ends_at_zero: None) -> Iterator[Callable[[], Any]]:
-    """A port for clients, with threads that run it; made when it is asked for."""
+    """Returns a port for clients, with threads that run it. It is opened on first use."""
     ports: list[iocpcore.CompletionPort] = []
     threads: list[threading.Thread] = []
 
@@ -64,7 +64,7 @@ def client_port(backend: str, ends_at_zero: None) -> Iterator[Callable[[], Any]]
 
 @pytest.fixture
 def dial(backend: str, client_port: Callable[[], Any]) -> Callable[..., Connection]:
-    """A connection to a server, on another port; simulated ones share their port's world."""
+    """Connects to a server from another port, or from the same one if it is simulated."""
 
     def connect(server: Server, **options: Any) -> Connection:
         port = server.completion_port if backend == "sim" else client_port()
@@ -77,7 +77,7 @@ def dial(backend: str, client_port: Callable[[], Any]) -> Callable[..., Connecti
 
 @pytest.fixture
 def plain(ends_at_zero: None) -> Iterator[Callable[[Server], socket.socket]]:
-    """A socket of the system that is connected to a server, with a time limit."""
+    """Connects a plain socket, with a time limit, to a server."""
     made: list[socket.socket] = []
 
     def connect(server: Server) -> socket.socket:
@@ -91,7 +91,7 @@ def plain(ends_at_zero: None) -> Iterator[Callable[[Server], socket.socket]]:
 
 @pytest.fixture(scope="session")
 def localhost() -> str:
-    """The name, where it is one: a bare system need not have an /etc/hosts."""
+    """The name "localhost". Skips the test if it is unknown: /etc/hosts may be missing."""
     try:
         socket.getaddrinfo("localhost", 1, socket.AF_INET)
     except socket.gaierror as error:
@@ -103,7 +103,7 @@ def localhost() -> str:
 def endpoint(
     port: iocpcore.CompletionPort, workers: Callable[..., Any]
 ) -> Iterator[Callable[..., iocpcore.Datagram]]:
-    """Makes endpoints on a port with two threads in run()."""
+    """Creates datagram sockets on a port with two threads in run()."""
     made: list[iocpcore.Datagram] = []
 
     def make(**options: object) -> iocpcore.Datagram:

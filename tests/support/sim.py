@@ -1,6 +1,6 @@
-"""The simulated network, and the faults of its kernel, as tests set them up.
+"""The functions that set up the simulated network and the faults of its kernel.
 
-The package keeps these functions for itself: users have a real network.
+They are private to the package: users have a real network.
 """
 
 from iocpcore._core import sim_close as close

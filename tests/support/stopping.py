@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from support.system import SLOWNESS
 
 PROMISED = 1.0  # seconds that stop() may take beyond its time limit
-SLACK = 1.5 if SLOWNESS == 1 else 4.0  # for a machine that is busy, or stands still
+SLACK = 1.5 if SLOWNESS == 1 else 4.0  # tolerance for a busy or stalled machine
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Plain blocking sockets at the other end of a server."""
+"""Helpers for plain blocking sockets that are clients of a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iocpcore import Connection, Datagram
 
 @contextmanager
 def socket_of(conn: Connection | Datagram) -> Iterator[socket.socket]:
-    """To look at its options; it stays the connection's."""
+    """A socket object to inspect options. The connection still owns the descriptor."""
     sock = socket.socket(fileno=conn.fileno())
     try:
         yield sock
@@ -20,7 +20,7 @@ def socket_of(conn: Connection | Datagram) -> Iterator[socket.socket]:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Up to the end of the stream."""
+    """Read up to the end of the stream."""
     parts = []
     while part := sock.recv(1 << 20):
         parts.append(part)

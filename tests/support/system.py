@@ -1,4 +1,4 @@
-"""The machine that the tests run on: what it is, how much it can bear, what the process holds."""
+"""The machine that runs the tests: its platform, its speed, and the resources in use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SANITIZED = any(
     name in os.environ.get("LD_PRELOAD", "") for name in ("asan", "tsan", "ubsan")
 ) or bool(os.environ.get("IOCPCORE_SANITIZE"))
 
-# Tests of a million things do fewer where each costs more: under Wine every system call is a
-# message between processes, in guard mode every operation has pages of its own.
+# Large tests do less where each step costs more: under Wine every system call is a message between
+# processes, and in guard mode every operation has its own pages.
 SLOWNESS = 20 if WINDOWS else 10 if GUARDED or SANITIZED else 1
-# How long to wait for what must come: only a failing test waits so long.
+# Seconds to wait for an event that must occur. Only a failing test waits that long.
 LIMIT = 60.0 if SLOWNESS > 1 else 30.0
 
 REAL_BACKENDS = ["iocp"] if WINDOWS else ["io_uring", "epoll"]
@@ -36,7 +36,7 @@ def scaled(count: int, least: int = 1) -> int:
 
 
 def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:
-    """Wait for something that nothing announces."""
+    """Poll until a condition holds."""
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, f"in vain: {what}"
@@ -59,7 +59,7 @@ POLLOUT = getattr(select, "POLLOUT", 4)
 
 
 def raise_descriptor_limit() -> int:
-    """How many descriptors this process may have."""
+    """Raise the descriptor limit of this process. Returns the new limit."""
     if WINDOWS:
         return 2000
     import resource
@@ -70,11 +70,11 @@ def raise_descriptor_limit() -> int:
     return wanted
 
 
-# ---- what the process holds ---------------------------------------------------------------------
+# ---- resources in use ---------------------------------------------------------------------------
 
 
 def descriptors() -> dict[str, str]:
-    """The open descriptors of this process, and what they are. On Windows: so many handles."""
+    """The open descriptors of this process and what they refer to; on Windows, its handles."""
     if WINDOWS:
         return {str(number): "a handle" for number in range(_handle_count())}
     found = {}
@@ -86,7 +86,7 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-# Windows and Wine open handles of their own as they go along.
+# Windows and Wine open internal handles over time.
 HANDLE_TOLERANCE = 24 if WINDOWS else 0
 
 
@@ -102,7 +102,7 @@ def _handle_count() -> int:
 
 
 def threads() -> list[str]:
-    """Threads of this process, those without Python too (but not the kernel's own helpers)."""
+    """The threads of this process, including non-Python ones but not those of io_uring."""
     if not LINUX:
         return sorted(thread.name for thread in threading.enumerate())
     names = []
@@ -118,5 +118,5 @@ def threads() -> list[str]:
 
 
 def operations() -> int:
-    """How many Operation objects exist."""
+    """The number of Operation objects that exist."""
     return sum(type(item) is iocpcore.Operation for item in gc.get_objects())

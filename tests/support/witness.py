@@ -1,5 +1,8 @@
-"""Handlers that notice what must not be: callbacks that overlap, come in the wrong order, or twice;
-messages that are lost, torn or out of order."""
+"""Handlers that detect faults.
+
+They are callbacks that overlap, are called twice or in the wrong order, and messages that are lost,
+torn or out of order.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from iocpcore import Connection, LengthPrefixed
 
 from support.events import Events
 
-HEADER = struct.Struct(">II")  # who sends, and a number that counts up
+HEADER = struct.Struct(">II")  # source, sequence number
 FRAMING = LengthPrefixed(4)
 
 
@@ -24,7 +27,7 @@ def message(source: int, number: int, size: int) -> bytes:
 
 
 class Sender:
-    """Numbered messages of one source to one connection. False is final."""
+    """Sends numbered messages of one source. Once send_message() returns False, it always must."""
 
     def __init__(self, source: int) -> None:
         self.source = source
@@ -32,7 +35,7 @@ class Sender:
         self.refused = False
 
     def send(self, conn: Connection, size: int) -> str:
-        """What was wrong, if anything."""
+        """Send one message. Returns a description of the fault, or ""."""
         if conn.send_message(message(self.source, self.accepted, size)):
             self.accepted += 1
             return "send() after one that was refused" if self.refused else ""
@@ -41,7 +44,7 @@ class Sender:
 
 
 class Witness:
-    """One end of a connection, as its callbacks see it."""
+    """Checks the callbacks and messages at one end of a connection."""
 
     def __init__(self, number: int, faults: Events) -> None:
         self.number = number
@@ -98,17 +101,17 @@ class Witness:
 
 
 class Handler:
-    """Callbacks of one side, which witness and then do as they are told."""
+    """The callbacks of one side. They check each call, then call begin() or act()."""
 
     def __init__(self, faults: Events) -> None:
         self.faults = faults
         self.closed = Events()
 
     def begin(self, witness: Witness, conn: Connection) -> None:
-        """In on_connect."""
+        """Called in on_connect, for subclasses."""
 
     def act(self, witness: Witness, conn: Connection, size: int) -> None:
-        """In on_message, with the size of what came behind its header."""
+        """Called in on_message with the size of the payload, for subclasses."""
 
     def witness(self, conn: Connection, name: str) -> Witness:
         if conn.context is None:
@@ -150,12 +153,14 @@ class Handler:
 
 
 class Planned(Exception):
-    """A callback raises it on purpose."""
+    """An exception that a callback raises on purpose."""
 
 
 def finish(events: Events, count: int, limit: float) -> list[Any]:
-    """So many have ended, and not one more. The limit is for the next one: how long all of
-    them take is the machine's business."""
+    """Wait for `count` events, and check that there are no more. Returns them.
+
+    The limit applies to each event, not to all of them, as their total time depends on the machine.
+    """
     found: list[Any] = []
     while len(found) < count:
         found = events.wait(len(found) + 1, limit)

@@ -1,4 +1,4 @@
-"""What measures servers: processes, loads, results and their picture.
+"""Measures servers: processes, loads, results and pictures of them.
 
-For ``python -m iocpcore bench`` and ``demo``, and for benchmarks/ of the checkout.
+Used by ``python -m iocpcore bench`` and ``demo``, and by benchmarks/ of the checkout.
 """

@@ -1,7 +1,7 @@
-"""The servers that ``bench`` compares, the loads, and one sample of each.
+"""The servers and loads that ``bench`` compares, and how one sample is measured.
 
-A process of its own for each server and each load, on different CPUs if there are two. What is
-measured best is the CPU time of the server: that of the load, which is Python too, is not in it.
+Each server and each load runs in its own process, on different CPUs if there are two. The most
+reliable figure is the CPU time of the server: it does not include the load, which is Python too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from iocpcore._bench import results
 from iocpcore._bench.processes import ANSWER_LIMIT, CONNECT_LIMIT, PATIENCE, Child
 from iocpcore._sockets import is_simulated
 
-CONTROL = "asyncio"  # what the others are compared with
+CONTROL = "asyncio"  # the baseline
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Row:
 
     name: str
     kind: str
-    gather: bool = False  # asyncio again, with answers gathered by hand
+    gather: bool = False  # asyncio with all answers of a receive in one write
     limit = False
 
     def takes_part(self, cell: Cell) -> bool:
@@ -62,7 +62,7 @@ Table = results.Table[Cell, Row]
 
 
 def choose_rows() -> tuple[list[Row], list[str]]:
-    """The servers, and what could not be compared with."""
+    """Return the servers, and the names of those that are not installed."""
     rows = [
         Row(f"iocpcore, {name}", name)
         for name, reason in backends().items()
@@ -78,7 +78,7 @@ def choose_rows() -> tuple[list[Row], list[str]]:
 
 
 def measure(line: Line, cell: Cell, connections: int, seconds: float) -> None:
-    """One more sample, or why there is none."""
+    """Add one sample to the line, or set its failure."""
     server_core, load_core = two_cores()
     limit = CONNECT_LIMIT + seconds + ANSWER_LIMIT + PATIENCE
     row = line.row
@@ -113,7 +113,7 @@ def measure(line: Line, cell: Cell, connections: int, seconds: float) -> None:
     line.samples.append(
         {
             "rate": end["answered"] / end["seconds"],  # messages a second
-            "cpu_us": cpu / end["answered"] * 1e6,  # of the server's process, for one message
+            "cpu_us": cpu / end["answered"] * 1e6,  # of the server's process, per message
             "p99_ms": end["p99"],
             "load_cpu": end["load_cpu"],  # of one CPU
         }
@@ -121,7 +121,7 @@ def measure(line: Line, cell: Cell, connections: int, seconds: float) -> None:
 
 
 def two_cores() -> tuple[set[int] | None, set[int] | None]:
-    """For the server and for the load; None where that cannot be chosen, or there is only one."""
+    """The CPUs for server and load; (None, None) if there is only one or no way to pin."""
     if sys.platform == "win32" or not hasattr(os, "sched_getaffinity"):
         return None, None
     cores = sorted(os.sched_getaffinity(0))

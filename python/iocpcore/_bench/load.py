@@ -1,11 +1,11 @@
 """The load of demo and bench: a process with many clients, each of which checks every answer.
 
-A client keeps `depth` messages under way. No message is like another, so an answer that is wrong,
-missing or out of order is seen. What happens is written to stdout as JSON, a line for each event:
-connected, progress (every `interval` seconds), end. The end of stdin ends it early.
+A client keeps `depth` messages in flight. All messages are different, so an answer that is wrong,
+missing or out of order is detected. Events are written to stdout as JSON, one per line: connected,
+progress (every `interval` seconds), end. The end of stdin ends the load early.
 
-The callbacks see for themselves when the time is up: where they are busy all the time, the main
-thread may have to wait long for the GIL.
+The callbacks check the time limit themselves: if they are always busy, the main thread may have to
+wait a long time for the GIL.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILLER = b"the quick brown fox jumps over the lazy dog, "
 
 
 class Client:
-    """One connection. What it counts is changed by its own callbacks alone."""
+    """One connection. Only its own callbacks change its counters."""
 
     def __init__(self, load: Load, number: int) -> None:
         self._load = load
@@ -35,13 +35,13 @@ class Client:
         self.conn: Connection | None = None
         self.failed = self.broken = False
         self.sent = self.received = self.wrong = 0
-        self.last = 0.0  # when the last answer came
-        self.delays: list[float] = []  # seconds; taken away by the reports
+        self.last = 0.0  # time of the last answer
+        self.delays: list[float] = []  # seconds; emptied by each report
         self._awaited: deque[tuple[bytes, float]] = deque()
 
     @property
     def missing(self) -> int:
-        """Answers that may still come."""
+        """The number of answers that may still arrive."""
         return 0 if self.broken else self.sent - self.received
 
     def begin(self) -> None:
@@ -88,7 +88,7 @@ class Load:
         self.depth: int = options.depth
         self.filler = (FILLER * (options.size // len(FILLER) + 1))[: options.size - SMALLEST]
         self.answer = bytes.upper if options.answer == "upper" else bytes
-        self.end = math.inf  # when no message is sent any more
+        self.end = math.inf  # no message is sent after this time
         self.ended = False
         self._interrupted = threading.Event()
         self._settled = threading.Event()
@@ -104,7 +104,7 @@ class Load:
                 self._settled.set()
 
     def interrupt(self) -> None:
-        """Any thread: it has lasted long enough."""
+        """End the load early. May be called from any thread."""
         self._interrupted.set()
         self._settled.set()
 
@@ -160,7 +160,7 @@ class Load:
         )
 
     def _go_on(self, began: float) -> None:
-        """Until the time is up, with reports."""
+        """Report progress until the time is up."""
         interval: float = self._options.interval
         due = began + interval
         while True:
@@ -195,10 +195,10 @@ class Load:
 
 
 class Delays:
-    """How often each delay was seen, to 1 or 2 %."""
+    """A histogram of delays, with a resolution of 1 to 2 %."""
 
     def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()  # by microseconds, rounded
+        self._counts: Counter[int] = Counter()  # keys: microseconds, rounded down to 7 bits
 
     def note(self, seconds: Iterable[float]) -> None:
         for value in seconds:
@@ -210,7 +210,7 @@ class Delays:
         self._counts.update(other._counts)
 
     def figures(self) -> dict[str, float | None]:
-        """The middle, that of one in a hundred, and the longest, in milliseconds."""
+        """The median, the 99th percentile and the maximum, in milliseconds."""
         rising = sorted(self._counts.items())
         total = self._counts.total()
         return {

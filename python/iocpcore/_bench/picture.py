@@ -1,4 +1,4 @@
-"""Results as a picture: panels of bars, drawn if matplotlib is installed."""
+"""Draws results as bar charts, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ OURS, LIMIT, OTHERS = "#c2410c", "#9ca3af", "#3b6ea5"
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure of one cell. Lines without samples are left out."""
+    """One chart: one figure of one cell. Lines without samples are left out."""
 
     title: str
     lines: Sequence[Line[Any]]
-    key: str  # of the samples
+    key: str  # the key in each sample
     form: Callable[[float], str]
     label: str = ""  # of the axis
-    factor: float = 1.0  # from the samples' unit to the one that is shown
-    limit: float | None = None  # where others end; a dashed line
+    factor: float = 1.0  # from the samples' unit to the displayed one
+    limit: float | None = None  # an upper bound, drawn as a dashed line
 
 
 def draw(
     panels: Sequence[Panel], columns: int, panel_size: tuple[float, float], paths: Sequence[Path]
 ) -> bool:
-    """Writes them. False if matplotlib is not installed. Raises OSError or ValueError."""
+    """Write the charts. Returns False if matplotlib is missing. Raises OSError or ValueError."""
     try:
         import matplotlib as mpl
     except ImportError:

@@ -1,4 +1,4 @@
-"""Processes of servers and of loads."""
+"""Runs servers and loads as child processes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import iocpcore
 if sys.platform != "win32":
     import resource
 
-# Seconds.
-END_LIMIT = 5.0  # between the request to end and the end
+# All in seconds.
+END_LIMIT = 5.0  # from the request to end until the process is killed
 CONNECT_LIMIT = 30.0  # for all connections of the load
-ANSWER_LIMIT = 5.0  # for answers that are missing at its end
-PATIENCE = 10.0  # for a process that is late
+ANSWER_LIMIT = 5.0  # for outstanding answers at the end of the load
+PATIENCE = 10.0  # extra time for a slow process
 
 
 class LineProcess:
     """A process that writes lines to its stdout.
 
-    It is asked to end by the end of its stdin. In the end it is killed if it takes long, so that
-    none is left behind.
+    Closing its stdin asks it to end. As a context manager it kills a process that does not end in
+    time, so none is left behind.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LineProcess:
         self._lines.put(None)
 
     def line(self, limit: float) -> str:
-        """The next one; "" if none follows. Raises queue.Empty after so many seconds."""
+        """The next line, or "" if there are no more. Raises queue.Empty after `limit` seconds."""
         found = self._lines.get(timeout=max(0.0, limit))
         if found is None:
             self._lines.put(None)
@@ -83,9 +83,9 @@ class LineProcess:
 
 
 class Child(LineProcess):
-    """A module of ours as a process of its own, which writes JSON, a line for each event.
+    """A module of this package as a process that writes one line of JSON per event.
 
-    Ctrl-C is not its business.
+    It does not receive Ctrl-C.
     """
 
     def __init__(
@@ -99,7 +99,10 @@ class Child(LineProcess):
         )
 
     def event(self, limit: float) -> dict[str, Any]:
-        """The next one. Raises queue.Empty after so many seconds, RuntimeError if none follows."""
+        """The next event.
+
+        Raises queue.Empty after `limit` seconds, RuntimeError if the process has ended.
+        """
         line = self.line(limit)
         if not line:
             raise RuntimeError("a process of the load or of a server has ended early")
@@ -108,10 +111,10 @@ class Child(LineProcess):
 
 
 def watch_stdin(function: Callable[[], object]) -> None:
-    """Of a child: call this, in a thread, when it is asked to end."""
+    """In a child: call a function, in a thread, when stdin ends."""
 
     def wait() -> None:
-        while os.read(0, 4096):  # not sys.stdin, in which nobody may be waiting at exit
+        while os.read(0, 4096):  # not sys.stdin: no thread may hold its lock at exit
             pass
         function()
 
@@ -119,7 +122,7 @@ def watch_stdin(function: Callable[[], object]) -> None:
 
 
 def report(**event: object) -> None:
-    """Of a child: say this to the parent. If that is gone, end."""
+    """In a child: write an event for the parent. Ends the process if the parent is gone."""
     try:
         print(json.dumps(event), flush=True)
     except OSError:
@@ -127,7 +130,7 @@ def report(**event: object) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the package where this process found it."""
+    """Our environment, with the path of the package that this process uses."""
     found = str(Path(iocpcore.__file__).parents[1])
     path = os.pathsep.join(filter(None, [found, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
@@ -139,23 +142,26 @@ if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 
     def _pin(pid: int, cores: Set[int]) -> None:
-        """Left to the system."""
+        """Does nothing: pinning is left to the system."""
 
     def need_descriptors(count: int) -> None:
-        """There is no such limit."""
+        """Does nothing: Windows has no such limit."""
 
 else:
 
     def _apart() -> dict[str, Any]:
-        """Signals of the terminal are not for the child."""
+        """Popen arguments that keep signals of the terminal from the child."""
         return {"start_new_session": True}
 
     def _pin(pid: int, cores: Set[int]) -> None:
-        with suppress(OSError):  # it has ended; its lines will tell
+        with suppress(OSError):  # it has already ended; reading its output shows that
             os.sched_setaffinity(pid, cores)
 
     def need_descriptors(count: int) -> None:
-        """Raises ValueError if the system does not let this process have so many connections."""
+        """Raise the descriptor limit for this many connections.
+
+        Raises ValueError if the system does not allow that.
+        """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = count + 64  # for everything else
         if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -1,4 +1,4 @@
-"""What was measured: samples of each row of a cell, their medians, and ratios."""
+"""Results: the samples of each row of a cell, their medians, and ratios."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Sample = dict[str, Any]
 
 
 class Server(Protocol):
-    """What is measured in a row."""
+    """A server that is measured: a row of the tables."""
 
     @property
     def name(self) -> str: ...
@@ -20,11 +20,11 @@ class Server(Protocol):
 
     @property
     def control(self) -> bool:
-        """Others are compared with it."""
+        """Whether it is the baseline of the comparison."""
 
     @property
     def limit(self) -> bool:
-        """It shows how good others could be."""
+        """Whether it is not a real server but an upper bound for the others."""
 
 
 Row = TypeVar("Row", bound=Server)
@@ -33,11 +33,11 @@ Cell = TypeVar("Cell")  # a kind of load
 
 @dataclass
 class Line(Generic[Row]):
-    """One row of one cell."""
+    """The samples of one row in one cell."""
 
     row: Row
     samples: list[Sample] = field(default_factory=list)
-    failure: str = ""  # why there are no (or fewer) samples
+    failure: str = ""  # why samples are missing
 
     def values(self, key: str) -> list[float]:
         return [sample[key] for sample in self.samples if key in sample]
@@ -55,7 +55,7 @@ class Line(Generic[Row]):
 
 @dataclass
 class Table(Generic[Cell, Row]):
-    """One cell."""
+    """All lines of one cell."""
 
     cell: Cell
     lines: list[Line[Row]]

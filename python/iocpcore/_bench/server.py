@@ -1,4 +1,4 @@
-"""An echo server of bench, as a process: of this package, or on one of the loops for asyncio."""
+"""An echo server of bench as a process: with this package, or with an asyncio event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADER = 4  # bytes
 
 
 class Echo(asyncio.Protocol):
-    """What has come goes back."""
+    """Sends everything back as it arrives."""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -29,7 +29,7 @@ class Echo(asyncio.Protocol):
 
 
 class EchoMessages(Echo):
-    """Each message goes back when it has come."""
+    """Sends each complete message back with its own write."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -50,7 +50,7 @@ class EchoMessages(Echo):
 
 
 class GatherMessages(EchoMessages):
-    """All messages that have come at once go back in one write."""
+    """Sends all complete messages of one receive back in one write."""
 
     def __init__(self) -> None:
         super().__init__()

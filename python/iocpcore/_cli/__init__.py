@@ -12,15 +12,15 @@ from iocpcore._cli import bench, demo, echo, info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command. Returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return 130  # as shells have it
-    except BrokenPipeError:  # who reads what is printed has seen enough
+        return 130  # as shells do after Ctrl-C
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Types of arguments, whose messages are about the argument."""
+"""Argument types with clear error messages, and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """What every server may be told."""
+    """Add the options of every server."""
     parser.add_argument(
         "--workers",
         type=whole(1, 4096),

@@ -1,4 +1,4 @@
-"""``bench``: echo servers of this package and on asyncio's loops, under one load, side by side."""
+"""``bench``: compares echo servers of this package and of asyncio loops under the same load."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and show everything; the exit code, 1 if a server failed or answered wrongly."""
+    """Measure and print everything. Returns 1 if a server failed or answered wrongly, else 0."""
     check_picture(options.picture)
     need_descriptors(options.connections)
     rows, missing = choose_rows()
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_picture(path: Path) -> None:
-    """Before anything is measured."""
+    """Check the path before anything is measured. Raises ValueError."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--picture must end with .png, .svg or .pdf, not {str(path)!r}")
     if not path.parent.is_dir():
@@ -114,7 +114,7 @@ def print_table(table: Table) -> None:
 
 
 def draw_picture(tables: list[Table], path: Path) -> bool:
-    """False if nothing can draw it."""
+    """Draw all figures into a file. Returns False if matplotlib is not installed."""
     panels = [
         Panel(f"{table.cell.title}\n{title}", table.lines, key, form.format)
         for table in tables

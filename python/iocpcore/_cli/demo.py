@@ -1,4 +1,4 @@
-"""``demo``: a server, and in a second process hundreds of clients that check its answers."""
+"""``demo``: a server, and hundreds of clients in a second process that check its answers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from iocpcore._cli.display import Display, Figures, display
 from iocpcore._cli.serving import description, open_server
 from iocpcore._signals import NUMBERS
 
-DEPTH = 4  # messages that each client has under way
+DEPTH = 4  # messages that each client has in flight
 SIZE = 64  # bytes of a message
-TICK = 0.1  # how soon Ctrl-C is seen
+TICK = 0.1  # seconds within which Ctrl-C is noticed
 STOP_LIMIT = 1.0
 
 
@@ -51,7 +51,7 @@ def on_message(conn: Connection, message: bytes) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The whole of it; the exit code."""
+    """Run the demo. Returns the exit code."""
     need_descriptors(options.connections)
     request = Request()
     server = open_server(
@@ -72,7 +72,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 class Request:
-    """To end early: Ctrl-C, SIGTERM, on Windows Ctrl-Break. The second is a KeyboardInterrupt."""
+    """A request to end early: Ctrl-C, SIGTERM or, on Windows, Ctrl-Break.
+
+    A second one raises KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.made = False
@@ -156,7 +159,7 @@ class Demo:
         )
 
     def sum_up(self) -> int:
-        """Print what came of it; the exit code."""
+        """Print the result. Returns the exit code."""
         connected, end = self.connected, self.end
         assert connected is not None
         assert end is not None

@@ -1,4 +1,4 @@
-"""Live figures: a table that changes, by rich, in a terminal; lines of text elsewhere."""
+"""Live figures: a table in a terminal, if rich is installed; lines of text otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one moment."""
+    """The figures of one moment."""
 
     seconds: float
     connections: float
@@ -29,7 +29,7 @@ class Display(AbstractContextManager["Display"], Protocol):
 
 
 def display(seconds: float) -> Display:
-    """What fits to stdout."""
+    """The display that suits stdout."""
     if sys.stdout.isatty():
         try:
             return _Live(seconds)

@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; the exit code."""
+    """Serve until Ctrl-C or SIGTERM. Returns the exit code."""
     framing = FRAMINGS[options.framing]
     context = _tls(options.tls_cert, options.tls_key)
     server: Server = open_server(
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     facts = [] if framing is None else [f"framing: {options.framing}"]
     facts += [] if context is None else ["TLS"]
     line = description(server, options.workers, *facts)
-    # By a worker: who reads this line may press Ctrl-C at once, and finds it heard.
+    # A worker prints it, so the server already handles Ctrl-C when the user reads the line.
     server.completion_port.post(callback=lambda _: print(f"{line}; Ctrl-C ends it", flush=True))
     server.serve_forever(stop_timeout=STOP_LIMIT)
     figures = server.stats()
@@ -80,7 +80,7 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     for option, path in (("--tls-cert", certificate), ("--tls-key", key)):
         if path is not None:
             try:
-                with open(path, "rb"):  # ssl would not say which file it is
+                with open(path, "rb"):  # errors of ssl do not name the file
                     pass
             except OSError as error:
                 raise ValueError(f"{option} {path}: {error.strerror}") from error
@@ -99,5 +99,5 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
 
 
 def _report(server: Server, conn: Connection, error: BaseException) -> None:
-    """A message that is too large, say. The connection is closed after this."""
+    """Log the failure of a connection, such as a message too large. It is closed after this."""
     server._runtime.log.note(FAILURES, "iocpcore: %s: %s", shown(conn.peername), error)

@@ -1,4 +1,4 @@
-"""``info``: what works on this machine."""
+"""``info``: prints which backends work on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    """Print versions and backends; the exit code, 1 if no backend works."""
+    """Print versions and backends. Returns 1 if no backend works, else 0."""
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     print(f"iocpcore {__version__}")
     print(
@@ -38,7 +38,7 @@ def run(_: argparse.Namespace) -> int:
 
 
 def _default_backends() -> tuple[dict[str, str], str | None]:
-    """The names of the backends that are taken if none is named, or why there are none."""
+    """The default backends, and the error if a port cannot be opened."""
     try:
         with CompletionPort() as port, open_port(1) as of_server:
             return {"CompletionPort": port.backend, "Server": of_server.backend}, None

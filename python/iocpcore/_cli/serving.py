@@ -1,4 +1,4 @@
-"""The servers of echo and demo."""
+"""Opens and describes the servers of echo and demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iocpcore._workers import thread_counts
 
 
 def open_server(host: str, port: int, **options: Any) -> Server:
-    """A server that listens there. Raises ValueError for a backend that cannot serve anybody."""
+    """Open a listening server. Raises ValueError for the simulated backend."""
     server = Server(**options)
     try:
         if is_simulated(server.completion_port.backend):
@@ -26,7 +26,7 @@ def open_server(host: str, port: int, **options: Any) -> Server:
 
 
 def description(server: Server, workers: int | None, *more: str) -> str:
-    """Where it listens, and how."""
+    """One line that says where and how the server listens."""
     facts = [server.completion_port.backend, f"workers: {thread_counts(workers, None)[0]}", *more]
     addresses = " and ".join(shown(address) for address in server.addresses)
     return f"listening on {addresses} ({', '.join(facts)})"
