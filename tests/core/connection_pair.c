@@ -186,7 +186,7 @@ void pair_check_gone(pair_end *end) {
     CHECK_INT(io->phase, IO_CONNECTION_CLOSED);
     CHECK(io->handle == NULL && io->queue_head == NULL && io->queue_tail == NULL);
     CHECK(io->send == NULL && io->timer == NULL && io->receive.buffer == NULL);
-    CHECK(!io->scheduled && !io->receiving && io->jobs_head == NULL);
+    CHECK(!io->scheduled && !io->receiving && io->jobs_last == NULL);
     CHECK_INT(io->bytes_queued, 0);
     CHECK_INT(io_connection_send(&end->io, &piece, 1), 0);
     CHECK(!io_connection_post(&end->io, &job));

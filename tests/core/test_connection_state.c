@@ -163,9 +163,9 @@ static void throttled_early(io_connection *self) {
     self->holds_early = IO_HOLD_THROTTLED;
 }
 
-static void jobs_without_a_first(io_connection *self) {
+static void jobs_that_are_no_ring(io_connection *self) {
     static io_job job;
-    self->jobs_tail = &job;
+    self->jobs_last = &job;
 }
 
 static void run_by_nobody(io_connection *self) {
@@ -295,7 +295,7 @@ static const breach breaches[] = {
     BREACH(error_that_is_none),
     BREACH(backlog_of_no_kind),
     BREACH(throttled_early),
-    BREACH(jobs_without_a_first),
+    BREACH(jobs_that_are_no_ring),
     BREACH(run_by_nobody),
     BREACH(established_before_it_started),
     BREACH(ended_without_being_asked),

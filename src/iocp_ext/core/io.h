@@ -190,6 +190,7 @@ typedef struct io_receive {
     io_op op;
     char *buffer;
     uint32_t capacity; /* maximum bytes to receive; at most IO_BUFFER_POOLED_MAX */
+    uint32_t consumed; /* for the owner: bytes of the buffer that it has used */
 } io_receive;
 
 typedef struct io_accept {

@@ -41,7 +41,7 @@ static void connection_received(io_connection *self) {
     io_op *op = &self->receive.op;
     io_assert(self->receiving);
     self->receiving = false;
-    self->input_start = 0;
+    self->receive.consumed = 0;
     if (op->result == IO_RECEIVE_READY) {
         bool held = !connection_discards_input(self) && !io_connection_delivers(self);
         if (held || self->phase >= IO_CONNECTION_TEARDOWN)
@@ -119,7 +119,7 @@ static io_connection_event connection_pending_event(io_connection *self) {
         return IO_CONNECTION_STARTED;
     }
     bool known = io_connection_is_known(self);
-    if (self->jobs_head != NULL && known)
+    if (self->jobs_last != NULL && known)
         return IO_CONNECTION_JOBS;
     if (connection_has_room(self)) {
         self->room_asked = false;
@@ -222,13 +222,13 @@ const char *io_connection_input(io_connection *self, size_t *length) {
     *length = 0;
     if (self->receive.buffer == NULL)
         return NULL;
-    *length = (size_t)self->receive.op.result - self->input_start;
-    return self->receive.buffer + self->input_start;
+    *length = (size_t)self->receive.op.result - self->receive.consumed;
+    return self->receive.buffer + self->receive.consumed;
 }
 
 void io_connection_used(io_connection *self, size_t used) {
-    self->input_start += (uint32_t)used;
-    if (self->input_start == (uint32_t)self->receive.op.result)
+    self->receive.consumed += (uint32_t)used;
+    if (self->receive.consumed == (uint32_t)self->receive.op.result)
         io_receive_release(&self->receive);
 }
 
@@ -366,26 +366,31 @@ void io_connection_hold(io_connection *self, uint8_t holds, bool held) {
 bool io_connection_post(io_connection *self, io_job *job) {
     connection_lock(self);
     bool open = self->phase != IO_CONNECTION_CLOSED;
-    job->next = NULL;
     if (!open) {
         connection_unlock(self);
         return false;
     }
-    if (self->jobs_tail != NULL)
-        self->jobs_tail->next = job;
-    else
-        self->jobs_head = job;
-    self->jobs_tail = job;
+    if (self->jobs_last != NULL) {
+        job->next = self->jobs_last->next;
+        self->jobs_last->next = job;
+    } else {
+        job->next = job;
+    }
+    self->jobs_last = job;
     connection_unlock_and_wake(self);
     return true;
 }
 
 io_job *io_connection_take_jobs(io_connection *self) {
     connection_lock(self);
-    io_job *jobs = self->jobs_head;
-    self->jobs_head = self->jobs_tail = NULL;
+    io_job *last = self->jobs_last, *first = NULL;
+    if (last != NULL) {
+        first = last->next;
+        last->next = NULL;
+        self->jobs_last = NULL;
+    }
     connection_unlock(self);
-    return jobs;
+    return first;
 }
 
 uint32_t io_connection_tick(io_connection *self) {

@@ -137,6 +137,7 @@ typedef enum io_backlog {
 
 typedef struct io_connection {
     io_lock lock;
+    uint32_t files_queued; /* each holds a descriptor; includes the file being sent */
     io_handle *handle;
     io_op wakeup;       /* schedules a worker */
     io_receive receive; /* its buffer holds input that was not delivered yet */
@@ -144,14 +145,12 @@ typedef struct io_connection {
     io_timer *timer;    /* used in CLOSING */
     io_chunk *queue_head, *queue_tail;
     _Atomic(io_chunk *) spent; /* sent; the owners must be released */
-    io_job *jobs_head, *jobs_tail;
+    io_job *jobs_last;         /* a ring: its `next` is the first */
     const io_connection_limits *limits;
     uint64_t bytes_queued; /* file data not included */
     uint64_t bytes_received, bytes_sent;
     uint64_t sent_seen; /* bytes sent, or in CLOSING unsent, at the last progress check */
     uintptr_t runner;   /* valid while `running` */
-    uint32_t input_start;
-    uint32_t files_queued; /* each holds a descriptor; includes the file being sent */
     uint32_t idle_ticks;
     int32_t error; /* portable, <= 0; see `reason` */
     uint32_t os_error;

@@ -59,7 +59,7 @@ static void connection_state_check_embedder(const io_connection *self) {
     io_assert(!connection_gone(self) || io_connection_end_requested(self));
     io_assert(io_connection_is_known(self) || (self->hold & of_embedder) == 0);
     io_assert((self->holds_early & ~of_embedder) == 0);
-    io_assert((self->jobs_head == NULL) == (self->jobs_tail == NULL));
+    io_assert(self->jobs_last == NULL || self->jobs_last->next != NULL);
     io_assert(!self->running || self->runner != 0);
 }
 

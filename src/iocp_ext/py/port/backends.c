@@ -70,8 +70,7 @@ static const io_backend *backends_named(PyObject *wanted, const char *argument) 
     return backend->probe(reason, sizeof reason) == 0 ? backend : backends_refuse(name, reason);
 }
 
-/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is unset or empty. Asks
- * os.environ and not getenv(), so that a program can set it before it opens a port. */
+/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is unset or empty. */
 static PyObject *backends_of_environment(void) {
     PyObject *os = PyImport_ImportModule("os");
     PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");

@@ -115,7 +115,6 @@ void py_table_close(py_port *port);
 /* Removes everything. The port must be closed, so that nothing is added any more. */
 void py_table_clear(py_port *port);
 int py_table_traverse(py_port *port, visitproc visit, void *arg);
-size_t py_table_count(py_port *port);
 /* The association of a native handle, and its key: new references. Returns NULL, without an
  * exception, if there is none. */
 py_association *py_table_find(py_port *port, io_native native, PyObject **key);

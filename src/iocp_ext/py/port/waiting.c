@@ -20,7 +20,7 @@ PyAPI_FUNC(void *) _PyOS_SigintEvent(void);
 #define FIRST_RECHECK_NS (10 * IO_NS_PER_MS)
 
 /* Waits once in the core. The thread is detached. A getter has entered the port, which this leaves;
- * a worker need not, because closing the port waits for workers. */
+ * io_worker_wait enters it by itself. */
 static int waiting_wait_in_core(const py_waiter *self, const io_wait *wait) {
     if (self->worker != NULL)
         return io_worker_wait(self->worker, wait);
@@ -29,7 +29,7 @@ static int waiting_wait_in_core(const py_waiter *self, const io_wait *wait) {
     return count;
 }
 
-/* Enters the port while still attached, since io_port_enter may fail, and detaches for the wait. */
+/* Enters the port, so that it is not freed during a getter's wait, and detaches for the wait. */
 static int waiting_wait_detached(const py_waiter *self, const io_wait *wait) {
     int answer = self->worker == NULL ? io_port_enter(self->port->port) : 0;
     if (answer)
@@ -108,7 +108,7 @@ static int waiting_wait_in_main_thread(const py_waiter *self, uint64_t deadline_
 }
 
 int py_wait_until(const py_waiter *self, uint64_t deadline_ns) {
-    /* A poll cannot be interrupted, so it is spared the system calls for the mask. */
+    /* A poll does not block, so it is spared the system calls for the mask. */
     bool signals = deadline_ns != 0 && py_in_main_thread(self->port);
     uint64_t recheck_ns = FIRST_RECHECK_NS;
     io_wait wait = {.deadline_ns = deadline_ns};
