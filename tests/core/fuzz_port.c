@@ -7,7 +7,7 @@
  * kernel checks that the core keeps to the contract of core/backend.h.
  *
  * A failure names its test and its seed: FUZZ_SEED=<seed> fuzz_port --only <test> repeats it. */
-#include "world.h"
+#include "seeds.h"
 
 enum { STREAMS = 6, ENDS = 2 * STREAMS, OPERATIONS = 400, SENDS_MAX = 600, LENGTH_MAX = 30000 };
 
@@ -480,38 +480,31 @@ static void finish(fuzz_state *fuzz) {
     }
 }
 
-static void run_seeds(uint64_t count, uint32_t faults, bool some_of_them) {
+static void run_seed(uint64_t seed, uint32_t faults) {
     static fuzz_state fuzz;
-    const char *only = getenv("FUZZ_SEED");
-    uint64_t first = only == NULL ? 0 : strtoull(only, NULL, 10);
-    uint64_t end = only == NULL ? test_scaled(count) : first + 1;
-    for (uint64_t seed = first; seed < end; seed++) {
-        test_random choice = {seed ^ 0x5eed};
-        uint32_t mask = some_of_them ? (uint32_t)test_below(&choice, IO_SIM_FAULTS + 1) : ~0u;
-        fuzz_open(&fuzz, seed, faults & mask);
-        steps(&fuzz, 100 + chance(&fuzz, 900));
-        finish(&fuzz);
-    }
+    fuzz_open(&fuzz, seed, faults);
+    steps(&fuzz, 100 + chance(&fuzz, 900));
+    finish(&fuzz);
 }
 
 static void no_faults(void) {
-    run_seeds(1000, 0, false);
+    seeds_run(1000, 0, false, run_seed);
 }
 
 static void only_checks(void) {
-    run_seeds(500, IO_SIM_CHECK, false);
+    seeds_run(500, IO_SIM_CHECK, false, run_seed);
 }
 
 static void no_errors(void) {
-    run_seeds(2000, (uint32_t)IO_SIM_FAULTS & ~(uint32_t)(IO_SIM_ERRORS | IO_SIM_REFUSE), false);
+    seeds_run(2000, SEEDS_NO_ERRORS, false, run_seed);
 }
 
 static void all_faults(void) {
-    run_seeds(3000, IO_SIM_FAULTS, false);
+    seeds_run(3000, IO_SIM_FAULTS, false, run_seed);
 }
 
 static void some_faults(void) {
-    run_seeds(3000, IO_SIM_FAULTS, true);
+    seeds_run(3000, IO_SIM_FAULTS, true, run_seed);
 }
 
 int main(int argc, char **argv) {

@@ -10,6 +10,7 @@
  *
  * A failure names its seed: FUZZ_SEED=<seed> fuzz_server --only <test> repeats it. */
 #include "server.h"
+#include "seeds.h"
 
 enum { HANDS = 6, WALKS = 2 };
 
@@ -278,36 +279,29 @@ static void end_with_the_port(void) {
     CHECK_INT(server_close_port(the_server(), 10 * IO_NS_PER_SECOND, bring_what_is_left), 0);
 }
 
-static void run_seeds(uint64_t count, uint32_t faults, bool some_of_them) {
-    const char *only = getenv("FUZZ_SEED");
-    uint64_t first = only == NULL ? 0 : strtoull(only, NULL, 10);
-    uint64_t end = only == NULL ? test_scaled(count) : first + 1;
-    for (uint64_t seed = first; seed < end; seed++) {
-        test_random choice = {seed ^ 0x5eed};
-        uint32_t mask = some_of_them ? (uint32_t)test_below(&choice, IO_SIM_FAULTS + 1) : ~0u;
-        begin(seed, faults & mask);
-        steps(20 + chance(400));
-        if (chance(2) == 0)
-            end_all();
-        else
-            end_with_the_port();
-    }
+static void run_seed(uint64_t seed, uint32_t faults) {
+    begin(seed, faults);
+    steps(20 + chance(400));
+    if (chance(2) == 0)
+        end_all();
+    else
+        end_with_the_port();
 }
 
 static void no_faults(void) {
-    run_seeds(1500, 0, false);
+    seeds_run(1500, 0, false, run_seed);
 }
 
 static void no_errors(void) {
-    run_seeds(3000, (uint32_t)IO_SIM_FAULTS & ~(uint32_t)(IO_SIM_ERRORS | IO_SIM_REFUSE), false);
+    seeds_run(3000, SEEDS_NO_ERRORS, false, run_seed);
 }
 
 static void all_faults(void) {
-    run_seeds(3000, IO_SIM_FAULTS, false);
+    seeds_run(3000, IO_SIM_FAULTS, false, run_seed);
 }
 
 static void some_faults(void) {
-    run_seeds(3000, IO_SIM_FAULTS, true);
+    seeds_run(3000, IO_SIM_FAULTS, true, run_seed);
 }
 
 int main(int argc, char **argv) {
