@@ -284,10 +284,10 @@ class Runtime:
     def _announce_end(self) -> None:
         with self._guard:
             self._stopped.set()
-            told, self._when_stopped = self._when_stopped, []
+            functions, self._when_stopped = self._when_stopped, []
         with _registry_lock:
             _running.pop(self, None)
-        for function in told:
+        for function in functions:
             function()
 
     def _tear_down(self) -> None:

@@ -357,7 +357,7 @@ class TLSStage:
                 self._conn._ask_for_room()
                 return
             if not self._held:
-                self._say_goodbye()
+                self._send_close_notify()
                 return
             first = self._held[0]
             if isinstance(first, bytes):
@@ -404,7 +404,7 @@ class TLSStage:
         if self._outgoing.pending and not self._conn._write(self._outgoing.read()):
             self._give_up()
 
-    def _say_goodbye(self) -> None:
+    def _send_close_notify(self) -> None:
         # unwrap() sends close_notify. It raises if the peer's has not arrived: not an error here.
         with suppress(ssl.SSLError):
             self._ssl.unwrap()

@@ -34,7 +34,7 @@ logger = logging.getLogger("iocpcore")
 TICK = 0.1
 NO_WORKER_LIMIT = 1.0  # seconds after which a port without workers is an error
 
-UNDER_WAY, CONNECTED, FAILED = "under way", "connected", "failed"
+PENDING, CONNECTED, FAILED = "under way", "connected", "failed"
 
 
 class ConnectOptions(Callbacks, ClientLimits, total=False):
@@ -170,7 +170,7 @@ class Connecting:
         self._targets: list[Target] = []  # addresses not tried yet
         self._lock = threading.Lock()  # guards everything below
         self._settled = threading.Event()
-        self._state = UNDER_WAY
+        self._state = PENDING
         self._reported = False  # after a failure: on_close has returned, or is not needed
         self._connection: Connection | None = None
         self._error: BaseException | None = None
@@ -217,7 +217,7 @@ class Connecting:
     @property
     def done(self) -> bool:
         """Whether it is connected, or has failed."""
-        return self._state is not UNDER_WAY
+        return self._state is not PENDING
 
     @property
     def connection(self) -> Connection | None:
@@ -240,7 +240,7 @@ class Connecting:
     @property
     def count(self) -> int:
         """1 while it may become a connection, or until its failure is reported; then 0."""
-        return int(self._state is UNDER_WAY or (self._state is FAILED and not self._reported))
+        return int(self._state is PENDING or (self._state is FAILED and not self._reported))
 
     def shutdown(self) -> None:
         """Cancel it because the port is being stopped, with a ConnectionAbortedError."""
@@ -315,14 +315,14 @@ class Connecting:
             if self._try_target(stream, target):
                 return
             stream.close()
-            if self._state is not UNDER_WAY:
+            if self._state is not PENDING:
                 return
         self._fail(self._refusal())
 
     def _try_target(self, stream: Stream, target: Target) -> bool:
         """Start to connect the stream. Returns False if that failed or the attempt is settled."""
         with self._lock:
-            if self._state is not UNDER_WAY:
+            if self._state is not PENDING:
                 return False
             try:
                 self._port.connect(stream.handle, target.address, callback=self._on_operation)
@@ -348,11 +348,11 @@ class Connecting:
             stream, self._stream = self._stream, None
         if stream is None:  # the attempt failed meanwhile, and _fail() closed the stream
             return
-        if self._state is UNDER_WAY and operation.error is None:
+        if self._state is PENDING and operation.error is None:
             self._adopt(stream)
             return
         stream.close()
-        if self._state is UNDER_WAY and operation.error is not None:
+        if self._state is PENDING and operation.error is not None:
             self._refusals.append(operation.error)
             self._try_next_target()
 
@@ -367,7 +367,7 @@ class Connecting:
             stream.close()
             with self._lock:
                 if self._plan.stage is None:
-                    self._state = UNDER_WAY
+                    self._state = PENDING
             self._fail(error)
             return
         with self._lock:
@@ -411,7 +411,7 @@ class Connecting:
     def _claim(self, state: str) -> bool:
         """Settle the attempt in this state. Returns False if it is already settled."""
         with self._lock:
-            if self._state is not UNDER_WAY:
+            if self._state is not PENDING:
                 return False
             self._state = state
             timer, self._timer = self._timer, None

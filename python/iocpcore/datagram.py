@@ -119,10 +119,10 @@ class Datagram(_core.DatagramSocket):
         if not self._end():
             return
         with self._lock:
-            told, self._when_closed = self._when_closed, []
+            functions, self._when_closed = self._when_closed, []
         self._ended.set()
         self._runtime.remove(self)
-        for function in told:
+        for function in functions:
             function()
 
     def serve_forever(self) -> None:
@@ -164,7 +164,7 @@ class Datagram(_core.DatagramSocket):
             # In a new thread, because on_error may block and a stop must not. If none can be
             # started, the failure is only in the log.
             with suppress(RuntimeError):
-                daemon(partial(self._tell, failure, False), "iocpcore-error").start()
+                daemon(partial(self._report_error, failure, False), "iocpcore-error").start()
         self.close()
 
     def abort(self) -> int:
@@ -183,7 +183,7 @@ class Datagram(_core.DatagramSocket):
         if pauses:
             self._pause = min(2 * pause, PAUSE_MAX)
         try:
-            self._tell(error, False)
+            self._report_error(error, False)
         finally:
             if not pauses:
                 self._receive()
@@ -193,7 +193,7 @@ class Datagram(_core.DatagramSocket):
     def _resume(self, _: Operation) -> None:
         self._receive()
 
-    def _tell(self, error: BaseException, of_callback: bool) -> None:
+    def _report_error(self, error: BaseException, of_callback: bool) -> None:
         """Report a failed send or receive, or (`of_callback`) an exception of a callback."""
         if self._on_error is not None:
             self._on_error(self, error)

@@ -260,14 +260,14 @@ static io_datagram_event datagram_send_ended(io_datagram_turn *turn) {
     io_assert(self->pending >= length && self->waiting >= waited);
     self->pending -= length;
     self->waiting -= waited;
-    bool told = failed && self->handle != NULL;
-    self->errors += told;
+    bool reported = failed && self->handle != NULL;
+    self->errors += reported;
     if (!failed) {
         self->sent++;
         self->bytes_sent += length;
     }
     datagram_unlock(self);
-    return told ? IO_DATAGRAM_NOT_SENT : IO_DATAGRAM_SENT;
+    return reported ? IO_DATAGRAM_NOT_SENT : IO_DATAGRAM_SENT;
 }
 
 /* ---- turns ----------------------------------------------------------------------------------- */

@@ -40,12 +40,12 @@ static bool linux_socket_interrupted(ssize_t result, int *count) {
 int io_socket_describe(io_native native, int *family, int *type, int *protocol) {
     int fd = (int)native;
     socklen_t size = sizeof(int);
-    bool told = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) == 0;
+    bool known = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &size) == 0;
     size = sizeof(int);
-    told = told && getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) == 0;
+    known = known && getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &size) == 0;
     size = sizeof(int);
-    told = told && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) == 0;
-    return told ? 0 : io_error_from_errno(errno);
+    known = known && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &size) == 0;
+    return known ? 0 : io_error_from_errno(errno);
 }
 
 void linux_close_native(io_lane *lane, io_native native, int family) {
