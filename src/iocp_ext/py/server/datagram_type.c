@@ -6,7 +6,7 @@
  * another thread may complete it.
  *
  * What happens seldom, or once per socket, is written in Python: the subclass in datagram.py has
- * the methods _tell (reports an error) and _not_received (reports a failed receive). */
+ * the methods _report_error and _not_received (reports a failed receive). */
 #include "net/datagram.h"
 #include "py/server/address_cache.h"
 #include "py/server/server.h"
@@ -45,7 +45,7 @@ static bool datagram_type_tell_error(py_datagram_socket *self, PyObject *error,
                                      PyObject *callback) {
     if (error == NULL)
         error = py_error_take();
-    PyObject *answer = PyObject_CallMethod((PyObject *)self, "_tell", "OO", error,
+    PyObject *answer = PyObject_CallMethod((PyObject *)self, "_report_error", "OO", error,
                                            callback != NULL ? Py_True : Py_False);
     Py_DECREF(error);
     Py_XDECREF(answer);
@@ -121,8 +121,8 @@ static bool datagram_type_tell_received(py_datagram_socket *self, io_datagram_tu
 }
 
 /* Handles one event of a turn. A finished send also releases its data. */
-static bool datagram_type_tell(py_datagram_socket *self, io_datagram_turn *turn,
-                               io_datagram_event event) {
+static bool datagram_type_report(py_datagram_socket *self, io_datagram_turn *turn,
+                                 io_datagram_event event) {
     bool go_on = true;
     if (event == IO_DATAGRAM_RECEIVED)
         return datagram_type_tell_received(self, turn);
@@ -144,7 +144,7 @@ static bool datagram_type_take(io_op *op) {
         Py_INCREF((PyObject *)self);
     io_datagram_event event = io_datagram_turn_begin(&turn, op);
     for (; event != IO_DATAGRAM_IDLE; event = io_datagram_turn_next(&turn, go_on))
-        go_on = datagram_type_tell(self, &turn, event);
+        go_on = datagram_type_report(self, &turn, event);
     if (receives)
         Py_DECREF((PyObject *)self); /* the turn's; not the last one */
     if (!turn.in_flight)
