@@ -203,7 +203,7 @@ class Connection:
     def _add_timer(self, timer: Timer, /) -> bool: ...
     def _remove_timer(self, timer: Timer, /) -> None: ...
 
-# The base class of Datagram. It calls two methods of Datagram: _tell and _not_received.
+# The base class of Datagram. It calls two methods of Datagram: _report_error and _not_received.
 @disjoint_base
 class DatagramSocket:
     @property
