@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-/* Defaults of max_size: a line is expected to be shorter than a message with a length. */
+/* Defaults of max_size. */
 static const long long framing_type_length_max_size = 16 * 1024 * 1024;
 static const long long framing_type_delimited_max_size = 64 * 1024;
 
@@ -284,8 +284,8 @@ static Py_hash_t framing_type_hash(PyObject *object) {
 
 PyDoc_STRVAR(framing_type_reduce_doc, "__reduce__($self, /)\n--\n\nFor pickle and copy.");
 
-/* The default of object would copy nothing: the state is in C. So a copy is made by calling the
- * type with the same arguments. Py_BuildValue passes on the exception if they are NULL. */
+/* object's own method cannot copy state that is in C. So a copy is made by calling the type with
+ * the same arguments. If they are NULL, Py_BuildValue passes on their exception. */
 static PyObject *framing_type_reduce(PyObject *object, PyObject *Py_UNUSED(unused)) {
     return Py_BuildValue("ON", (PyObject *)Py_TYPE(object), framing_type_arguments(object));
 }

@@ -353,8 +353,8 @@ static PyObject *group_type_abort(PyObject *object, PyObject *Py_UNUSED(unused))
     return PyLong_FromSize_t(io_group_abort(&group_type_self_of(object)->io));
 }
 
-/* Figures of net/ are one consistent copy. Those of callbacks are read one by one, so the mean can
- * be slightly off while connections run. */
+/* Figures of net/ are copied under its lock. Those of callbacks are read one by one, so the mean
+ * can be slightly off while connections run. */
 static PyObject *group_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_group *self = group_type_self_of(object);
     io_group_figures now;
