@@ -72,9 +72,8 @@ static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
 }
 
 /* A socket object for a native socket; the native handle itself in a simulated port. On failure the
- * native socket stays open and stays the Operation's, so result() can be called again. The
- * descriptor does not block already, but the socket object has a timeout of its own, which would
- * make its methods wait. */
+ * native socket stays open and stays the Operation's, so result() can be called again. A new socket
+ * object has the timeout of socket.setdefaulttimeout(); setblocking(False) clears it. */
 static PyObject *operation_type_make_socket(py_operation *self, io_native native) {
     py_state *state = self->port->state;
     int family = 0, type = 0, protocol = 0;
