@@ -363,9 +363,9 @@ PyDoc_STRVAR(connection_type_add_timer_doc,
              "To be cancelled when it is gone. False: it is already.");
 
 /* `added` becomes -1 with an exception, 0 if the connection is closing, else 1. The critical
- * section orders this against connection_events_drop, which takes the set away. By then the end has
- * been requested, so a timer is either in the set that is taken or not added. Timers hash by
- * identity, so adding one runs no Python code. */
+ * section orders this against connection_events_drop, which takes the set away. By then the core
+ * says that the end is requested, whatever the cause, so a timer is either in the set that is taken
+ * or not added. Timers hash by identity, so adding one runs no Python code. */
 static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
     py_connection *self = connection_type_self_of(object);
     int added = 0;
