@@ -155,8 +155,8 @@ void py_table_clear(py_port *port) {
     }
 }
 
-/* Frees the memory of an empty table. In a forked child, whose parent's port was never cleared
- * here, associations hold references to the port, so this is not reached while one is listed. */
+/* Called when the port is freed. The table is empty then, because each association owns a reference
+ * to the port. */
 void py_table_close(py_port *port) {
     if (port->table.buckets == NULL)
         return;
