@@ -166,7 +166,8 @@ static bool port_type_warn_of_leak(py_port *self, size_t leaked) {
  *      finish_close     closes the kernel's objects
  *
  * Operations come before the registry: a connection gets its last event when all its operations
- * have been collected. The handles come last, because callbacks of the registry may still use them.
+ * have been collected. The kernel's objects come last: connections and listeners close their
+ * handles through the backend.
  *
  * Detached where it may block: threads that are inside the port may need the interpreter to leave
  * it. Returns false with an exception, such as a warning that is an error; the port is closed in
@@ -280,7 +281,7 @@ static void port_type_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* ---- stop and handles: association_lookup.c -------------------------------------------------- */
+/* ---- stop and handles (association_lookup.c) ------------------------------------------------- */
 
 /* Unlike close(), this needs no waiting and loses nothing: operations stay in flight, and get()
  * still hands them out. */
