@@ -9,7 +9,7 @@
  * the methods _tell (reports an error) and _not_received (reports a failed receive).
  *
  * No lock and no critical section is needed here. The fields of the Python object are set once, by
- * _open; the rest is in io_datagram_socket, which has a lock of its own. */
+ * _open; io_datagram_socket and the address cache have locks of their own. */
 #include "net/datagram.h"
 #include "py/server/address_cache.h"
 #include "py/server/server.h"
