@@ -2,7 +2,10 @@
  *
  * The ready queue also contains the operations of connections, listeners and datagram sockets. A
  * getter that takes one of those serves it on the spot, calling callbacks as run() would, and then
- * waits on. */
+ * waits on. It cannot leave them to others: there may be no worker in run().
+ *
+ * Taken operations belong to the getter. Whenever it must raise instead of returning them, it puts
+ * them back, so none is lost. */
 #include "py/port/port.h"
 
 enum {
@@ -111,6 +114,8 @@ PyObject *py_port_get(PyObject *object, PyObject *const *args, Py_ssize_t count,
     return taken == 0 ? Py_NewRef(Py_None) : (PyObject *)py_hand_out(op);
 }
 
+/* The list comes first: once an Operation is done it cannot be put back. Handing out cannot
+ * fail. */
 static PyObject *port_get_hand_out_all(py_port *self, io_op **ops, int count) {
     PyObject *list = PyList_New(count);
     if (list == NULL) {
@@ -139,6 +144,7 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
         (values[0] != NULL && !py_arg_integer(values[0], "maximum", 1, INT64_MAX, &maximum)) ||
         !py_arg_timeout(values[1], "timeout", &timeout_ns))
         return NULL;
+    /* On the stack, so that nothing can fail between taking operations and storing them. */
     io_op *ops[GET_MANY_MAX];
     int taken = port_get_take_operations(self, timeout_ns, ops,
                                          maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);
