@@ -195,8 +195,8 @@ bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer) {
     return true;
 }
 
-/* A copy is cheaper than allocating a bytes object of the full size for each receive, as long as it
- * is small: often much less arrives than was asked for. */
+/* Small results are copied, so their bytes object has exactly the size that was moved. A large one
+ * is shrunk in place. */
 PyObject *py_buffers_bytes(PyObject **pinned, const io_transfer *transfer) {
     Py_ssize_t moved = (Py_ssize_t)transfer->op.result;
     if (*pinned == NULL)
