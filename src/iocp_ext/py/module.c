@@ -1,7 +1,7 @@
 /* module.c: the module iocpcore._core: its state, its types, its functions. Wiring only.
  *
- * The tables in base/py.h say what the state consists of. Each is expanded three times here, to
- * fill the state, to visit it and to clear it, so a new entry cannot be forgotten in one of them.
+ * The tables in base/py.h say what the state consists of. Each is expanded here to fill the
+ * state, to visit it and to clear it, so a new entry cannot be forgotten in one of the places.
  *
  * Every interpreter that imports the module gets a state of its own. No object is kept in a static
  * variable, so interpreters share none. */
