@@ -270,7 +270,7 @@ SUBMIT_DOC(send_file, "sock, file, offset=0, count=None, *, callback=None",
 
 PyObject *py_port_send_file(PyObject *port, PyObject *const *args, Py_ssize_t count,
                             PyObject *keywords) {
-    /* The file is pinned like a buffer, so that its descriptor stays open until the end. */
+    /* The file is pinned like a buffer: its finalizer would close the descriptor that is in use. */
     static const py_signature signature = {
         "send_file", {"sock", "file", "offset", "count", "callback"}, 4, 2};
     submission self;
