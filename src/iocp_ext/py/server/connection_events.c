@@ -439,7 +439,7 @@ bool py_connection_equip(py_connection *self) {
     return set;
 }
 
-/* Only here and in py_stage_set are the two replaced while other threads may send through them. */
+/* The critical section is for senders in other threads, which read `framer` in one. */
 void py_connection_unequip(py_connection *self) {
     PyObject *framer;
     Py_BEGIN_CRITICAL_SECTION(self);
