@@ -241,7 +241,7 @@ static PyObject *connection_type_resume(PyObject *object, PyObject *Py_UNUSED(un
 /* ---- work ------------------------------------------------------------------------------------ */
 
 /* Calls function(object, *args, **keywords). offload() and call_later() are written in Python: they
- * involve executors, futures and timers, whose cost exceeds that of the interpreter by far. */
+ * combine executors, futures and timers, and call back by _run. */
 static PyObject *connection_type_with_self(PyObject *function, PyObject *object, PyObject *args,
                                            PyObject *keywords) {
     Py_ssize_t count = PyTuple_GET_SIZE(args);
@@ -457,8 +457,7 @@ static PyObject *connection_type_get_peername(PyObject *object, void *Py_UNUSED(
     return py_connection_peername(connection_type_self_of(object));
 }
 
-/* Not cached, unlike peername: it is asked for seldom. The system does not know it after the socket
- * was closed. */
+/* Not cached, unlike peername, so it is None once the socket is closed. */
 static PyObject *connection_type_get_sockname(PyObject *object, void *Py_UNUSED(closure)) {
     io_address address;
     io_connection_address(&connection_type_self_of(object)->io, false, &address);
