@@ -9,8 +9,7 @@
  * Three things protect the fields. What the runner alone uses (input, carry) needs no lock. What
  * other threads change as well (error, peername, timers, serial, the stage) is under the critical
  * section of the object. The state of the connection itself is in the core, under the connection's
- * lock; it is changed through net/connection.h only, and some of it can be read without the lock.
- */
+ * lock; it is changed through net/connection.h only, and partly atomic. */
 #include "py/server/server.h"
 
 #include <string.h>
@@ -174,7 +173,7 @@ void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
     connection_type_fail_with(self, IO_REASON_EMBEDDER, 0, tell_stage);
 }
 
-/* No exception is created here: py_reason_object makes it if on_close wants one. */
+/* The core records the reason; py_connection_reason makes an exception of it at the end. */
 void py_connection_time_out(py_connection *self, io_reason reason, bool tell_stage) {
     connection_type_fail_with(self, reason, -IOE_TIMEDOUT, tell_stage);
 }
