@@ -5,8 +5,7 @@
  * parser for it is private.
  *
  * Messages have the wording of CPython's own, so that these methods look like any other function.
- * Values are borrowed: the caller of the method keeps its arguments for the duration of the call.
- */
+ * Values are borrowed: the caller of the method keeps its arguments during the call. */
 #include "py/base/py.h"
 
 #include <math.h>

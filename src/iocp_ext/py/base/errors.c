@@ -33,8 +33,7 @@ PyObject *py_error_object(int error, uint32_t os_error, const char *what) {
     return object;
 }
 
-/* Creating the exception can fail; then the reason for that, such as a MemoryError, is already set.
- */
+/* Creating the exception can fail; then the reason for that, such as a MemoryError, is set. */
 PyObject *py_error_raise(int error, uint32_t os_error, const char *what) {
     PyObject *object = py_error_object(error, os_error, what);
     if (object != NULL)

@@ -223,8 +223,7 @@ static bool association_lookup_unblock(py_port *port, PyObject *object) {
     return done != NULL;
 }
 
-/* A new association; an object without weak references raises a TypeError that names the argument.
- */
+/* A new association; an object without weak references raises a TypeError that names `name`. */
 static py_association *association_lookup_new_record(py_port *port, PyObject *object,
                                                      const char *name, io_native native,
                                                      PyObject *key) {

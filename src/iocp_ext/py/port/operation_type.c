@@ -247,8 +247,7 @@ static int operation_type_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->callback);
     Py_VISIT(self->result);
     Py_VISIT(self->error);
-    /* Bytes that are being received into must not be found by gc.get_referents: they still change.
-     */
+    /* gc.get_referents must not find bytes that are being received into: they still change. */
     if (self->pinned != NULL && !PyBytes_CheckExact(self->pinned))
         Py_VISIT(self->pinned);
     return 0;
