@@ -1,10 +1,17 @@
-/* module.c: the module iocpcore._core: its state, its types, its functions. Wiring only. */
+/* module.c: the module iocpcore._core: its state, its types, its functions. Wiring only.
+ *
+ * The tables in base/py.h say what the state consists of. Each is expanded here to fill the
+ * state, to visit it and to clear it, so a new entry cannot be forgotten in one of the places.
+ *
+ * Every interpreter that imports the module gets a state of its own. No object is kept in a static
+ * variable, so interpreters share none. */
 #include "py/server/server.h"
 
 static py_state *module_state_of(PyObject *module) {
     return PyModule_GetState(module);
 }
 
+/* Stores an attribute of a module in *place, which then owns the reference. */
 static bool module_import_name(const char *module, const char *name, PyObject **place) {
     PyObject *imported = PyImport_ImportModule(module);
     if (imported == NULL)
@@ -19,12 +26,16 @@ static bool module_intern(const char *text, PyObject **place) {
     return *place != NULL;
 }
 
+/* Creates a heap type that belongs to this module. A private type is not an attribute of the
+ * module, but objects of it are created all the same. */
 static bool module_make_type(PyObject *module, PyType_Spec *spec, bool is_public,
                              PyTypeObject **place) {
     *place = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
     return *place != NULL && (!is_public || PyModule_AddType(module, *place) == 0);
 }
 
+/* The imported modules must not import iocpcore._core at their top level: it is being imported
+ * now. */
 static bool module_import_names(py_state *state) {
 #define X(field, module, name)                            \
     if (!module_import_name(module, name, &state->field)) \
@@ -40,7 +51,9 @@ static bool module_import_names(py_state *state) {
     return state->open_ports != NULL;
 }
 
-/* The main thread of the process at import; of a forked child: _set_main_thread. */
+/* Only waits of the main thread are interrupted by signals (port/waiting.c). Asks threading,
+ * because any thread may be the first to import the module. A forked child calls _set_main_thread
+ * instead. */
 static bool module_find_main_thread(py_state *state) {
     PyObject *get_main_thread = NULL;
     if (!module_import_name("threading", "main_thread", &get_main_thread))
@@ -55,6 +68,8 @@ static bool module_find_main_thread(py_state *state) {
     return PyErr_Occurred() == NULL;
 }
 
+/* If this fails halfway, the module is freed: module_clear accepts a state that is partly filled,
+ * because it is all zero at first. */
 static int module_exec(PyObject *module) {
     py_state *state = module_state_of(module);
     if (!module_import_names(state) || !module_find_main_thread(state))
@@ -69,6 +84,8 @@ static int module_exec(PyObject *module) {
     return PyModule_AddFunctions(module, py_sim_methods);
 }
 
+/* The interned strings are not visited: they refer to nothing, so they are never part of a
+ * cycle. */
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     py_state *state = module_state_of(module);
 #define X(name, ...) Py_VISIT(state->name##_type);
@@ -81,6 +98,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     return 0;
 }
 
+/* Ports may still exist when the collector clears the module: see port_type_unlist. */
 static int module_clear(PyObject *module) {
     py_state *state = module_state_of(module);
 #define X(name, ...) Py_CLEAR(state->name##_type);
@@ -114,6 +132,8 @@ PyDoc_STRVAR(module_set_main_thread_doc,
              "_set_main_thread()\n--\n\n"
              "The calling thread is the one whose waits are ended by signals.");
 
+/* Called in a forked child, where the thread that called fork() is the only one and becomes the
+ * main thread, whatever it was in the parent. */
 static PyObject *module_set_main_thread(PyObject *module, PyObject *Py_UNUSED(unused)) {
     module_state_of(module)->main_thread = PyThread_get_thread_ident();
     Py_RETURN_NONE;
@@ -123,6 +143,8 @@ PyDoc_STRVAR(module_begin_end_doc,
              "_begin_end()\n--\n\n"
              "The interpreter ends: run() of a closed port returns from now on.");
 
+/* _process_exit.py calls this before it stops and closes the ports. Without it, a worker that is
+ * late to see the stop would find its port closed and raise ValueError. */
 static PyObject *module_begin_end(PyObject *module, PyObject *Py_UNUSED(unused)) {
     module_state_of(module)->ending = true;
     Py_RETURN_NONE;
@@ -138,6 +160,7 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+/* Both promises rest on the rules of base/py.h: no shared objects, nothing relies on the GIL. */
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
@@ -159,6 +182,8 @@ static PyModuleDef module_definition = {
     .m_free = module_free,
 };
 
+/* PyType_GetModuleState fails for a subclass that is written in Python, such as Datagram, which
+ * belongs to no module definition. So this searches the bases. */
 py_state *py_state_of(PyObject *object) {
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(object), &module_definition);
     return module == NULL ? NULL : module_state_of(module);

@@ -8,7 +8,8 @@
 #include <string.h>
 
 /* Parses the number at this index of the tuple. The number is optional: `value` keeps its default
- * if the tuple is shorter. `what` is its name in error messages. */
+ * if the tuple is shorter. `what` is its name in error messages. py_arg_integer can run Python
+ * code, but tuples are immutable, so their length need not be checked again. */
 static bool addresses_number(PyObject *address, Py_ssize_t index, const char *name,
                              const char *what, long long most, long long *value) {
     char part[48];
@@ -17,6 +18,8 @@ static bool addresses_number(PyObject *address, Py_ssize_t index, const char *na
            py_arg_integer(PyTuple_GET_ITEM(address, index), part, 0, most, value);
 }
 
+/* A host with an embedded NUL is refused here, because the core takes a C string and would see a
+ * shorter host. */
 static bool addresses_parse_inet(PyObject *value, const char *name, int family,
                                  io_address *address) {
     bool six = family == AF_INET6;
@@ -72,6 +75,8 @@ static bool addresses_parse_unix(PyObject *value, const char *name, io_address *
     return error == 0;
 }
 
+/* The family decides the form, not the value: ('::1', 80) is wrong for an IPv4 socket, and is
+ * refused here with a message that names the expected form. */
 bool py_address_parse(PyObject *value, const char *name, int family, io_address *address) {
     switch (family) {
     case AF_INET:
@@ -85,6 +90,8 @@ bool py_address_parse(PyObject *value, const char *name, int family, io_address 
     }
 }
 
+/* Families that this file does not know cannot be parsed either; raw bytes at least lose
+ * nothing. */
 PyObject *py_address_object(const io_address *address) {
     io_address_parts parts;
     io_address_split(address, &parts);

@@ -2,7 +2,10 @@
  *
  * The submitting methods are called once per operation, so they use the vectorcall convention.
  * PyArg_ParseTupleAndKeywords cannot parse that, because it needs a tuple and a dict, and CPython's
- * parser for it is private. */
+ * parser for it is private.
+ *
+ * Messages have the wording of CPython's own, so that these methods look like any other function.
+ * Values are borrowed: the caller of the method keeps its arguments during the call. */
 #include "py/base/py.h"
 
 #include <math.h>
@@ -34,6 +37,8 @@ static bool arguments_sort_keywords(const py_signature *signature,
     return true;
 }
 
+/* The required parameters are checked last, when both ways of giving one have been seen. NULL in
+ * `values` means not given, which is different from None. */
 bool py_parse(const py_signature *signature, PyObject *const *args, Py_ssize_t count,
               PyObject *keywords, PyObject **values) {
     if (count > signature->positional) {
@@ -55,6 +60,9 @@ bool py_parse(const py_signature *signature, PyObject *const *args, Py_ssize_t c
     return true;
 }
 
+/* Accepts what has __index__, which refuses floats. That method runs Python code, so nothing may be
+ * entered or locked here. A number too large for a C integer is out of range like any other, so it
+ * raises ValueError and not OverflowError. */
 bool py_arg_integer(PyObject *value, const char *name, long long least, long long most,
                     long long *number) {
     if (!PyIndex_Check(value)) {
@@ -90,6 +98,8 @@ bool py_arg_offset(PyObject *value, const char *name, uint64_t *offset) {
     return true;
 }
 
+/* A comparison with NaN is always false, so NaN needs a test of its own. Infinity is allowed: it
+ * means no limit, like every other time that is too large for 64 bits. */
 bool py_arg_seconds(PyObject *value, const char *name, uint64_t *ns) {
     double seconds = PyFloat_AsDouble(value);
     if (seconds == -1.0 && PyErr_Occurred()) {

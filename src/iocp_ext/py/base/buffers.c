@@ -38,7 +38,8 @@ static void buffers_name_refusal(const char *name) {
     Py_DECREF(raised);
 }
 
-/* Pins one buffer. The kernel needs it to be contiguous. */
+/* Pins one buffer. The kernel needs it to be contiguous. A subclass of bytes is pinned by a
+ * memoryview, since it may export other memory than that of its base. */
 static PyObject *buffers_pin(PyObject *data, const char *name) {
     if (PyBytes_CheckExact(data))
         return Py_NewRef(data);
@@ -63,7 +64,8 @@ static bool buffers_fits(size_t length, const char *name) {
     return length <= IO_LENGTH_MAX;
 }
 
-/* Returns a tuple of the pins of all items, and their total length. */
+/* Returns a tuple of the pins of all items, and their total length. The length is checked after
+ * each item, so the sum cannot overflow. */
 static PyObject *buffers_pin_all(PyObject *items, const char *name, size_t *length) {
     Py_ssize_t count = PyTuple_GET_SIZE(items);
     PyObject *pins = PyTuple_New(count);
@@ -84,7 +86,7 @@ static PyObject *buffers_pin_all(PyObject *items, const char *name, size_t *leng
     return pins;
 }
 
-/* Copies all of them into one bytes object. */
+/* Copies all of them into one bytes object. It is not shared yet, so it may be written to. */
 static PyObject *buffers_join(PyObject *pins, size_t length) {
     PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
     if (joined == NULL)
@@ -193,6 +195,8 @@ bool py_buffers_fill(const py_buffers *buffers, io_transfer *transfer) {
     return true;
 }
 
+/* Small results are copied, so their bytes object has exactly the size that was moved. A large one
+ * is shrunk in place. */
 PyObject *py_buffers_bytes(PyObject **pinned, const io_transfer *transfer) {
     Py_ssize_t moved = (Py_ssize_t)transfer->op.result;
     if (*pinned == NULL)

@@ -33,6 +33,7 @@ PyObject *py_error_object(int error, uint32_t os_error, const char *what) {
     return object;
 }
 
+/* Creating the exception can fail; then the reason for that, such as a MemoryError, is set. */
 PyObject *py_error_raise(int error, uint32_t os_error, const char *what) {
     PyObject *object = py_error_object(error, os_error, what);
     if (object != NULL)
@@ -40,7 +41,8 @@ PyObject *py_error_raise(int error, uint32_t os_error, const char *what) {
     return NULL;
 }
 
-/* The texts are "connect to 127.0.0.1:9", "send_to 127.0.0.1:9", or just "recv". */
+/* The texts are "connect to 127.0.0.1:9", "send_to 127.0.0.1:9", or just "recv". The address of
+ * other operations is that of their socket, which the caller knows. */
 PyObject *py_error_of(const char *name, const io_op *op) {
     const io_address *address = NULL;
     if (op->kind == IO_CONNECT)

@@ -9,7 +9,11 @@
  *     ended without touching the number, which may mean another file, and it is replaced.
  *   - A number that another live object or another port has associated is refused.
  *
- * An integer has no identity, so it stays associated until dissociate() or close_handle(). */
+ * An integer has no identity, so it stays associated until dissociate() or close_handle().
+ *
+ * fileno(), detach() and setblocking() run Python code, which may do anything, such as close the
+ * port or associate the same handle. So nothing is locked or entered during these calls, and what
+ * was true before them is checked again. */
 #include "py/port/port.h"
 
 #include <string.h>
@@ -40,7 +44,8 @@ static PyObject *association_lookup_refuse_closed(const char *name) {
 /* ---- native handles -------------------------------------------------------------------------- */
 
 /* Replaces an exception of fileno() by one that names the argument. Closed files raise ValueError;
- * objects like BytesIO raise UnsupportedOperation. Other exceptions pass. */
+ * objects like BytesIO raise UnsupportedOperation, which is a ValueError too, so it is tested
+ * first. Other exceptions pass. */
 static PyObject *association_lookup_explain_fileno_error(const py_port *port, PyObject *object,
                                                          const char *name) {
     bool foreign = PyErr_ExceptionMatches(port->state->unsupported_operation) ||
@@ -84,6 +89,7 @@ static PyObject *association_lookup_os_handle_of(const py_port *port, PyObject *
 }
 #endif
 
+/* A bool is an int in Python, but as a handle it is a mistake. */
 static bool association_lookup_is_integer(PyObject *object) {
     return PyLong_Check(object) && !PyBool_Check(object);
 }
@@ -128,12 +134,15 @@ bool py_handle_native(py_port *port, PyObject *object, const char *name, io_nati
 
 /* ---- finding and making associations --------------------------------------------------------- */
 
-/* Identifies the Python object; NULL for every integer. */
+/* Identifies the Python object; NULL for every integer. The address is only compared. A new object
+ * may get the address of a dead one, but the callback of the weak reference has removed the
+ * association by then. */
 static const void *association_lookup_identity_of(PyObject *object) {
     return PyLong_Check(object) ? NULL : object;
 }
 
-/* Whether the association is not stale. That of an integer never is. Sets no exception. */
+/* Whether the association is not stale. That of an integer never is. Sets no exception: the object
+ * is not the caller's argument, so an error of its fileno() concerns nobody. */
 static bool association_lookup_current(py_association *association) {
     PyObject *target = py_association_target(association);
     if (target == NULL)
@@ -163,7 +172,8 @@ static bool association_lookup_refuse_other(py_association *other, const char *n
     return false;
 }
 
-/* Removes a stale association and ends its operations. */
+/* Removes a stale association and ends its operations. If another thread was faster, that is
+ * fine. */
 static bool association_lookup_abandon(py_port *port, py_association *stale) {
     if (!py_port_enter(port))
         return false;
@@ -181,6 +191,7 @@ static bool association_lookup_unknown_elsewhere(py_port *port, const char *name
     bool unknown = ports != NULL;
     for (Py_ssize_t i = 0; unknown && i < PyList_GET_SIZE(ports); i++) {
         py_port *other = (py_port *)PyList_GET_ITEM(ports, i);
+        /* Entered for the search only: association_lookup_current runs Python code. */
         if (other == port || py_port_own_natives(other) || io_port_enter(other->port) != 0)
             continue; /* closed, or the parent process's */
         PyObject *key;
@@ -212,8 +223,7 @@ static bool association_lookup_unblock(py_port *port, PyObject *object) {
     return done != NULL;
 }
 
-/* A new association; an object without weak references raises a TypeError that names the argument.
- */
+/* A new association; an object without weak references raises a TypeError that names `name`. */
 static py_association *association_lookup_new_record(py_port *port, PyObject *object,
                                                      const char *name, io_native native,
                                                      PyObject *key) {
@@ -306,6 +316,7 @@ py_association *py_handle_find(py_port *port, PyObject *object, const char *name
 
 /* ---- methods of the port --------------------------------------------------------------------- */
 
+/* Setting the key is a step of its own, because the handle may have had an association already. */
 bool py_handle_associate(py_port *port, PyObject *object, PyObject *key) {
     PyObject *old_key = NULL;
     py_association *association = association_lookup_find(port, object, "handle", key, &old_key);
@@ -353,7 +364,8 @@ bool py_handle_dissociate(py_port *port, PyObject *object) {
 
 /* Detaches the descriptor from the socket object; the core closes it when the last operation on it
  * has ended. Until then its number cannot be reused. File objects cannot be detached, so they are
- * refused. */
+ * refused. The association is made if there is none, so that the core closes every handle in the
+ * same way. */
 bool py_handle_close(py_port *port, PyObject *object) {
     PyObject *key;
     if (!PyLong_Check(object) &&

@@ -2,7 +2,14 @@
  *
  * The table only stores associations; association_lookup.c decides whether one is still valid. Its
  * lock is held for a few instructions and, once per handle, for the system call that registers the
- * handle with the kernel. So a handle is in the table exactly when the core has opened it. */
+ * handle with the kernel. So a handle is in the table exactly when the core has opened it.
+ *
+ * References: the table owns one to each association it lists. An association owns one to its port,
+ * and only a weak one to the Python object, which the user may drop at any time. Operations need no
+ * association: each refers to its io_handle, which the core keeps while anything is in flight.
+ *
+ * Table memory is raw memory, because it is allocated with the lock held. The other allocators can
+ * run the garbage collector or need the interpreter. */
 #include "py/port/port.h"
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -27,7 +34,8 @@ bool py_table_open(py_table *table) {
     return true;
 }
 
-/* Doubles the number of buckets. Not fatal if out of memory: the chains get longer. */
+/* Doubles the number of buckets. Not fatal if out of memory: the chains get longer, and the next
+ * association tries again. Must be called with the lock held. */
 static void association_table_grow(py_table *table) {
     py_table larger = {.bucket_count = 2 * table->bucket_count};
     larger.buckets = PyMem_RawCalloc(larger.bucket_count, sizeof *larger.buckets);
@@ -54,6 +62,8 @@ static py_association *association_table_find(const py_table *table, io_native n
     return each;
 }
 
+/* The key is read with the lock held, because py_table_set_key may replace it. Taking references
+ * with the lock held is fine, dropping them is not: that could run a finalizer. */
 py_association *py_table_find(py_port *port, io_native native, PyObject **key) {
     py_table *table = &port->table;
     io_mutex_lock(&table->lock);
@@ -64,6 +74,9 @@ py_association *py_table_find(py_port *port, io_native native, PyObject **key) {
     return found;
 }
 
+/* The search and the opening are one step under the lock: two threads that associate one handle at
+ * once must not both register it with the kernel. The lock of the table is taken before those of
+ * the core. */
 bool py_table_add(py_association *self, int *error, uint32_t *os_error) {
     py_table *table = &self->port->table;
     *error = 0;
@@ -98,12 +111,15 @@ static void association_table_unlink(py_table *table, py_association *self) {
 }
 
 /* Drops the table's reference, without the lock. Also drops the weak reference: its callback refers
- * to the association, which is a cycle. */
+ * to the association, which is a cycle. If the object dies now, the callback may still run; it then
+ * finds that the association is no longer listed. */
 static void association_table_let_go(py_association *self, PyObject *reference) {
     Py_XDECREF(reference);
     Py_DECREF(self);
 }
 
+/* `listed` decides which of several callers ends the association: the user, the callback of the
+ * weak reference, a thread that found it stale, or the end of the port. */
 bool py_table_remove(py_association *self) {
     py_table *table = &self->port->table;
     PyObject *reference = NULL;
@@ -120,7 +136,9 @@ bool py_table_remove(py_association *self) {
     return removed;
 }
 
-/* One at a time, because removing an association runs Python code and needs the lock. */
+/* One at a time, because removing an association runs Python code and needs the lock. The port is
+ * closed by now, so nothing is added and the number of buckets stays. Does not touch the
+ * io_handles: io_port_finish_close closes them. */
 void py_table_clear(py_port *port) {
     py_table *table = &port->table;
     for (size_t i = 0; i < table->bucket_count;) {
@@ -137,6 +155,8 @@ void py_table_clear(py_port *port) {
     }
 }
 
+/* Called when the port is freed. The table is empty then, because each association owns a reference
+ * to the port. */
 void py_table_close(py_port *port) {
     if (port->table.buckets == NULL)
         return;
@@ -156,7 +176,8 @@ void py_table_set_key(py_association *self, PyObject *key) {
 }
 
 /* Without the lock: no thread is inside it when the collector runs, because no Python call is made
- * with the lock held. */
+ * with the lock held. That holds in free-threaded builds as well, where the collector stops all
+ * other threads. Taking the lock could not work in a forked child. */
 int py_table_traverse(py_port *port, visitproc visit, void *arg) {
     const py_table *table = &port->table;
     for (size_t i = 0; table->buckets != NULL && i < table->bucket_count; i++)
@@ -168,7 +189,8 @@ int py_table_traverse(py_port *port, visitproc visit, void *arg) {
 /* ---- the type -------------------------------------------------------------------------------- */
 
 /* Callback of the weak reference: the Python object has died. Its descriptor is closed, or belongs
- * to another object by now, so it is left alone. */
+ * to another object by now, so it is left alone. Operations in flight are cancelled by
+ * io_handle_abandon; without any, io_handle_forget is enough. */
 static PyObject *association_table_object_died(PyObject *association,
                                                PyObject *Py_UNUSED(reference)) {
     py_association *self = (py_association *)association;
@@ -184,7 +206,8 @@ static PyObject *association_table_object_died(PyObject *association,
 static PyMethodDef association_table_died_method = {"object_died", association_table_object_died,
                                                     METH_O, NULL};
 
-/* A weak reference whose callback removes the association. */
+/* A weak reference whose callback removes the association. The callback owns a reference to the
+ * association, so the association is still there when the object dies. */
 static PyObject *association_table_refer_to(py_association *self, PyObject *object) {
     PyObject *callback = PyCFunction_New(&association_table_died_method, (PyObject *)self);
     if (callback == NULL)
@@ -203,7 +226,7 @@ py_association *py_association_new(py_port *port, PyObject *object, io_native na
     self->port = (py_port *)Py_NewRef((PyObject *)port);
     self->native = native;
     self->key = Py_NewRef(key);
-    if (PyLong_Check(object))
+    if (PyLong_Check(object)) /* no weak reference: an integer has no life to follow */
         return self;
     self->identity = object;
     self->reference = association_table_refer_to(self, object);
@@ -212,6 +235,8 @@ py_association *py_association_new(py_port *port, PyObject *object, io_native na
     return self;
 }
 
+/* The reference is taken with the lock held, because py_table_remove takes it away. It is followed
+ * without: the target may die meanwhile, which runs Python code. */
 PyObject *py_association_target(py_association *self) {
     if (self->identity == NULL)
         return NULL;
@@ -247,7 +272,7 @@ static void association_table_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     association_table_clear(object);
-    /* A closed port frees its handles by itself. */
+    /* A closed port frees its handles by itself. In a forked child they are the parent's. */
     if (self->handle != NULL && io_port_enter(self->port->port) == 0) {
         io_handle_release(self->handle);
         io_port_leave(self->port->port);

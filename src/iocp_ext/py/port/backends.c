@@ -2,7 +2,10 @@
  *
  * io_backends() has them best first. Each has a probe, which tries whether the kernel supports it
  * and permits it, for example inside a container, and says why not. The order of choice: the
- * argument, the environment variable IOCPCORE_BACKEND, the first one whose probe succeeds. */
+ * argument, the environment variable IOCPCORE_BACKEND, the first one whose probe succeeds.
+ *
+ * A backend that was asked for by name and does not work is an error; it is never
+ * replaced by another one. */
 #include "py/port/port.h"
 
 #include <string.h>
@@ -32,7 +35,8 @@ static const io_backend *backends_refuse(const char *name, const char *reason) {
     return NULL;
 }
 
-/* The first backend that works. If none does, the error names the last one that was tried. */
+/* The first backend that works. If none does, the error names the last one that was tried. The
+ * simulation is never chosen by default: it has no real sockets. */
 static const io_backend *backends_best(void) {
     const io_backend *refused = NULL;
     char reason[256] = "there is none";
@@ -46,7 +50,8 @@ static const io_backend *backends_best(void) {
     return backends_refuse(refused != NULL ? refused->name : "", reason);
 }
 
-/* The backend of this name. `argument` is where the name comes from, for messages. */
+/* The backend of this name. `argument` is where the name comes from, for messages. A name with an
+ * embedded NUL is unknown, whatever is before the NUL. */
 static const io_backend *backends_named(PyObject *wanted, const char *argument) {
     char reason[256] = "";
     Py_ssize_t length;
@@ -70,7 +75,8 @@ static const io_backend *backends_named(PyObject *wanted, const char *argument) 
     return backend->probe(reason, sizeof reason) == 0 ? backend : backends_refuse(name, reason);
 }
 
-/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is unset or empty. */
+/* The value of IOCPCORE_BACKEND; NULL, without an exception, if it is unset or empty. Asks
+ * os.environ and not getenv(), so that a program can set it for itself. */
 static PyObject *backends_of_environment(void) {
     PyObject *os = PyImport_ImportModule("os");
     PyObject *environment = os == NULL ? NULL : PyObject_GetAttrString(os, "environ");

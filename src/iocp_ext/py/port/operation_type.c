@@ -3,9 +3,15 @@
  * While an Operation is in flight, `op` is the core's part of it, and the core owns a reference to
  * it, so it cannot be freed. results.c separates the two and marks the Operation done. All that
  * Python can read is written before that, once, so the getters need no lock: they check `done`
- * first. */
+ * first. What the caller passed (key, handle, callback) is set before the operation is submitted.
+ *
+ * The result of an accept is the exception. Until somebody calls result(), the Operation owns a
+ * native socket, and closes it if it is freed. The first call makes the socket object, which owns
+ * the native socket from then on. */
 #include "py/port/port.h"
 
+/* recv and recv_into differ for Python only: where the memory comes from and what the result is.
+ * The same goes for read and read_into. */
 const py_kind_info py_kinds[PY_KINDS] = {
     [PY_POST] = {"post", IO_POST, PY_NO_HANDLE},
     [PY_TIMER] = {"timer", IO_TIMER, PY_NO_HANDLE},
@@ -50,7 +56,9 @@ py_operation *py_operation_new(py_port *port, py_kind kind) {
 
 /* ---- the result ------------------------------------------------------------------------------ */
 
-/* Drops a socket object without closing its descriptor. Keeps the current exception. */
+/* Drops a socket object without closing its descriptor, which another object owns or the Operation
+ * still does. Without detach() the socket's finalizer would close it. Keeps the current exception.
+ * A simulated port has integers instead of socket objects. */
 static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
     PyObject *error = PyErr_Occurred() ? py_error_take() : NULL;
     if (!PyLong_Check(*socket)) {
@@ -64,7 +72,8 @@ static void operation_type_drop_socket(py_operation *self, PyObject **socket) {
 }
 
 /* A socket object for a native socket; the native handle itself in a simulated port. On failure the
- * native socket stays open and stays the Operation's. */
+ * native socket stays open and stays the Operation's, so result() can be called again. A new socket
+ * object has the timeout of socket.setdefaulttimeout(); setblocking(False) clears it. */
 static PyObject *operation_type_make_socket(py_operation *self, io_native native) {
     py_state *state = self->port->state;
     int family = 0, type = 0, protocol = 0;
@@ -87,7 +96,8 @@ static PyObject *operation_type_make_socket(py_operation *self, io_native native
 /* Makes the pair (socket, address) when it is first asked for. Making a socket runs Python code, so
  * it cannot happen in the critical section, and two threads may do it at once. The first to finish
  * publishes its pair, and both return that. The other detaches its socket object from the
- * descriptor and drops it. */
+ * descriptor and drops it. A thread whose own attempt has failed returns the pair of the other one,
+ * too, and forgets its exception. */
 static PyObject *operation_type_take_accepted(py_operation *self, io_native native,
                                               PyObject *address) {
     PyObject *socket = operation_type_make_socket(self, native);
@@ -115,7 +125,9 @@ static PyObject *operation_type_take_accepted(py_operation *self, io_native nati
     return result;
 }
 
-/* The result of an accept: the published pair, made now if there is none. */
+/* The result of an accept: the published pair, made now if there is none. `accepted` and `result`
+ * are read together: `result` is the address as long as `accepted` is set, and the pair
+ * afterwards. */
 static PyObject *operation_type_accept_result(py_operation *self) {
     io_native native;
     PyObject *result;
@@ -134,6 +146,7 @@ PyDoc_STRVAR(operation_type_result_doc,
              "Raises its error if it failed or was cancelled, and InvalidStateError while it is\n"
              "not done. May be called from any thread, and again.");
 
+/* Always raises the same exception object, so its traceback grows with each call. */
 static PyObject *operation_type_result(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_operation *self = operation_type_self_of(object);
     if (!operation_type_is_done(self)) {
@@ -157,7 +170,9 @@ PyDoc_STRVAR(
     "Either way it is still handed out exactly once, as cancelled or as completed. May be\n"
     "called from any thread; waits for nothing.");
 
-/* In a closed port everything has ended or is about to, so there is nothing to ask for. */
+/* In a closed port everything has ended or is about to, so there is nothing to ask for. The port is
+ * entered so that it stays open during the call. The critical section keeps the io_op:
+ * results_mark_done takes `op` away in one, and only then is the io_op released. */
 static PyObject *operation_type_cancel(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_operation *self = operation_type_self_of(object);
     io_port *port = self->port->port;
@@ -175,6 +190,9 @@ static PyObject *operation_type_cancel(PyObject *object, PyObject *Py_UNUSED(unu
 }
 
 /* ---- attributes ------------------------------------------------------------------------------ */
+
+/* Each of these reads a field that no longer changes, or `done` first. `key`, `handle` and
+ * `callback` can also be NULL because the collector has cleared the Operation. */
 
 static PyObject *operation_type_get_kind(PyObject *object, void *Py_UNUSED(closure)) {
     return PyUnicode_InternFromString(py_kinds[operation_type_self_of(object)->kind].name);
@@ -229,14 +247,14 @@ static int operation_type_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->callback);
     Py_VISIT(self->result);
     Py_VISIT(self->error);
-    /* Bytes that are being received into must not be found by gc.get_referents: they still change.
-     */
+    /* gc.get_referents must not find bytes that are being received into: they still change. */
     if (self->pinned != NULL && !PyBytes_CheckExact(self->pinned))
         Py_VISIT(self->pinned);
     return 0;
 }
 
-/* Never called while in flight, because of the core's reference, which the collector cannot see. */
+/* Never called while in flight, because of the core's reference, which the collector cannot see.
+ * The port stays until dealloc, which may have to close the accepted socket through it. */
 static int operation_type_clear(PyObject *object) {
     py_operation *self = operation_type_self_of(object);
     Py_CLEAR(self->handle);
@@ -308,6 +326,8 @@ static PyType_Slot operation_type_slots[] = {
     {0, NULL},
 };
 
+/* Not to be instantiated or subclassed: only py_operation_new creates one, for an operation that is
+ * about to be submitted. */
 PyType_Spec py_operation_spec = {
     .name = "iocpcore.Operation",
     .basicsize = sizeof(py_operation),

@@ -204,8 +204,7 @@ py_operation *py_operation_new(py_port *port, py_kind kind);
 /* ---- handing out (results.c) ----------------------------------------------------------------- */
 
 /* Completes the Operation that belongs to an op taken from the core, and releases the op. Returns
- * the core's reference to the Operation. Cannot fail: an exception becomes the Operation's error.
- */
+ * the core's reference to the Operation. Cannot fail: an exception becomes its error. */
 py_operation *py_hand_out(io_op *op);
 /* What marks an io_op as that of an Operation, and not of a connection or the like. */
 extern const io_owner_ops py_operation_owner_ops;

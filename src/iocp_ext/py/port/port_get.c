@@ -2,13 +2,16 @@
  *
  * The ready queue also contains the operations of connections, listeners and datagram sockets. A
  * getter that takes one of those serves it on the spot, calling callbacks as run() would, and then
- * waits on. */
+ * waits on. It cannot leave them to others: there may be no worker in run().
+ *
+ * Taken operations belong to the getter. Whenever it must raise instead of returning them, it puts
+ * them back, so none is lost. */
 #include "py/port/port.h"
 
 enum {
     GET_MANY_MAX = 1024,
     GET_MANY_DEFAULT = 64,
-    POLL_LOOKS = 16, /* polls of get(0), to reach Operations queued behind connections' work */
+    GET_POLLS = 16, /* polls of get(0), to reach Operations queued behind connections' work */
 };
 
 static bool port_get_is_operation(const io_op *op) {
@@ -72,7 +75,7 @@ static int port_get_serve_all(py_port *self, io_op **ops, int count) {
  * once that has passed, it polls a last time. */
 static int port_get_take_operations(py_port *self, uint64_t timeout_ns, io_op **ops, int maximum) {
     uint64_t began_ns = io_clock_ns();
-    for (int looks_left = timeout_ns == 0 ? POLL_LOOKS : 1; looks_left > 0;) {
+    for (int polls_left = timeout_ns == 0 ? GET_POLLS : 1; polls_left > 0;) {
         uint64_t waited_ns =
             timeout_ns == IO_NEVER || timeout_ns == 0 ? 0 : io_clock_ns() - began_ns;
         bool passed = waited_ns >= timeout_ns;
@@ -83,7 +86,7 @@ static int port_get_take_operations(py_port *self, uint64_t timeout_ns, io_op **
             return count;
         if (count != 0)
             return count;
-        looks_left -= passed;
+        polls_left -= passed;
     }
     return 0; /* busy connections do not hold up the caller beyond its timeout */
 }
@@ -111,6 +114,8 @@ PyObject *py_port_get(PyObject *object, PyObject *const *args, Py_ssize_t count,
     return taken == 0 ? Py_NewRef(Py_None) : (PyObject *)py_hand_out(op);
 }
 
+/* The list comes first: once an Operation is done it cannot be put back. Handing out cannot
+ * fail. */
 static PyObject *port_get_hand_out_all(py_port *self, io_op **ops, int count) {
     PyObject *list = PyList_New(count);
     if (list == NULL) {
@@ -139,6 +144,7 @@ PyObject *py_port_get_many(PyObject *object, PyObject *const *args, Py_ssize_t c
         (values[0] != NULL && !py_arg_integer(values[0], "maximum", 1, INT64_MAX, &maximum)) ||
         !py_arg_timeout(values[1], "timeout", &timeout_ns))
         return NULL;
+    /* On the stack, so that nothing can fail between taking operations and storing them. */
     io_op *ops[GET_MANY_MAX];
     int taken = port_get_take_operations(self, timeout_ns, ops,
                                          maximum < GET_MANY_MAX ? (int)maximum : GET_MANY_MAX);

@@ -5,11 +5,14 @@
  *      py_parse, py_arg_...   arguments to C values      ┐
  *      port_submit_prepare    Operation and association  ┴ runs Python code, may raise
  *      port_submit_begin      enters the port, io_op_new ┐
- *      fill in the io_op                                 │ no Python code, fails only without
- * memory port_submit_op         submits, leaves the port   ┴ cannot fail
+ *      fill in the io_op                                 │ no Python code, may lack memory
+ *      port_submit_op         submits, leaves the port   ┴ cannot fail
  *
  * Once submitted, every failure is the operation's own error. Submitting does not block, so the
- * thread stays attached to the interpreter. */
+ * thread stays attached to the interpreter.
+ *
+ * The port is entered as late as possible, because no Python code may run while it is. A port that
+ * another thread closes before that raises ValueError; later, the operation ends as cancelled. */
 #include "py/port/port.h"
 
 #define CALLBACK_DOC                                                                      \
@@ -47,7 +50,9 @@ static bool port_submit_suits(const py_association *association, py_kind kind, c
 }
 
 /* Makes the Operation and finds the association of its handle. Takes the reference to `pinned`,
- * even on failure. */
+ * even on failure. From here on the Operation owns everything, so its dealloc cleans up. The
+ * association stays with the submission: only the io_handle is needed once the operation is
+ * submitted. */
 static bool port_submit_prepare(submission *self, PyObject *port, py_kind kind, PyObject *handle,
                                 const char *name, PyObject *callback, PyObject *pinned) {
     *self = (submission){.operation = NULL};
@@ -100,13 +105,15 @@ static PyObject *port_submit_give_up(submission *self) {
 }
 
 /* Gives the core a reference to the Operation. Must come before submitting: another thread may
- * complete the operation at once. */
+ * complete the operation at once. No other thread knows the Operation yet, so `op` is set without a
+ * critical section. */
 static void port_submit_hand_over(submission *self) {
     self->operation->op = self->op;
     Py_INCREF((PyObject *)self->operation);
 }
 
-/* Submits to the handle and leaves the port. Returns the Operation. */
+/* Submits to the handle and leaves the port. Returns the Operation. The association is dropped
+ * after leaving, because freeing it enters the port again and may run Python code. */
 static PyObject *port_submit_op(submission *self) {
     port_submit_hand_over(self);
     io_op_submit(self->op, self->association->handle);
@@ -263,6 +270,7 @@ SUBMIT_DOC(send_file, "sock, file, offset=0, count=None, *, callback=None",
 
 PyObject *py_port_send_file(PyObject *port, PyObject *const *args, Py_ssize_t count,
                             PyObject *keywords) {
+    /* The file is pinned like a buffer: its finalizer would close the descriptor that is in use. */
     static const py_signature signature = {
         "send_file", {"sock", "file", "offset", "count", "callback"}, 4, 2};
     submission self;

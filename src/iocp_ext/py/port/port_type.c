@@ -5,7 +5,10 @@
  *
  * Closing is the hard part. It must end everything in flight exactly once, while other threads are
  * inside the port, and must not free memory that the kernel may still write to. See
- * port_type_close_completely. */
+ * port_type_close_completely.
+ *
+ * The Python object outlives the closed port: Operations, associations, groups and sockets refer to
+ * it. io_port is freed with the object, so they can call the core at any time, which refuses. */
 #include "py/port/port.h"
 
 static const uint64_t port_type_close_timeout_ns = 5 * IO_NS_PER_SECOND;
@@ -26,7 +29,8 @@ static PyObject *port_type_call_imported(const char *module, const char *name) {
     return answer;
 }
 
-/* A free-threaded build: the number of processors, or 1 if the GIL is enabled at run time. */
+/* A free-threaded build: the number of processors, or 1 if the GIL is enabled at run time. With a
+ * GIL, more than one worker in callbacks would only contend for it. */
 static bool port_type_default_concurrency(long long *concurrency) {
     PyObject *gil = port_type_call_imported("sys", "_is_gil_enabled");
     PyObject *count = gil == Py_False ? port_type_call_imported("os", "process_cpu_count") : NULL;
@@ -45,6 +49,7 @@ static bool port_type_default_concurrency(long long *concurrency) {
 
 #endif
 
+/* 0 and an argument that is not given both mean the default. */
 static bool port_type_parse_concurrency(PyObject *value, long long *concurrency) {
     *concurrency = 0;
     if (value != NULL && !py_arg_integer(value, "concurrency", 0, INT32_MAX, concurrency))
@@ -56,7 +61,9 @@ static bool port_type_parse_concurrency(PyObject *value, long long *concurrency)
 
 /* Adds the port to the module's list of open ports, which finds handles that belong to another port
  * and closes ports at exit. A dict, not a WeakSet: other threads open and close ports during an
- * iteration, and only a dict's values can be copied in one step. */
+ * iteration, and only a dict's values can be copied in one step. The references are weak, so that a
+ * forgotten port is still closed by its finalizer. The address of the port can serve as key because
+ * closing removes it before the memory is freed. */
 static bool port_type_list(py_port *self) {
     PyObject *address = PyLong_FromVoidPtr(self);
     PyObject *reference = PyWeakref_NewRef((PyObject *)self, NULL);
@@ -81,6 +88,8 @@ static bool port_type_unlist(py_port *self) {
     return unlisted;
 }
 
+/* The list keeps the ports alive, but another thread may close them at any time. Ports that have
+ * died since the dict was copied are left out. */
 PyObject *py_open_ports(py_state *state) {
     PyObject *references = PyDict_Values(state->open_ports);
     PyObject *ports = references == NULL ? NULL : PyList_New(0);
@@ -97,6 +106,8 @@ PyObject *py_open_ports(py_state *state) {
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
+/* If this fails, the caller frees the object. The finalizer then closes what was opened: a port
+ * that could not be listed is open. */
 static bool port_type_open(py_port *self, const io_backend *backend, uint32_t concurrency) {
     uint32_t os_error = 0;
     if (!py_table_open(&self->table))
@@ -110,6 +121,7 @@ static bool port_type_open(py_port *self, const io_backend *backend, uint32_t co
     return port_type_list(self);
 }
 
+/* The backend is chosen before the object exists, so a refused backend leaves nothing to close. */
 static PyObject *port_type_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"concurrency", "backend", NULL};
     PyObject *concurrency_value = NULL, *wanted = Py_None;
@@ -130,11 +142,14 @@ static PyObject *port_type_new(PyTypeObject *type, PyObject *args, PyObject *key
 
 /* ---- closing --------------------------------------------------------------------------------- */
 
+/* The owner of each operation knows what its end means: an Operation becomes done, a connection
+ * records it, an accepted socket is closed. */
 static void port_type_end_operation(io_op *op, bool leaked, void *Py_UNUSED(context)) {
     op->owner_ops->collect(op, leaked);
 }
 
-/* Returns false if warnings are turned into errors. */
+/* Returns false if warnings are turned into errors. Called when everything else is done, since the
+ * warning may raise. */
 static bool port_type_warn_of_leak(py_port *self, size_t leaked) {
     return PyErr_ResourceWarning((PyObject *)self, 1,
                                  "the kernel has kept %zu operations of %R; their memory is "
@@ -150,12 +165,18 @@ static bool port_type_warn_of_leak(py_port *self, size_t leaked) {
  *      registry, table  connections get their last callbacks, handles are forgotten
  *      finish_close     closes the kernel's objects
  *
- * Detached where it may block. Returns false with an exception, such as a warning that is an error;
- * the port is closed in any case. */
+ * Operations come before the registry: a connection gets its last event when all its operations
+ * have been collected. The kernel's objects come last: connections and listeners close their
+ * handles through the backend.
+ *
+ * Detached where it may block: threads that are inside the port may need the interpreter to leave
+ * it. Returns false with an exception, such as a warning that is an error; the port is closed in
+ * any case. */
 static bool port_type_close_completely(py_port *self, uint64_t timeout_ns) {
     io_port *port = self->port;
     if (!io_port_begin_close(port))
         return true;
+    /* Set after the workers were woken, which is no race: each worker compares it with itself. */
     self->closer = PyThread_get_thread_ident();
     self->closed = true;
     PyThreadState *thread = PyEval_SaveThread();
@@ -178,6 +199,7 @@ static bool port_type_forked(py_port *self) {
     return error == -IOE_FORKED;
 }
 
+/* For methods that also work on a closed port, where py_port_check would raise. */
 static bool port_type_refuse_forked(py_port *self) {
     if (!port_type_forked(self))
         return true;
@@ -218,7 +240,9 @@ static PyObject *port_type_exit(PyObject *object, PyObject *Py_UNUSED(exception)
 }
 
 /* Closes a port that the user has forgotten, with a ResourceWarning. Nothing is in flight, because
- * operations refer to their port, so no waiting is needed. */
+ * operations refer to their port, so no waiting is needed. The warning comes first, while repr()
+ * still shows an open port. An exception that is set already belongs to the code that dropped the
+ * port, and is restored. */
 static void port_type_finalize(PyObject *object) {
     py_port *self = port_type_self_of(object);
     if (self->port == NULL || self->closed || port_type_forked(self))
@@ -232,12 +256,16 @@ static void port_type_finalize(PyObject *object) {
         PyErr_SetRaisedException(raised);
 }
 
+/* There is no tp_clear. The cycles of a port lead through its associations; the finalizer empties
+ * the table, which breaks them. */
 static int port_type_traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(object));
     return py_table_traverse(port_type_self_of(object), visit, arg);
 }
 
-/* The finalizer has closed the port. A forked child only frees memory. */
+/* The finalizer has closed the port. A forked child frees only the Python object and its table:
+ * io_port_destroy does nothing there. A warning filter may have stored the object, which is then
+ * alive again. */
 static void port_type_dealloc(PyObject *object) {
     py_port *self = port_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
@@ -253,7 +281,10 @@ static void port_type_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* ---- stop and handles: association_lookup.c -------------------------------------------------- */
+/* ---- stop and handles (association_lookup.c) ------------------------------------------------- */
+
+/* Unlike close(), this needs no waiting and loses nothing: operations stay in flight, and get()
+ * still hands them out. */
 
 PyDoc_STRVAR(port_type_stop_doc,
              "stop($self, /)\n--\n\n"
@@ -276,6 +307,7 @@ PyDoc_STRVAR(port_type_associate_doc,
              "non-blocking. A handle belongs to one port at a time: another port's raises\n"
              "ValueError. Using a handle associates it too, without a key.");
 
+/* Keys may be any object; the association owns a reference. */
 static PyObject *port_type_associate(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                      PyObject *keywords) {
     static const py_signature signature = {"associate", {"handle", "key"}, 2, 1};
@@ -330,6 +362,8 @@ PyDoc_STRVAR(
     "that the system refused; workers: threads in run() now; handles: associated now. Works\n"
     "on a closed port too.");
 
+/* Works on a closed port, but not in a forked child: a lock of the lane may be held for ever there,
+ * by a thread that only the parent has. */
 static PyObject *port_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     io_port_figures figures;
     if (!port_type_refuse_forked(port_type_self_of(object)))
@@ -361,6 +395,8 @@ static PyObject *port_type_get_closed(PyObject *object, void *Py_UNUSED(closure)
     return PyBool_FromLong(port_type_self_of(object)->closed);
 }
 
+/* Reads without a lock: this is for people, and must work in every state, even in a forked
+ * child. */
 static PyObject *port_type_repr(PyObject *object) {
     py_port *self = port_type_self_of(object);
     const char *name = self->port->backend->name;

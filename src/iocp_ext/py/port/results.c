@@ -56,6 +56,8 @@ static PyObject *results_result_of(py_operation *self, io_op *op) {
     }
 }
 
+/* Separates the Operation from its io_op. The release store publishes all fields that were written
+ * before. */
 static void results_mark_done(py_operation *self) {
     Py_BEGIN_CRITICAL_SECTION(self); /* cancel() uses `op` in one, before this or never */
     self->op = NULL;

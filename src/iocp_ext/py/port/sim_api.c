@@ -4,12 +4,21 @@
  * the port's methods accept like descriptors; call dissociate() before sim_close(). Addresses look
  * like real ones ("127.0.0.1", port), but exist in that port only.
  *
- * Every function here enters the port for the call, so the simulation is not closed meanwhile. */
+ * Every function here has the same three steps. It parses its arguments, which can run Python code.
+ * It enters the port for one call of the simulator, so the simulation is not closed meanwhile. And
+ * it creates the result only after leaving, because that can start the garbage collector.
+ *
+ * A new handle belongs to the simulation: it is closed by sim_close(), by the port if it is given
+ * to one of its objects, and at the latest with the port. A handle that cannot be returned for lack
+ * of memory is therefore not lost.
+ *
+ * Errors are raised like those of the system, but without a system error code. */
 #include "py/port/port.h"
 #include "backends/sim/sim.h"
 
 /* Checks that the object is an open port with the backend sim, and enters it; the caller leaves.
- * Returns a borrowed reference. */
+ * Returns a borrowed reference. The port is entered first: only in an entered port does io_sim_lane
+ * give an answer that stays true. */
 static py_port *sim_api_enter(PyObject *module, PyObject *object) {
     py_state *state = PyModule_GetState(module);
     if (!PyObject_TypeCheck(object, state->port_type)) {
@@ -29,7 +38,8 @@ static py_port *sim_api_enter(PyObject *module, PyObject *object) {
     return port;
 }
 
-/* The result for a bound handle: (handle, address). */
+/* The result for a bound handle: (handle, address). The simulation has one host only, so the port
+ * number is the whole address. */
 static PyObject *sim_api_bound(io_native native, uint16_t port) {
     return Py_BuildValue("(n(si))", (Py_ssize_t)native, "127.0.0.1", (int)port);
 }
@@ -78,6 +88,7 @@ static PyObject *sim_api_socket(PyObject *module, PyObject *object) {
     return error ? py_error_raise(error, 0, "sim_socket") : PyLong_FromSsize_t(native);
 }
 
+/* The simulator copies the data, so the buffer is released at once. */
 static PyObject *sim_api_file(PyObject *module, PyObject *args) {
     PyObject *object;
     Py_buffer data;
@@ -95,7 +106,8 @@ static PyObject *sim_api_file(PyObject *module, PyObject *args) {
     return error ? py_error_raise(error, 0, "sim_file") : PyLong_FromSsize_t(native);
 }
 
-/* Parses (port, handle) by the format and calls a function of the simulation with them. */
+/* Parses (port, handle) by the format and calls a function of the simulation with them. The format
+ * also names the Python function, for error messages. */
 static PyObject *sim_api_on_handle(PyObject *module, PyObject *args, const char *format,
                                    int (*act)(io_lane *lane, io_native native)) {
     PyObject *object;
@@ -110,15 +122,18 @@ static PyObject *sim_api_on_handle(PyObject *module, PyObject *args, const char 
     return error ? py_error_raise(error, 0, "sim handle") : Py_NewRef(Py_None);
 }
 
+/* Like close(2): operations in flight on the handle do not end because of it. */
 static PyObject *sim_api_close(PyObject *module, PyObject *args) {
     return sim_api_on_handle(module, args, "On:sim_close", io_sim_close_native);
 }
 
+/* Like shutdown(SHUT_WR): the handle can still receive. */
 static PyObject *sim_api_shutdown(PyObject *module, PyObject *args) {
     return sim_api_on_handle(module, args, "On:sim_shutdown", io_sim_shutdown);
 }
 
-/* `error` is a positive errno of Linux, whatever the platform; the core wants it negative. */
+/* `error` is a positive errno of Linux, whatever the platform; the core wants it negative. A period
+ * of 0 is refused because the simulator counts attempts modulo the period. */
 static PyObject *sim_api_fail_accepts(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port", "handle", "error", "times", "period", NULL};
     PyObject *object;
@@ -140,6 +155,8 @@ static PyObject *sim_api_fail_accepts(PyObject *module, PyObject *args, PyObject
     return failed ? py_error_raise(failed, 0, "sim_fail_accepts") : Py_NewRef(Py_None);
 }
 
+/* Replaces the whole configuration: what is not given is switched off. Tests choose between all
+ * faults and none; single faults are for the tests in C. */
 static PyObject *sim_api_configure(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"port", "seed", "faults", "stuck", NULL};
     PyObject *object;
@@ -158,6 +175,7 @@ static PyObject *sim_api_configure(PyObject *module, PyObject *args, PyObject *k
     Py_RETURN_NONE;
 }
 
+/* One consistent copy, taken with the simulator's lock held. */
 static PyObject *sim_api_stats(PyObject *module, PyObject *object) {
     io_sim_stats stats;
     py_port *port = sim_api_enter(module, object);

@@ -1,5 +1,7 @@
 /* address_cache.c: a direct-mapped cache: every address has one possible entry, and a later address
- * replaces an earlier one there. See address_cache.h. */
+ * replaces an earlier one there. See address_cache.h.
+ *
+ * The lock is held for copies of a few words only. No object is created or dropped under it. */
 #include "py/server/address_cache.h"
 
 #include <string.h>
@@ -55,6 +57,8 @@ void py_address_cache_keep(py_address_cache *self, py_cached_address *place,
     atomic_store_explicit(&self->last, place, memory_order_relaxed);
 }
 
+/* Compares objects by identity only, so it never compares a tuple by calling Python. The entry owns
+ * its tuple, so a new object cannot have the same address. */
 bool py_address_cache_find(py_address_cache *self, PyObject *tuple, io_address *address) {
     address_cache_lock(self);
     const py_cached_address *last = atomic_load_explicit(&self->last, memory_order_relaxed);

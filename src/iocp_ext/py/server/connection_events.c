@@ -133,7 +133,8 @@ static void connection_events_hand_on(turn *at, py_callback which, PyObject *dat
     Py_DECREF(data);
 }
 
-/* Ends the connection because the peer violated the framing. */
+/* Ends the connection because the peer violated the framing. If the FramingError cannot be created,
+ * the reason for that takes its place. */
 static void connection_events_refuse(turn *at, int64_t error, size_t size) {
     py_group *group = at->self->group;
     PyObject *exception = py_framing_error(group->port->state, group->frames, (int)error, size);
@@ -438,6 +439,7 @@ bool py_connection_equip(py_connection *self) {
     return set;
 }
 
+/* The critical section is for senders in other threads, which read `framer` in one. */
 void py_connection_unequip(py_connection *self) {
     PyObject *framer;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -621,6 +623,8 @@ bool py_connection_run(py_connection *self, io_connection_event event) {
     return at.leaving == NULL;
 }
 
+/* The reference outlives py_connection_run, because spent data is released once more after it: the
+ * event may be IDLE, when there was no run. */
 bool py_connection_take(io_op *op) {
     io_connection *io = op->owner;
     py_connection *self = IO_CONTAINER(io, py_connection, io);

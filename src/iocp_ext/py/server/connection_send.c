@@ -41,7 +41,9 @@ PyObject *py_connection_send(PyObject *object, PyObject *data) {
 }
 
 /* Sends a message in a framing in C. Without a stage the frame is never assembled: header, message
- * and delimiter are three pieces. A stage gets one bytes object, since it takes Python objects. */
+ * and delimiter are three pieces, of which the queue copies what has no owner. A stage gets one
+ * bytes object, since it takes Python objects. FramingError is the sender's mistake here, so it is
+ * raised, and the connection goes on. */
 static PyObject *connection_send_framed(py_connection *self, io_piece *message) {
     const io_framing *frames = self->group->frames;
     char header[IO_FRAME_HEADER_MAX];
@@ -75,7 +77,8 @@ static PyObject *connection_send_framed(py_connection *self, io_piece *message) 
 }
 
 /* Sends a message that the user-defined framer encodes. False if the connection is gone, since it
- * has dropped its framer then. */
+ * has dropped its framer then: hence the critical section. encode() may run in several threads at
+ * once, also while the strand is in feed(). */
 static PyObject *connection_send_by_framer(py_connection *self, PyObject *message) {
     PyObject *framer = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -126,7 +129,8 @@ const char py_connection_send_file_doc[] =
     "directory (IsADirectoryError), a pipe, a file that is not open for reading; that is\n"
     "told before anything is queued, and the connection goes on.";
 
-/* Raises an OSError that names the file, by the number that it has everywhere. */
+/* Raises an OSError that names the file, by the number that it has everywhere. If even its name
+ * raises, that exception is the one that the caller gets. */
 static void connection_send_refuse_file(const py_state *state, PyObject *file, int error) {
     PyObject *name = NULL;
     if (PyObject_GetOptionalAttr(file, state->str_name, &name) < 0)
@@ -182,7 +186,8 @@ PyObject *py_connection_send_file(PyObject *object, PyObject *const *args, Py_ss
 
 const char py_connection_write_doc[] = "_write($self, data, /)\n--\n\nSend around the stage.";
 
-/* For the stage: queues raw bytes, which its send() would encode again. */
+/* For the stage: queues raw bytes, which its send() would encode again. Not refused after close(),
+ * unlike send(): the closing handshake still has to go out. The core decides what it takes. */
 PyObject *py_connection_write(PyObject *object, PyObject *data) {
     return py_pieces_send_data(&connection_send_self_of(object)->io, data);
 }

@@ -4,7 +4,12 @@
  * Any method may be called from any thread, and none waits for the runner: most set a flag in the
  * core, which acts on it or wakes a worker. Sending never raises because of the peer, so a
  * broadcast that meets a dead connection does not end the callback, and with it the connection, of
- * the sender. */
+ * the sender.
+ *
+ * Three things protect the fields. What the runner alone uses (input, carry) needs no lock. What
+ * other threads change as well (error, peername, timers, serial, the stage) is under the critical
+ * section of the object. The state of the connection itself is in the core, under the connection's
+ * lock; it is changed through net/connection.h only, and partly atomic. */
 #include "py/server/server.h"
 
 #include <string.h>
@@ -49,7 +54,9 @@ static int connection_type_traverse(PyObject *object, visitproc visit, void *arg
     return 0;
 }
 
-/* The group stays until dealloc: the core's part points to its limits. */
+/* Never called while the connection is open, because of the group's reference, which the collector
+ * cannot see. The group stays until dealloc: the core's part points to its limits. The cached
+ * peername is neither visited nor cleared: it contains strings and integers only. */
 static int connection_type_clear(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     Py_CLEAR(self->context);
@@ -89,7 +96,10 @@ static void connection_type_peer_address(const py_connection *self, io_address *
     memcpy(&address->storage, &self->peer, (size_t)address->length);
 }
 
-/* Cached, so that repeated calls cost nothing and the address outlives the socket. */
+/* Cached, so that repeated calls cost nothing and the address outlives the socket. Creating the
+ * tuple runs no Python code, so it is done inside the critical section; all callers get the same
+ * object. The connection's lock, which io_connection_address takes, is always inside this
+ * section. */
 PyObject *py_connection_peername(py_connection *self) {
     PyObject *name = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -118,12 +128,14 @@ PyObject *py_connection_reason(py_connection *self) {
 
 /* ---- ending ---------------------------------------------------------------------------------- */
 
+/* Returns true if the stage still has something to write; then _finish follows. */
 static bool connection_type_close_stage(py_connection *self, bool whole) {
     return py_stage_close(&self->stage, (PyObject *)self, connection_type_state_of(self), whole);
 }
 
 /* With a stage, the core first stops taking data from the user; the stage writes its closing
- * handshake, and _finish ends the stream behind that. */
+ * handshake, and _finish ends the stream behind that. In the other order, another thread could send
+ * data behind the closing handshake. */
 void py_connection_end(py_connection *self, bool whole, bool linger) {
     if (self->stage.sends) {
         io_connection_begin_end(&self->io, whole, linger);
@@ -149,17 +161,19 @@ static void connection_type_fail_with(py_connection *self, io_reason reason, int
 
 void py_connection_fail(py_connection *self, PyObject *error, bool tell_stage) {
     bool first = false;
-    /* The first error is the cause; later ones usually follow from it. */
+    /* The first error is the cause; later ones usually follow from it. It is stored before the core
+     * learns of it, because the runner may call on_close at once. */
     Py_BEGIN_CRITICAL_SECTION(self);
     first = self->error == NULL;
     if (first)
         self->error = error;
     Py_END_CRITICAL_SECTION();
-    if (!first)
+    if (!first) /* outside the critical section: it may be the last reference */
         Py_DECREF(error);
     connection_type_fail_with(self, IO_REASON_EMBEDDER, 0, tell_stage);
 }
 
+/* The core records the reason; py_connection_reason makes an exception of it at the end. */
 void py_connection_time_out(py_connection *self, io_reason reason, bool tell_stage) {
     connection_type_fail_with(self, reason, -IOE_TIMEDOUT, tell_stage);
 }
@@ -171,6 +185,7 @@ PyDoc_STRVAR(connection_type_close_doc,
              "is thrown away; the peer has two seconds to end its stream too. May be called\n"
              "from any thread, and more than once.");
 
+/* Lingers: the peer gets the time to end its stream, so that the system does not reset it. */
 static PyObject *connection_type_close(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_connection_end(connection_type_self_of(object), true, true);
     Py_RETURN_NONE;
@@ -192,6 +207,7 @@ PyDoc_STRVAR(connection_type_abort_doc,
              "Close at once; what is queued is lost, and the peer sees a reset.\n\n"
              "on_close(conn, None) follows. May be called from any thread, and more than once.");
 
+/* Does not call the stage: without its closing handshake the peer can tell that data is missing. */
 static PyObject *connection_type_abort(PyObject *object, PyObject *Py_UNUSED(unused)) {
     (void)io_connection_abort(&connection_type_self_of(object)->io);
     Py_RETURN_NONE;
@@ -206,6 +222,8 @@ PyDoc_STRVAR(connection_type_pause_doc,
              "system's buffers, so that the peer has to wait. May be called from any thread;\n"
              "from another than that of the connection's callbacks, one more may follow.");
 
+/* IO_HOLD_PAUSED is only one of several holds, so this does not undo offload(serial=True), nor does
+ * resuming deliver anything before that has ended. */
 static PyObject *connection_type_pause(PyObject *object, PyObject *Py_UNUSED(unused)) {
     io_connection_hold(&connection_type_self_of(object)->io, IO_HOLD_PAUSED, true);
     Py_RETURN_NONE;
@@ -221,7 +239,8 @@ static PyObject *connection_type_resume(PyObject *object, PyObject *Py_UNUSED(un
 
 /* ---- work ------------------------------------------------------------------------------------ */
 
-/* Calls function(object, *args, **keywords). */
+/* Calls function(object, *args, **keywords). offload() and call_later() are written in Python: they
+ * combine executors, futures and timers, and call back by _run. */
 static PyObject *connection_type_with_self(PyObject *function, PyObject *object, PyObject *args,
                                            PyObject *keywords) {
     Py_ssize_t count = PyTuple_GET_SIZE(args);
@@ -263,7 +282,7 @@ static PyObject *connection_type_call_later(PyObject *object, PyObject *args) {
 /* ---- for stages and _connection_tasks.py ----------------------------------------------------- */
 
 /* Stages call the methods of Link (python/iocpcore/_stage.py), perhaps with their own lock held, so
- * these run no user code. */
+ * these run no user code. A callback that called back into the stage would wait for that lock. */
 
 PyDoc_STRVAR(connection_type_established_doc,
              "_established($self, /)\n--\n\nThe stage is through.");
@@ -278,7 +297,7 @@ static PyObject *connection_type_established(PyObject *object, PyObject *Py_UNUS
 PyDoc_STRVAR(connection_type_fail_doc,
              "_fail($self, exception, /)\n--\n\nEnd it because of an exception.");
 
-/* Without telling the stage, which is the caller. */
+/* Without telling the stage, which is the caller: it has written what it had to write. */
 static PyObject *connection_type_fail(PyObject *object, PyObject *error) {
     if (!PyExceptionInstance_Check(error)) {
         PyErr_Format(PyExc_TypeError, "exception must be an exception, not %.200s",
@@ -292,6 +311,8 @@ static PyObject *connection_type_fail(PyObject *object, PyObject *error) {
 PyDoc_STRVAR(connection_type_set_stage_doc,
              "_set_stage($self, stage, /)\n--\n\nAnother stage, or None.");
 
+/* Called on the strand, inside a method of the old stage. py_stage_set drops the connection's
+ * reference to that stage; the call in stage.c still holds another. */
 static PyObject *connection_type_set_stage(PyObject *object, PyObject *stage) {
     py_connection *self = connection_type_self_of(object);
     if (!py_stage_set(&self->stage, object, connection_type_state_of(self),
@@ -319,7 +340,10 @@ PyDoc_STRVAR(connection_type_run_doc,
              "_run($self, function, /)\n--\n\n"
              "Call function() on the strand. False: it is closed, and nobody will.");
 
-/* Raw memory, because the core frees nothing: connection_events_on_jobs frees every posted job. */
+/* Raw memory, because the core frees nothing: connection_events_on_jobs frees every posted job.
+ * Once posted, the job belongs to the strand and may already be freed, so it is not used below.
+ * Returning true promises only that the runner gets the job: it drops those that it finds after
+ * close(). */
 static PyObject *connection_type_run(PyObject *object, PyObject *function) {
     py_job *job = PyMem_RawMalloc(sizeof *job);
     if (job == NULL)
@@ -338,7 +362,9 @@ PyDoc_STRVAR(connection_type_add_timer_doc,
              "To be cancelled when it is gone. False: it is already.");
 
 /* `added` becomes -1 with an exception, 0 if the connection is closing, else 1. The critical
- * section orders this against connection_events_drop, which takes the set away. */
+ * section orders this against connection_events_drop, which takes the set away. By then the core
+ * says that the end is requested, whatever the cause, so a timer is either in the set that is taken
+ * or not added. Timers hash by identity, so adding one runs no Python code. */
 static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
     py_connection *self = connection_type_self_of(object);
     int added = 0;
@@ -356,6 +382,7 @@ static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
 
 PyDoc_STRVAR(connection_type_remove_timer_doc, "_remove_timer($self, timer, /)\n--\n\nIt is over.");
 
+/* The set may be gone: then connection_events_drop is cancelling its timers, or has done so. */
 static PyObject *connection_type_remove_timer(PyObject *object, PyObject *timer) {
     py_connection *self = connection_type_self_of(object);
     int removed = 0;
@@ -399,7 +426,8 @@ static PyObject *connection_type_ask_for_room(PyObject *object, PyObject *Py_UNU
 PyDoc_STRVAR(connection_type_finish_doc,
              "_finish($self, /)\n--\n\nThe stage, whose close() was true, is done.");
 
-/* Does what was waiting for the stage's closing handshake, which is queued now. */
+/* Does what was waiting for the stage's closing handshake, which is queued now. Nothing waits if
+ * the stage calls this on its own, or twice: py_stage_finish answers once. */
 static PyObject *connection_type_finish(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_connection *self = connection_type_self_of(object);
     py_stage_end wanted = py_stage_finish(&self->stage);
@@ -428,6 +456,7 @@ static PyObject *connection_type_get_peername(PyObject *object, void *Py_UNUSED(
     return py_connection_peername(connection_type_self_of(object));
 }
 
+/* Not cached, unlike peername, so it is None once the socket is closed. */
 static PyObject *connection_type_get_sockname(PyObject *object, void *Py_UNUSED(closure)) {
     io_address address;
     io_connection_address(&connection_type_self_of(object)->io, false, &address);
@@ -454,6 +483,8 @@ static PyObject *connection_type_get_closing(PyObject *object, void *Py_UNUSED(c
     return PyBool_FromLong(io_connection_is_closing(&connection_type_self_of(object)->io));
 }
 
+/* Asks the stage, because only a TLS stage has one. The extra reference keeps the stage alive, in
+ * case it is replaced meanwhile. */
 static PyObject *connection_type_get_ssl_object(PyObject *object, void *Py_UNUSED(closure)) {
     py_connection *self = connection_type_self_of(object);
     PyObject *stage = py_stage_get(&self->stage, object), *found = NULL;
@@ -466,10 +497,14 @@ static PyObject *connection_type_get_ssl_object(PyObject *object, void *Py_UNUSE
     return found != NULL ? found : Py_NewRef(Py_None);
 }
 
+/* The number may be stale by the time the caller uses it, since another thread may close the
+ * connection. */
 static PyObject *connection_type_fileno(PyObject *object, PyObject *Py_UNUSED(unused)) {
     return PyLong_FromSsize_t(io_connection_native(&connection_type_self_of(object)->io));
 }
 
+/* Uses the address that the connection was made with: repr() must also work, and not block, when
+ * the socket is closed. */
 static PyObject *connection_type_repr(PyObject *object) {
     py_connection *self = connection_type_self_of(object);
     char what[176];
@@ -567,6 +602,7 @@ static PyType_Slot connection_type_slots[] = {
     {0, NULL},
 };
 
+/* Not to be instantiated: py_connection_new creates connections, for adopt() and for listeners. */
 PyType_Spec py_connection_spec = {
     .name = "iocpcore.Connection",
     .basicsize = sizeof(py_connection),

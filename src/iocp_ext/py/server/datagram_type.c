@@ -6,12 +6,20 @@
  * another thread may complete it.
  *
  * What happens seldom, or once per socket, is written in Python: the subclass in datagram.py has
+<<<<<<< HEAD
  * the methods _report_error and _not_received (reports a failed receive). */
+=======
+*the methods _tell(reports an error) and _not_received(reports a failed receive)
+                                             .**No lock and no critical section is needed here
+                                             .The fields of the Python object are set once,
+    by *_open;
+io_datagram_socket and the address cache have locks of their own.* /
+>>>>>>> c-py2
 #include "net/datagram.h"
 #include "py/server/address_cache.h"
 #include "py/server/server.h"
 
-typedef struct py_datagram_socket {
+    typedef struct py_datagram_socket {
     PyObject_HEAD
     py_port *port;         /* NULL: never opened */
     PyObject *on_datagram; /* or NULL */
@@ -53,7 +61,8 @@ static bool datagram_type_tell_error(py_datagram_socket *self, PyObject *error,
 }
 
 /* Reports a failed receive, in the same way. `failures` counts consecutive ones. Python must arm
- * the next receive, at once or after a pause. */
+ * the next receive, at once or after a pause: an error that persists would otherwise keep a worker
+ * busy. */
 static bool datagram_type_tell_not_received(py_datagram_socket *self, PyObject *error,
                                             uint32_t failures) {
     if (error == NULL)
@@ -79,7 +88,9 @@ static PyObject *datagram_type_receive_error(const py_datagram_socket *self, int
 
 /* ---- turns ----------------------------------------------------------------------------------- */
 
-/* Calls on_datagram. An exception goes to on_error, unless it must leave run(). */
+/* Calls on_datagram. An exception goes to on_error, unless it must leave run(). One that is no
+ * Exception, such as GeneratorExit, is not an error of the socket's user: it goes to
+ * sys.unraisablehook. */
 static bool datagram_type_call_back(py_datagram_socket *self, PyObject *data, PyObject *address) {
     PyObject *args[] = {NULL, (PyObject *)self, data, address};
     PyObject *answer =
@@ -94,8 +105,9 @@ static bool datagram_type_call_back(py_datagram_socket *self, PyObject *data, Py
     return datagram_type_tell_error(self, error, self->on_datagram);
 }
 
-/* Delivers one datagram. If there is no memory for its objects, it counts as not received. Returns
- * false, here and below, with the exception that must leave run(). */
+/* Delivers one datagram. If there is no memory for its objects, it counts as not received. The
+ * tuple is cached before the callback gets it, because the callback may answer to it at once.
+ * Returns false, here and below, with the exception that must leave run(). */
 static bool datagram_type_tell_received(py_datagram_socket *self, io_datagram_turn *turn) {
     const char *bytes;
     size_t length;
@@ -120,9 +132,16 @@ static bool datagram_type_tell_received(py_datagram_socket *self, io_datagram_tu
     return go_on;
 }
 
+<<<<<<< HEAD
 /* Handles one event of a turn. A finished send also releases its data. */
 static bool datagram_type_report(py_datagram_socket *self, io_datagram_turn *turn,
                                  io_datagram_event event) {
+=======
+/* Handles one event of a turn. A finished send also releases its data: last, because that can run
+ * Python code. */
+static bool datagram_type_tell(py_datagram_socket *self, io_datagram_turn *turn,
+                               io_datagram_event event) {
+>>>>>>> c-py2
     bool go_on = true;
     if (event == IO_DATAGRAM_RECEIVED)
         return datagram_type_tell_received(self, turn);
@@ -135,7 +154,8 @@ static bool datagram_type_report(py_datagram_socket *self, io_datagram_turn *tur
     return go_on;
 }
 
-/* Handles a completed operation. A turn of the receive may deliver several datagrams. */
+/* Handles a completed operation. A turn of the receive may deliver several datagrams. An exception
+ * that must leave run() ends the turn, but not the socket: the receive is armed again. */
 static bool datagram_type_take(io_op *op) {
     py_datagram_socket *self = IO_CONTAINER(op->owner, py_datagram_socket, io);
     bool receives = op->kind == IO_RECV_FROM, go_on = true;
@@ -171,7 +191,8 @@ PyDoc_STRVAR(datagram_type_open_doc,
              "Take over a datagram socket that does not block. Nothing is received yet.");
 
 /* On failure the native socket is closed, unless an argument has a wrong type, max_size is out of
- * range, or this socket is open already. */
+ * range, or this socket is open already. The fields are set before the socket is opened, and no
+ * receive is in flight when this returns, so no turn can see a socket that is half made. */
 static PyObject *datagram_type_open(PyObject *object, PyObject *args) {
     py_datagram_socket *self = datagram_type_self_of(object);
     const py_state *state = py_state_of(object);
@@ -208,6 +229,8 @@ static PyObject *datagram_type_open(PyObject *object, PyObject *args) {
 PyDoc_STRVAR(datagram_type_receive_doc, "_receive($self, /)\n--\n\n"
                                         "Ask for the next datagram, if that has not been done.");
 
+/* The reference comes first: the operation may complete, and drop it, before the call returns. On a
+ * closed socket, and if the receive is armed already, it is dropped again. */
 static PyObject *datagram_type_receive(PyObject *object, PyObject *Py_UNUSED(unused)) {
     Py_INCREF(object); /* the operation's reference */
     if (!io_datagram_socket_receive(&datagram_type_self_of(object)->io))
@@ -218,6 +241,8 @@ static PyObject *datagram_type_receive(PyObject *object, PyObject *Py_UNUSED(unu
 PyDoc_STRVAR(datagram_type_end_doc, "_end($self, /)\n--\n\n"
                                     "Close it; whether it was open.");
 
+/* The descriptor is closed when the cancelled operations have ended. Until then their references
+ * keep this object. */
 static PyObject *datagram_type_end(PyObject *object, PyObject *Py_UNUSED(unused)) {
     return PyBool_FromLong(io_datagram_socket_close(&datagram_type_self_of(object)->io));
 }
@@ -230,7 +255,8 @@ static int datagram_type_traverse(PyObject *object, visitproc visit, void *arg) 
     return 0; /* the cached tuples contain only strings and integers */
 }
 
-/* The port stays until dealloc: the receive operation belongs to it. */
+/* Never called with an operation in flight, whose reference the collector cannot see. The port
+ * stays until dealloc: the receive operation belongs to it. */
 static int datagram_type_clear(PyObject *object) {
     Py_CLEAR(datagram_type_self_of(object)->on_datagram);
     return 0;
@@ -253,7 +279,8 @@ static void datagram_type_dealloc(PyObject *object) {
 /* ---- methods --------------------------------------------------------------------------------- */
 
 /* Returns True if the datagram was sent or queued, False if it was dropped. A queued one takes a
- * reference to the socket, and the reference in buffers->pinned. */
+ * reference to the socket, and the reference in buffers->pinned. If it was sent at once, the data
+ * is free again, so the usual send costs no reference that outlives the call. */
 static PyObject *datagram_type_send(py_datagram_socket *self, py_buffers *buffers, io_address *to) {
     io_vec data;
     py_buffers_vec(buffers, &data);
@@ -278,6 +305,9 @@ PyDoc_STRVAR(
     "datagram goes to `remote_address`. What the system refuses goes to on_error: a datagram\n"
     "that is too large, for example. Raises TypeError and ValueError for bad arguments.");
 
+/* The address is looked up by identity first, then parsed: a callback usually answers to the tuple
+ * that it was given. A sequence of buffers is refused, although py_buffers_to_read could join it:
+ * a datagram from several buffers is not supported. */
 static PyObject *datagram_type_send_to(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                        PyObject *keywords) {
     static const py_signature signature = {"send_to", {"data", "address"}, 2, 1};
@@ -372,6 +402,8 @@ static PyType_Slot datagram_type_slots[] = {
     {0, NULL},
 };
 
+/* May be subclassed and instantiated, unlike the other types of servers: Datagram is written in
+ * Python. An object that was never opened behaves like a closed one. */
 PyType_Spec py_datagram_socket_spec = {
     .name = "iocpcore._core.DatagramSocket",
     .basicsize = sizeof(py_datagram_socket),

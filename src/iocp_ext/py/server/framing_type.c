@@ -20,8 +20,10 @@ static py_framing *framing_type_self_of(PyObject *object) {
     return (py_framing *)object;
 }
 
+/* Exact types suffice, because none of the three can be subclassed. So nobody can override
+ * encode(), which connections do not call. */
 const io_framing *py_framing_of(const py_state *state, PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object); /* the three cannot be subclassed */
+    PyTypeObject *type = Py_TYPE(object);
     bool is_one = type == state->length_prefixed_type || type == state->delimited_type ||
                   type == state->fixed_size_type;
     return is_one ? &framing_type_self_of(object)->framing : NULL;
@@ -67,6 +69,7 @@ PyObject *py_framing_error(const py_state *state, const io_framing *framing, int
     return exception;
 }
 
+/* If the exception cannot be created, the reason for that is raised instead. */
 static void framing_type_raise_error(PyObject *object, int error, size_t size) {
     const py_state *state = PyType_GetModuleState(Py_TYPE(object));
     PyObject *exception =
@@ -95,7 +98,8 @@ static bool framing_type_view_of(PyObject *value, const char *name, Py_buffer *v
     return false;
 }
 
-/* A bool only: any other true value in a framing is probably a misplaced argument. */
+/* A bool only: any other true value in a framing is probably a misplaced argument. NULL, an
+ * argument that is not given, means False. */
 static bool framing_type_parse_bool(PyObject *value, const char *name, bool *is_true) {
     if (value != NULL && !PyBool_Check(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be a bool, not %.200s", name,
@@ -112,6 +116,7 @@ static bool framing_type_parse_size(PyObject *value, const char *name, long long
     return value == NULL || py_arg_length(value, name, size);
 }
 
+/* Takes the words of int.from_bytes(). The default is network order. */
 static bool framing_type_parse_byteorder(PyObject *value, bool *little_endian) {
     *little_endian = false;
     if (value == NULL)
@@ -128,6 +133,7 @@ static bool framing_type_parse_byteorder(PyObject *value, bool *little_endian) {
     return false;
 }
 
+/* Copies the delimiter, so that a bytearray can be changed or freed afterwards. */
 static bool framing_type_parse_delimiter(PyObject *value, io_framing *framing) {
     Py_buffer view;
     if (!framing_type_view_of(value, "delimiter", &view))
@@ -144,7 +150,8 @@ static bool framing_type_parse_delimiter(PyObject *value, io_framing *framing) {
     return fits;
 }
 
-/* A new object of the type with a copy of the framing. */
+/* A new object of the type with a copy of the framing. Only the constructors call this, before
+ * anyone else sees the object; that makes it immutable. */
 static PyObject *framing_type_make(PyTypeObject *type, const io_framing *framing) {
     PyObject *object = type->tp_alloc(type, 0);
     if (object != NULL)
@@ -152,6 +159,8 @@ static PyObject *framing_type_make(PyTypeObject *type, const io_framing *framing
     return object;
 }
 
+/* In all three constructors, arguments that have a default are parsed as objects. A NULL then means
+ * "not given", and each converter names its argument in its errors. */
 static PyObject *framing_type_length_prefixed_new(PyTypeObject *type, PyObject *args,
                                                   PyObject *keywords) {
     static char *names[] = {"size", "byteorder", "max_size", "includes_header", NULL};
@@ -196,6 +205,7 @@ static PyObject *framing_type_fixed_size_new(PyTypeObject *type, PyObject *args,
     return framing_type_make(type, &framing);
 }
 
+/* An object of a heap type owns a reference to its type. */
 static void framing_type_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     type->tp_free(object);
@@ -204,7 +214,8 @@ static void framing_type_dealloc(PyObject *object) {
 
 /* ---- attributes ------------------------------------------------------------------------------ */
 
-/* The constructor's arguments as a tuple, in the order of its parameters. */
+/* The constructor's arguments as a tuple, in the order of its parameters. If one cannot be created,
+ * Py_BuildValue releases the others (N takes over a reference even on failure). */
 static PyObject *framing_type_arguments(PyObject *object) {
     const io_framing *framing = &framing_type_self_of(object)->framing;
     Py_ssize_t max_size = (Py_ssize_t)framing->max_size;
@@ -250,6 +261,8 @@ static PyObject *framing_type_repr(PyObject *object) {
     return text;
 }
 
+/* Equal if of the same kind and made with equal arguments. Must agree with framing_type_hash, which
+ * hashes the same tuple. There is no order. */
 static PyObject *framing_type_compare(PyObject *object, PyObject *other, int op) {
     if (Py_TYPE(object) != Py_TYPE(other) || (op != Py_EQ && op != Py_NE))
         Py_RETURN_NOTIMPLEMENTED;
@@ -271,13 +284,16 @@ static Py_hash_t framing_type_hash(PyObject *object) {
 
 PyDoc_STRVAR(framing_type_reduce_doc, "__reduce__($self, /)\n--\n\nFor pickle and copy.");
 
+/* object's own method cannot copy state that is in C. So a copy is made by calling the type with
+ * the same arguments. If they are NULL, Py_BuildValue passes on their exception. */
 static PyObject *framing_type_reduce(PyObject *object, PyObject *Py_UNUSED(unused)) {
     return Py_BuildValue("ON", (PyObject *)Py_TYPE(object), framing_type_arguments(object));
 }
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
-/* Builds a whole frame as one bytes object. */
+/* Builds a whole frame as one bytes object. An empty buffer may have no address, and net/framing.h
+ * takes no NULL pointers; hence the empty string. */
 static PyObject *framing_type_encode_bytes(PyObject *object, const Py_buffer *message) {
     const io_framing *framing = &framing_type_self_of(object)->framing;
     char header[IO_FRAME_HEADER_MAX];
@@ -288,6 +304,7 @@ static PyObject *framing_type_encode_bytes(PyObject *object, const Py_buffer *me
         framing_type_raise_error(object, error, size);
         return NULL;
     }
+    /* Cannot overflow a size_t: the message is at most PY_SSIZE_T_MAX bytes, the rest a few. */
     size_t total = header_size + size + trailer_size;
     if (total > PY_SSIZE_T_MAX)
         return PyErr_NoMemory();
@@ -308,6 +325,7 @@ PyDoc_STRVAR(framing_type_encode_doc,
              "length can tell, has not the fixed size, or contains its delimiter. With keep=True\n"
              "the message may end with the delimiter. May be called from any thread.");
 
+/* The view holds the export, so the message cannot be resized while it is copied. */
 static PyObject *framing_type_encode(PyObject *object, PyObject *message) {
     Py_buffer view;
     if (!framing_type_view_of(message, "message", &view))
@@ -326,7 +344,8 @@ static bool framing_type_append(PyObject *messages, const char *data, size_t siz
 
 /* Appends the complete messages to the list. Returns how many bytes they took, or -1 with an
  * exception. A faulty message raises only if it is the first one; otherwise the caller gets the
- * messages before it, and the exception by its next call. */
+ * messages before it, and the exception by its next call. Nothing is kept between calls: the caller
+ * keeps the rest of its data, so one object can serve any number of streams. */
 static Py_ssize_t framing_type_decode_bytes(PyObject *object, const char *data, size_t length,
                                             PyObject *messages) {
     const io_framing *framing = &framing_type_self_of(object)->framing;
@@ -354,6 +373,8 @@ PyDoc_STRVAR(
     "malformed; messages before that one are returned first, so that none is lost. May\n"
     "be called from any thread.");
 
+/* Nobody else has a reference to the list before it is returned, so it needs no critical section.
+ * The garbage collector may see it, but it contains bytes objects only. */
 static PyObject *framing_type_decode(PyObject *object, PyObject *data) {
     Py_buffer view;
     PyObject *messages = PyList_New(0), *answer = NULL;
@@ -403,6 +424,7 @@ static PyMethodDef framing_type_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* A read-only attribute. The index is that of the argument in framing_type_arguments. */
 #define ARGUMENT(index, name, doc) \
     { name, framing_type_get_argument, NULL, doc, (void *)(intptr_t)(index) }
 
@@ -426,7 +448,8 @@ static PyGetSetDef framing_type_fixed_size_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-/* The slots of a type. Only doc, new and getset differ. */
+/* The slots of a type. Only doc, new and getset differ. No traverse and no clear: see the head of
+ * this file. */
 #define SLOTS(type)                                      \
     static PyType_Slot framing_type_##type##_slots[] = { \
         {Py_tp_doc, (void *)framing_type_##type##_doc},  \
@@ -444,6 +467,8 @@ SLOTS(length_prefixed);
 SLOTS(delimited);
 SLOTS(fixed_size);
 
+/* No Py_TPFLAGS_BASETYPE: py_framing_of and framing_type_compare rely on exact types. Immutable
+ * types also keep users from replacing methods of a type that connections bypass. */
 PyType_Spec py_length_prefixed_spec = {
     .name = "iocpcore.LengthPrefixed",
     .basicsize = sizeof(py_framing),

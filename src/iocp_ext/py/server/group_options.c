@@ -63,6 +63,8 @@ static int group_options_find(PyObject *keyword) {
 }
 
 /* Stores each argument, borrowed, at the index of its option. */
+/* Borrowed references suffice: the dict belongs to this call, and lives until the group has its
+ * own. */
 static bool group_options_sort(PyObject *keywords, PyObject **values) {
     PyObject *keyword, *value;
     Py_ssize_t position = 0;
@@ -110,6 +112,8 @@ static bool group_options_read_limit(const group_option *option, PyObject *value
     return true;
 }
 
+/* The defaults must be NULL before the first option is read: functions that are not given are left
+ * alone. */
 bool py_group_options_parse(const py_state *state, PyObject *keywords, py_group_options *options) {
     PyObject *values[OPTIONS] = {NULL};
     *options = (py_group_options){{NULL}};

@@ -2,7 +2,11 @@
  *
  * Server and connect() each build on one group. Everything that does not need Python (admission,
  * limits, timeouts, the end of the port) is in net/. The hooks are called with no lock held, by an
- * attached thread, and may run any Python code unless noted. */
+ * attached thread, and may run any Python code unless noted.
+ *
+ * The group's references to its members and listeners are in lists of net/, which the garbage
+ * collector cannot see. To the collector an open connection is referenced from outside. So neither
+ * a connection nor its group, which it refers to, is ever cleared while the connection is open. */
 #include "py/server/server.h"
 
 static py_group *group_type_self_of(PyObject *object) {
@@ -21,7 +25,8 @@ static py_connection *group_type_connection_of(io_member *member) {
 
 /* See io_group_hooks for what each of them must do. */
 
-/* If this fails, the exception stays set until group_type_lost takes it. */
+/* The new reference becomes the group's. If this fails, the exception stays set until
+ * group_type_lost takes it: net/ calls nothing in between that could run Python code. */
 static io_member *group_type_make(io_group *group, const io_address *peer) {
     py_connection *connection = py_connection_new(group_type_of(group), peer);
     return connection != NULL ? &connection->member : NULL;
@@ -31,7 +36,8 @@ static bool group_type_run(io_member *member, io_connection_event event) {
     return py_connection_run(group_type_connection_of(member), event);
 }
 
-/* At the end of the port there is no run loop that an exception could leave. */
+/* At the end of the port there is no run loop that an exception could leave. The extra reference is
+ * for the report: the run may have released the last other one. */
 static void group_type_run_last(io_member *member, io_connection_event event) {
     py_connection *connection = group_type_connection_of(member);
     Py_INCREF((PyObject *)connection);
@@ -40,6 +46,8 @@ static void group_type_run_last(io_member *member, io_connection_event event) {
     Py_DECREF((PyObject *)connection);
 }
 
+/* Graceful, but without lingering: a shutdown must not depend on when the peers end their
+ * streams. */
 static void group_type_close(io_member *member) {
     py_connection_end(group_type_connection_of(member), true, false);
 }
@@ -51,6 +59,8 @@ static bool group_type_give_up(io_member *member) {
     return io_connection_give_up(&connection->io, py_stage_pending(&connection->stage));
 }
 
+/* Only an established connection tells its stage: before that, the stage has no session that a
+ * closing handshake could end. */
 static void group_type_time_out(io_member *member, io_reason reason) {
     py_connection *connection = group_type_connection_of(member);
     py_connection_time_out(connection, reason, io_connection_is_known(&connection->io));
@@ -60,6 +70,8 @@ static void group_type_release_connection(io_member *member) {
     Py_DECREF((PyObject *)group_type_connection_of(member));
 }
 
+/* The clock's operation refers to the group, so the group must outlive it even if the user drops
+ * the group and its last member leaves. */
 static void group_type_hold(io_group *group) {
     Py_INCREF((PyObject *)group_type_of(group));
 }
@@ -101,7 +113,8 @@ static void group_type_raise_not_opened(int error, uint32_t os_error) {
 }
 
 /* Reports a client that could not become a connection. `error` 0: group_type_make has failed, and
- * its exception is still set. */
+ * its exception is still set. The exception is taken before anything else is created, because
+ * Python must not be called with one set. */
 static void group_type_lost(io_group *group, const io_address *peer, int error, uint32_t os_error) {
     py_group *self = group_type_of(group);
     if (error != 0)
@@ -136,6 +149,7 @@ static const io_group_hooks group_type_hooks = {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
+/* `frames` points into the object that `framing` keeps alive, so both stay until dealloc. */
 static void group_type_take_functions(py_group *self, const py_group_options *options) {
     for (int i = 0; i < PY_CALLBACKS; i++)
         self->callbacks[i] = Py_XNewRef(options->callbacks[i]);
@@ -146,6 +160,8 @@ static void group_type_take_functions(py_group *self, const py_group_options *op
     self->get_executor = Py_XNewRef(options->executor);
 }
 
+/* Must come after group_type_take_functions, which decides whether there is a handshake to
+ * limit. */
 static void group_type_take_limits(py_group *self, const py_group_options *options) {
     uint64_t handshake_ns = options->handshake_timeout;
     if (self->make_stage == NULL)
@@ -162,6 +178,9 @@ static void group_type_take_limits(py_group *self, const py_group_options *optio
     self->io.max_per_address = (size_t)options->max_connections_per_address;
 }
 
+/* Does not check that the port is open: listen() and adopt() do, when they use it. From
+ * io_group_init on the object is complete; if the registry cannot be created, dealloc gets one
+ * whose fields are zero, which it accepts. */
 static PyObject *group_type_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     py_state *state = PyType_GetModuleState(type);
     PyObject *port;
@@ -206,6 +225,8 @@ static int group_type_clear(PyObject *object) {
     return 0;
 }
 
+/* Members, listeners and the clock all hold references to the group, so net/ has nothing to free
+ * here. */
 static void group_type_dealloc(PyObject *object) {
     py_group *self = group_type_self_of(object);
     PyTypeObject *type = Py_TYPE(object);
@@ -219,6 +240,8 @@ static void group_type_dealloc(PyObject *object) {
 
 /* ---- methods --------------------------------------------------------------------------------- */
 
+/* Listener.close() or the end of the port closes the socket. If this raises, it stays the
+ * caller's. */
 static PyObject *group_type_listen(PyObject *object, PyObject *args) {
     Py_ssize_t native;
     int family;
@@ -237,7 +260,9 @@ PyDoc_STRVAR(group_type_listen_pipe_doc, "listen_pipe($self, name, /)\n--\n\n"
 #endif
 
 /* Opens the connection, taking over the native socket even on failure. The caller of adopt() sees
- * the connection before its first callback, so it is equipped before it is opened. */
+ * the connection before its first callback, so it is equipped before it is opened. From
+ * io_group_adopt on, a worker may run it, to its end, before that call has returned; so the group's
+ * reference is taken first. */
 static bool group_type_open_connection(py_connection *connection, io_native native, int family) {
     py_group *self = connection->group;
     uint32_t os_error = 0;
@@ -293,7 +318,9 @@ static PyObject *group_type_adopt(PyObject *object, PyObject *args, PyObject *ke
                                       &address, context);
 }
 
-/* Connections that are still in their handshake do not exist for the user. */
+/* Connections that are still in their handshake do not exist for the user. The walk keeps each
+ * member alive while it is added to the list; the list then has its own reference. Stopping the
+ * walk can release a member, and freeing one must not happen with an exception set. */
 static PyObject *group_type_connections(PyObject *object, PyObject *Py_UNUSED(unused)) {
     PyObject *list = PyList_New(0);
     io_walk walk;
@@ -316,6 +343,7 @@ static PyObject *group_type_connections(PyObject *object, PyObject *Py_UNUSED(un
     return tuple;
 }
 
+/* Also marks the group: connections that are added later are ended at once. */
 static PyObject *group_type_shutdown(PyObject *object, PyObject *Py_UNUSED(unused)) {
     io_group_shutdown(&group_type_self_of(object)->io);
     Py_RETURN_NONE;
@@ -325,6 +353,8 @@ static PyObject *group_type_abort(PyObject *object, PyObject *Py_UNUSED(unused))
     return PyLong_FromSize_t(io_group_abort(&group_type_self_of(object)->io));
 }
 
+/* Figures of net/ are copied under its lock. Those of callbacks are read one by one, so the mean
+ * can be slightly off while connections run. */
 static PyObject *group_type_stats(PyObject *object, PyObject *Py_UNUSED(unused)) {
     py_group *self = group_type_self_of(object);
     io_group_figures now;

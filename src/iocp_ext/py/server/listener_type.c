@@ -1,7 +1,9 @@
 /* listener_type.c: Listener: a listening socket of a connection group.
  *
  * net/listener.c does the accepting, and reaches Python through the group's hooks only. This file
- * starts it on a socket, and reports when it pauses. */
+ * starts it on a socket, and reports when it pauses.
+ *
+ * While it is open, the group owns a reference to it, so the user need not keep it. */
 #include "py/server/server.h"
 
 static py_listener *listener_type_of(io_listener *listener) {
@@ -10,7 +12,9 @@ static py_listener *listener_type_of(io_listener *listener) {
 
 /* ---- hooks ----------------------------------------------------------------------------------- */
 
-/* Accepting has failed and is tried again later: calls on_accept_error. */
+/* Accepting has failed and is tried again later: calls on_accept_error. For the user this is
+ * information only, so an exception of the callback, or a lack of memory for the report, does not
+ * stop the listener. */
 void py_listener_paused(io_listener *listener, int error, uint32_t os_error) {
     py_listener *self = listener_type_of(listener);
     PyObject *exception = py_error_object(error, os_error, "accept");
@@ -27,7 +31,8 @@ void py_listener_release(io_listener *listener) {
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-/* Returns a new Listener with the port entered, or NULL with the port not entered. */
+/* Returns a new Listener with the port entered, or NULL with the port not entered. The object is
+ * created first: creating it can run Python code, through the garbage collector. */
 static py_listener *listener_type_new(py_group *group) {
     PyTypeObject *type = group->port->state->listener_type;
     py_listener *self = (py_listener *)type->tp_alloc(type, 0);
@@ -44,7 +49,8 @@ static py_listener *listener_type_new(py_group *group) {
 }
 
 /* Starts accepting on the handle, or raises the error. The port must be entered; leaves it. Takes
- * the reference to `self` and returns it. */
+ * the reference to `self` and returns it. The group's reference comes first, because a worker may
+ * accept a client before this returns. */
 static PyObject *listener_type_open(py_listener *self, io_handle *handle, int family, int error,
                                     uint32_t os_error) {
     if (error == 0) {
@@ -88,7 +94,8 @@ static int listener_type_traverse(PyObject *object, visitproc visit, void *arg) 
     return 0;
 }
 
-/* It is closed, or was never opened: the group holds a reference while it is open. */
+/* It is closed, or was never opened: the group holds a reference while it is open. There is no
+ * clear: its only reference is to the group, whose own clear breaks the cycles. */
 static void listener_type_dealloc(PyObject *object) {
     py_listener *self = (py_listener *)object;
     PyTypeObject *type = Py_TYPE(object);

@@ -21,6 +21,8 @@ void py_pieces_release_spent(io_connection *connection) {
     }
 }
 
+/* A forked child has a copy of the connection, and shares its socket with the parent. What it sent
+ * would get into the middle of the parent's stream. */
 bool py_stream_check_fork(const io_connection *connection) {
     if (!io_port_forked(connection->wakeup.lane->port))
         return true;
@@ -64,6 +66,8 @@ PyObject *py_pieces_send(io_connection *connection, io_piece *pieces, size_t cou
     return sent < 0 ? NULL : PyBool_FromLong(sent);
 }
 
+/* The view is released after sending: what the queue has not copied by then is exact bytes, whose
+ * reference it owns. */
 static PyObject *pieces_send_one(io_connection *connection, PyObject *data) {
     io_piece piece;
     Py_buffer buffer;

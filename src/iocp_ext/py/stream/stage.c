@@ -17,6 +17,8 @@ PyObject *py_stage_get(const py_stage *self, PyObject *owner) {
     return object;
 }
 
+/* The attribute is looked up before the critical section, because that runs Python code; the old
+ * stage is dropped after it, for the same reason. */
 bool py_stage_set(py_stage *self, PyObject *owner, const py_state *state, PyObject *object) {
     PyObject *old = NULL, *send = NULL;
     (void)owner;
@@ -26,7 +28,7 @@ bool py_stage_set(py_stage *self, PyObject *owner, const py_state *state, PyObje
     old = self->object;
     self->object = Py_XNewRef(object);
     Py_END_CRITICAL_SECTION();
-    self->sends = send != NULL;
+    self->sends = send != NULL; /* a hint for senders: py_stage_send looks again */
     Py_XDECREF(send);
     Py_XDECREF(old);
     return true;
