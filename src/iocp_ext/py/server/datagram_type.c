@@ -6,20 +6,14 @@
  * another thread may complete it.
  *
  * What happens seldom, or once per socket, is written in Python: the subclass in datagram.py has
-<<<<<<< HEAD
- * the methods _report_error and _not_received (reports a failed receive). */
-=======
-*the methods _tell(reports an error) and _not_received(reports a failed receive)
-                                             .**No lock and no critical section is needed here
-                                             .The fields of the Python object are set once,
-    by *_open;
-io_datagram_socket and the address cache have locks of their own.* /
->>>>>>> c-py2
+ * the methods _report_error and _not_received (reports a failed receive). No lock and no critical
+ * section is needed here. The fields of the Python object are set once, by _open;
+ * io_datagram_socket and the address cache have locks of their own. */
 #include "net/datagram.h"
 #include "py/server/address_cache.h"
 #include "py/server/server.h"
 
-    typedef struct py_datagram_socket {
+typedef struct py_datagram_socket {
     PyObject_HEAD
     py_port *port;         /* NULL: never opened */
     PyObject *on_datagram; /* or NULL */
@@ -132,16 +126,10 @@ static bool datagram_type_tell_received(py_datagram_socket *self, io_datagram_tu
     return go_on;
 }
 
-<<<<<<< HEAD
-/* Handles one event of a turn. A finished send also releases its data. */
-static bool datagram_type_report(py_datagram_socket *self, io_datagram_turn *turn,
-                                 io_datagram_event event) {
-=======
 /* Handles one event of a turn. A finished send also releases its data: last, because that can run
  * Python code. */
-static bool datagram_type_tell(py_datagram_socket *self, io_datagram_turn *turn,
-                               io_datagram_event event) {
->>>>>>> c-py2
+static bool datagram_type_report(py_datagram_socket *self, io_datagram_turn *turn,
+                                 io_datagram_event event) {
     bool go_on = true;
     if (event == IO_DATAGRAM_RECEIVED)
         return datagram_type_tell_received(self, turn);
