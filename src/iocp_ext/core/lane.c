@@ -253,8 +253,11 @@ static void lane_pause_waiting(io_lane *lane, uint64_t deadline_ns) {
     uint64_t end_ns = lane->failed_ns + LANE_PAUSE_NS;
     if (lane->backend->now == NULL && deadline_ns < end_ns)
         end_ns = deadline_ns;
-    bool driven = lane->driven, open = lane_port_open(lane), stopping = lane_port_stopping(lane);
-    lane->driven = true; /* another driver would only fail the same way */
+    bool open = lane_port_open(lane), stopping = lane_port_stopping(lane);
+    bool driven = lane->driven, shared = lane_shared(lane);
+    /* Another driver would only fail the same way. A shared lane has none, and several threads may
+     * pause there at once: each would restore what another one had set. */
+    lane->driven = driven || !shared;
     while (lane_port_open(lane) == open && lane_port_stopping(lane) == stopping &&
            io_clock_ns() < end_ns)
         io_cond_wait(&lane->left, &lane->lock, end_ns);
