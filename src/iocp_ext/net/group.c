@@ -51,7 +51,11 @@ io_member *io_walk_first_locked(io_walk *self, io_group *group) {
     return group_walk_advance(self);
 }
 
+/* In a forked child there is nothing to walk: a mark in the list may be on the stack of a thread
+ * that only the parent has. */
 io_member *io_walk_first(io_walk *self, io_group *group) {
+    if (io_port_forked(group->lane->port))
+        return NULL;
     group_lock(group);
     io_member *first = io_walk_first_locked(self, group);
     group_unlock(group);

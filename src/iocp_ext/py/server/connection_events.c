@@ -625,7 +625,7 @@ bool py_connection_run(py_connection *self, io_connection_event event) {
 
 /* The reference outlives py_connection_run, because spent data is released once more after it: the
  * event may be IDLE, when there was no run. */
-bool py_connection_take(io_op *op) {
+static bool connection_events_take(io_op *op) {
     io_connection *io = op->owner;
     py_connection *self = IO_CONTAINER(io, py_connection, io);
     Py_INCREF((PyObject *)self);
@@ -641,4 +641,4 @@ static void connection_events_collect(io_op *op, bool leaked) {
         io_connection_collected(op->owner, op);
 }
 
-const io_owner_ops py_connection_owner_ops = {py_connection_take, connection_events_collect};
+const io_owner_ops py_connection_owner_ops = {connection_events_take, connection_events_collect};

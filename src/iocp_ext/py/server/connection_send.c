@@ -1,7 +1,7 @@
 /* connection_send.c: the sending methods of Connection: data, messages, files.
  *
  *      send_message ──► framing ──► send ──┬──► stage, if any ──► _write ──► write queue
- *                                          └──────────────────────────────►
+ *                                          └──────────────────────────────► write queue
  *
  * Any thread may send, so a check here can only be a hint that the connection is ending. The write
  * queue, or the stage, decides under its own lock.

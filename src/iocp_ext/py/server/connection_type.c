@@ -100,7 +100,7 @@ static void connection_type_peer_address(const py_connection *self, io_address *
  * tuple runs no Python code, so it is done inside the critical section; all callers get the same
  * object. The connection's lock, which io_connection_address takes, is always inside this
  * section. */
-PyObject *py_connection_peername(py_connection *self) {
+static PyObject *connection_type_peername(py_connection *self) {
     PyObject *name = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
     name = Py_XNewRef(self->peername);
@@ -453,7 +453,7 @@ static PyObject *connection_type_executor(PyObject *object, PyObject *Py_UNUSED(
 /* ---- attributes ------------------------------------------------------------------------------ */
 
 static PyObject *connection_type_get_peername(PyObject *object, void *Py_UNUSED(closure)) {
-    return py_connection_peername(connection_type_self_of(object));
+    return connection_type_peername(connection_type_self_of(object));
 }
 
 /* Not cached, unlike peername, so it is None once the socket is closed. */

@@ -115,11 +115,9 @@ bool py_connection_equip(py_connection *self);
 /* Drops both. */
 void py_connection_unequip(py_connection *self);
 extern const io_owner_ops py_connection_owner_ops;
-/* Handles a completed operation of a connection, calling its callbacks. Returns false, with the
- * exception set, if KeyboardInterrupt or SystemExit must leave run(). */
-bool py_connection_take(io_op *op);
 /* Runs the connection, starting with this event. The calling thread must be its runner already, and
- * hold a reference that outlives the call. Returns what py_connection_take returns. */
+ * hold a reference that outlives the call. Returns false, with the exception set, if
+ * KeyboardInterrupt or SystemExit must leave run(). */
 bool py_connection_run(py_connection *self, io_connection_event event);
 /* Ends the connection because of an exception; takes the reference to it. If `tell_stage`, the
  * stage may send its closing handshake. */
@@ -137,8 +135,6 @@ PyObject *py_connection_send_message(PyObject *connection, PyObject *message);
 PyObject *py_connection_send_file(PyObject *connection, PyObject *const *args, Py_ssize_t count,
                                   PyObject *keywords);
 PyObject *py_connection_write(PyObject *connection, PyObject *data);
-/* The peer's address as the socket module writes it, or None. */
-PyObject *py_connection_peername(py_connection *self);
 /* The argument of on_close: an exception or None. */
 PyObject *py_connection_reason(py_connection *self);
 
