@@ -68,4 +68,4 @@ def check(code: str, backend: str, exit_code: int = 0, output: str = "", errors:
     """Run the code, and check its exit code and everything it prints."""
     child = run(code, backend)
     said = (child.returncode, child.stdout.strip(), child.stderr.strip())
-    assert said == (exit_code, output, errors)
+    assert said == (exit_code, output, errors), said
