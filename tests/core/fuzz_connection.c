@@ -182,28 +182,9 @@ static void run_seed(uint64_t seed, uint32_t faults) {
         end_with_the_port();
 }
 
-static void no_faults(void) {
-    seeds_run(2000, 0, false, run_seed);
-}
-
-static void no_errors(void) {
-    seeds_run(6000, SEEDS_NO_ERRORS, false, run_seed);
-}
-
-static void all_faults(void) {
-    seeds_run(6000, IO_SIM_FAULTS, false, run_seed);
-}
-
-static void some_faults(void) {
-    seeds_run(6000, IO_SIM_FAULTS, true, run_seed);
-}
+SEEDS_TESTS(run_seed, 2000, 6000, 6000)
 
 int main(int argc, char **argv) {
-    static const test_case tests[] = {
-        TEST(no_faults),
-        TEST(no_errors),
-        TEST(all_faults),
-        TEST(some_faults),
-    };
+    static const test_case tests[] = {SEEDS_ENTRIES};
     return test_main(argc, argv, tests, COUNT_OF(tests));
 }

@@ -12,4 +12,21 @@
 void seeds_run(uint64_t count, uint32_t faults, bool vary,
                void (*run)(uint64_t seed, uint32_t faults));
 
+/* The tests of every fuzzer, and their entries in its list of tests. The arguments are numbers of
+ * seeds. */
+#define SEEDS_TESTS(run, for_no_faults, for_no_errors, for_faults) \
+    static void no_faults(void) {                                  \
+        seeds_run(for_no_faults, 0, false, run);                   \
+    }                                                              \
+    static void no_errors(void) {                                  \
+        seeds_run(for_no_errors, SEEDS_NO_ERRORS, false, run);     \
+    }                                                              \
+    static void all_faults(void) {                                 \
+        seeds_run(for_faults, IO_SIM_FAULTS, false, run);          \
+    }                                                              \
+    static void some_faults(void) {                                \
+        seeds_run(for_faults, IO_SIM_FAULTS, true, run);           \
+    }
+#define SEEDS_ENTRIES TEST(no_faults), TEST(no_errors), TEST(all_faults), TEST(some_faults)
+
 #endif

@@ -44,20 +44,23 @@ static void accepts(const char *backend) {
     server_close(&now);
 }
 
+/* An accept that has completed and that nobody has handled. Handles everything else. */
+static io_op *next_accept(void) {
+    for (;;) {
+        io_op *op = world_get(&now.world, 10000);
+        CHECK(op != NULL);
+        if (op->kind == IO_ACCEPT)
+            return op;
+        server_take(op);
+    }
+}
+
 /* It is run in the turn of the accept: nothing else has to be taken for it. */
 static void runs_in_the_same_turn(const char *backend) {
     server_open(&now, backend, 1);
     server_listener *listener = server_listen(&now);
     (void)server_connect(&now, listener);
-    io_op *accept = NULL;
-    while (accept == NULL) {
-        io_op *op = world_get(&now.world, 10000);
-        CHECK(op != NULL);
-        if (op->kind == IO_ACCEPT)
-            accept = op;
-        else
-            server_take(op);
-    }
+    io_op *accept = next_accept();
     server_take(accept);
     CHECK(now.members[0] != NULL && now.members[0]->started == 1);
     server_close(&now);
@@ -343,15 +346,7 @@ static void drops_who_is_too_late(const char *backend) {
     server_open(&now, backend, 1);
     server_listener *listener = server_listen(&now);
     (void)server_connect(&now, listener);
-    io_op *accept = NULL;
-    while (accept == NULL) {
-        io_op *op = world_get(&now.world, 10000);
-        CHECK(op != NULL);
-        if (op->kind == IO_ACCEPT)
-            accept = op;
-        else
-            server_take(op);
-    }
+    io_op *accept = next_accept();
     server_close_listener(listener);
     CHECK(!atomic_load(&listener->released)); /* its operation is in our hands */
     server_take(accept);

@@ -318,6 +318,18 @@ static PyObject *port_type_associate(PyObject *object, PyObject *const *args, Py
     Py_RETURN_NONE;
 }
 
+/* A method whose only argument is a handle. */
+static PyObject *port_type_pass_handle(PyObject *object, const py_signature *signature,
+                                       bool (*function)(py_port *port, PyObject *handle),
+                                       PyObject *const *args, Py_ssize_t count,
+                                       PyObject *keywords) {
+    PyObject *handle;
+    if (!py_parse(signature, args, count, keywords, &handle) ||
+        !function(port_type_self_of(object), handle))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(port_type_dissociate_doc,
              "dissociate($self, /, handle)\n--\n\n"
              "Give a handle back, open as it is.\n\n"
@@ -327,11 +339,7 @@ PyDoc_STRVAR(port_type_dissociate_doc,
 static PyObject *port_type_dissociate(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                       PyObject *keywords) {
     static const py_signature signature = {"dissociate", {"handle"}, 1, 1};
-    PyObject *handle;
-    if (!py_parse(&signature, args, count, keywords, &handle) ||
-        !py_handle_dissociate(port_type_self_of(object), handle))
-        return NULL;
-    Py_RETURN_NONE;
+    return port_type_pass_handle(object, &signature, py_handle_dissociate, args, count, keywords);
 }
 
 PyDoc_STRVAR(port_type_close_handle_doc,
@@ -343,11 +351,7 @@ PyDoc_STRVAR(port_type_close_handle_doc,
 static PyObject *port_type_close_handle(PyObject *object, PyObject *const *args, Py_ssize_t count,
                                         PyObject *keywords) {
     static const py_signature signature = {"close_handle", {"sock"}, 1, 1};
-    PyObject *handle;
-    if (!py_parse(&signature, args, count, keywords, &handle) ||
-        !py_handle_close(port_type_self_of(object), handle))
-        return NULL;
-    Py_RETURN_NONE;
+    return port_type_pass_handle(object, &signature, py_handle_close, args, count, keywords);
 }
 
 /* ---- figures --------------------------------------------------------------------------------- */
