@@ -285,7 +285,7 @@ static PyObject *connection_type_call_later(PyObject *object, PyObject *args) {
  * these run no user code. A callback that called back into the stage would wait for that lock. */
 
 PyDoc_STRVAR(connection_type_established_doc,
-             "_established($self, /)\n--\n\nThe stage is through.");
+             "_established($self, /)\n--\n\nThe handshake of the stage is complete.");
 
 /* Called by the stage on the strand, while the runner is inside one of the stage's methods. The
  * runner checks the flag when the method has returned. */
@@ -359,7 +359,7 @@ static PyObject *connection_type_run(PyObject *object, PyObject *function) {
 
 PyDoc_STRVAR(connection_type_add_timer_doc,
              "_add_timer($self, timer, /)\n--\n\n"
-             "To be cancelled when it is gone. False: it is already.");
+             "Register a timer to cancel when the connection ends. False: it has ended.");
 
 /* `added` becomes -1 with an exception, 0 if the connection is closing, else 1. The critical
  * section orders this against connection_events_drop, which takes the set away. By then the core
@@ -380,7 +380,8 @@ static PyObject *connection_type_add_timer(PyObject *object, PyObject *timer) {
     return added < 0 ? NULL : PyBool_FromLong(added);
 }
 
-PyDoc_STRVAR(connection_type_remove_timer_doc, "_remove_timer($self, timer, /)\n--\n\nIt is over.");
+PyDoc_STRVAR(connection_type_remove_timer_doc,
+             "_remove_timer($self, timer, /)\n--\n\nForget a timer.");
 
 /* The set may be gone: then connection_events_drop is cancelling its timers, or has done so. */
 static PyObject *connection_type_remove_timer(PyObject *object, PyObject *timer) {
